@@ -1,0 +1,21 @@
+//! Escapement: a trading agent daemon that never acts late.
+//!
+//! A feed handler commits observations into a ring in shared memory; a pinned thread busy-polls that ring, runs a
+//! trained policy, checks the clock, and commits one action per observation into a second ring, which an order
+//! gateway polls. A late action never leaves: the safe default does, or the agent halts.
+//!
+//! # Map
+//! Imports point down only; `tests/tidy.rs` reads the `use` lines and fails otherwise.
+//!
+//! | layer | module | holds |
+//! |---|---|---|
+//! | L0 | [`sync`], [`clock`], [`denormals`] | atomics and cells, time, float mode |
+//! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
+//! | L2 | [`ring`], [`shm`], [`policy`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, histograms |
+//! | L3 | [`engine`] | the hot loop: tick, deadline, idle strategy |
+//! | L4 | [`config`], [`host`] | checked settings, the machine |
+//! | L5 | [`daemon`], [`cli`] | the process, its commands |
+
+pub mod denormals;
+pub mod policy;
+mod sync;

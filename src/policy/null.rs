@@ -1,0 +1,31 @@
+//! The policy that returns at once. It measures what everything around a policy costs.
+
+use super::{Dimensions, Fault, Policy};
+
+/// Answers every observation with zeros.
+#[derive(Debug, Clone, Copy)]
+pub struct Null {
+    dimensions: Dimensions,
+}
+
+impl Null {
+    /// A null policy of the given widths.
+    pub const fn new(dimensions: Dimensions) -> Self {
+        Self { dimensions }
+    }
+}
+
+impl Policy for Null {
+    fn dimensions(&self) -> Dimensions {
+        self.dimensions
+    }
+
+    fn backend(&self) -> &'static str {
+        "null"
+    }
+
+    fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+        action.fill(0.0);
+        Ok(())
+    }
+}

@@ -9,13 +9,16 @@
 //!
 //! | layer | module | holds |
 //! |---|---|---|
-//! | L0 | [`sync`], [`clock`], [`denormals`] | atomics and cells, time, float mode |
+//! | L0 | `sync`, [`clock`], [`denormals`] | atomics and cells, time, float mode |
 //! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
 //! | L2 | [`ring`], [`shm`], [`policy`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, histograms |
 //! | L3 | [`engine`] | the hot loop: tick, deadline, idle strategy |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
+pub mod clock;
 pub mod denormals;
 pub mod policy;
+pub mod ring;
 mod sync;
+pub mod wire;

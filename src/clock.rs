@@ -1,0 +1,361 @@
+//! L0. Time is a parameter: everything above takes a [`Clock`], and this is the only file that asks the machine.
+//!
+//! Every stamp in rings and records lies on the timeline of the kernel's `CLOCK_MONOTONIC`, in nanoseconds, so that
+//! stamps of different processes on one machine can be subtracted. Reading the time-stamp counter is about three
+//! times cheaper than `clock_gettime`; [`TscClock`] maps it onto that timeline and is kept on it by
+//! [`Clock::discipline`], because the kernel slews `CLOCK_MONOTONIC` by NTP and a fixed rate would drift off it by
+//! milliseconds an hour.
+
+use crate::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An instant on the `CLOCK_MONOTONIC` timeline, or a distance between two, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// A whole number of microseconds.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros.saturating_mul(1_000))
+    }
+
+    /// A whole number of milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000_000))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub const fn since(self, earlier: Self) -> Self {
+        Self(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This instant moved later by `distance`.
+    pub const fn plus(self, distance: Self) -> Self {
+        Self(self.0.saturating_add(distance.0))
+    }
+
+    /// The same distance as the standard library's type.
+    pub const fn to_duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+}
+
+/// A source of [`Nanos`] that never goes backwards.
+pub trait Clock {
+    /// The present instant.
+    fn now(&self) -> Nanos;
+
+    /// Compares with the kernel's clock and corrects the rate. Called between ticks, never inside one: no interval
+    /// that is being measured sees a change of rate.
+    fn discipline(&mut self) {}
+}
+
+/// The kernel's monotonic clock, through the vDSO.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MonotonicClock;
+
+impl Clock for MonotonicClock {
+    fn now(&self) -> Nanos {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        // The monotonic clock starts at boot and is never negative; the casts keep the value.
+        Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+}
+
+/// The wall clock in nanoseconds since the Unix epoch: for stamps that people read and for `ts_event_ns`, never for
+/// a deadline.
+pub fn wall_clock_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    time.tv_sec.max(0) as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A clock that stands still until it is moved. Clones share the instant.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    instant: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// A clock that reads `start` until it is moved.
+    pub fn new(start: Nanos) -> Self {
+        Self { instant: Arc::new(AtomicU64::new(start.0)) }
+    }
+
+    /// Moves the clock, and every clone of it, later by `distance`.
+    pub fn advance(&self, distance: Nanos) {
+        self.instant.fetch_add(distance.0, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Nanos {
+        Nanos(self.instant.load(Ordering::Relaxed))
+    }
+}
+
+/// Fixed-point fraction bits of a rate in nanoseconds per counter tick.
+const RATE_BITS: u32 = 40;
+
+/// The largest correction of the rate, in parts per million. The kernel itself slews by at most 500.
+const MAX_SLEW_PPM: i128 = 1_000;
+
+/// An error beyond this is stepped over (forwards only): a virtual machine was paused, and no slew would catch up.
+const STEP_NS: u64 = 1_000_000;
+
+/// The arithmetic of a disciplined counter, apart from the counter, so that it can be tested with any.
+///
+/// Within one stretch, `ns = anchor_ns + (count - anchor_count) * rate`. Each [`Timeline::correct`] begins a new
+/// stretch at the value the old one predicts, so the reading is continuous and never goes back; the new rate is the
+/// long-run one, bent so as to remove the observed error over the next stretch (a first-order phase-locked loop).
+#[derive(Debug, Clone, Copy)]
+struct Timeline {
+    first_count: u64,
+    first_ns: u64,
+    anchor_count: u64,
+    anchor_ns: u64,
+    /// Nanoseconds per count, with `RATE_BITS` fraction bits.
+    rate: u64,
+}
+
+impl Timeline {
+    fn new(first: (u64, u64), second: (u64, u64)) -> Self {
+        let rate = measured_rate(first, second).max(1);
+        Self { first_count: first.0, first_ns: first.1, anchor_count: second.0, anchor_ns: second.1, rate }
+    }
+
+    #[inline]
+    fn at(&self, count: u64) -> u64 {
+        // A read that the processor moved before the anchor's reads as the anchor, not as the far future.
+        let elapsed = count.saturating_sub(self.anchor_count);
+        self.anchor_ns + ((u128::from(elapsed) * u128::from(self.rate)) >> RATE_BITS) as u64
+    }
+
+    fn correct(&mut self, count: u64, true_ns: u64) {
+        let predicted = self.at(count);
+        let stretch = predicted.saturating_sub(self.anchor_ns);
+        if stretch == 0 {
+            return;
+        }
+        let long_run = measured_rate((self.first_count, self.first_ns), (count, true_ns)).max(1);
+        self.anchor_count = count;
+        if true_ns > predicted + STEP_NS {
+            self.anchor_ns = true_ns;
+            self.first_count = count;
+            self.first_ns = true_ns;
+            return;
+        }
+        self.anchor_ns = predicted;
+        let error = i128::from(true_ns) - i128::from(predicted);
+        let ppm = (error * 1_000_000 / i128::from(stretch)).clamp(-MAX_SLEW_PPM, MAX_SLEW_PPM);
+        let bent = i128::from(long_run) + i128::from(long_run) * ppm / 1_000_000;
+        self.rate = bent.max(1) as u64;
+    }
+}
+
+/// Counts per nanosecond's inverse between two readings of counter and clock, with `RATE_BITS` fraction bits.
+fn measured_rate(first: (u64, u64), second: (u64, u64)) -> u64 {
+    let counts = u128::from(second.0.saturating_sub(first.0)).max(1);
+    let nanos = u128::from(second.1.saturating_sub(first.1));
+    ((nanos << RATE_BITS) / counts) as u64
+}
+
+/// The invariant time-stamp counter on the timeline of `CLOCK_MONOTONIC`.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone)]
+pub struct TscClock {
+    timeline: Timeline,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl TscClock {
+    /// How long the first calibration looks at both clocks.
+    const CALIBRATION: Duration = Duration::from_millis(20);
+
+    /// A calibrated clock, or `None` where the kernel itself does not trust the counter: it is then not invariant,
+    /// or not in step across cores.
+    pub fn calibrated() -> Option<Self> {
+        let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+        if std::fs::read_to_string(source).ok()?.trim() != "tsc" {
+            return None;
+        }
+        let first = Self::paired_reading();
+        std::thread::sleep(Self::CALIBRATION);
+        let second = Self::paired_reading();
+        Some(Self { timeline: Timeline::new(first, second) })
+    }
+
+    /// Counter and kernel clock at one instant: of a few tries, the one during which the least time passed.
+    fn paired_reading() -> (u64, u64) {
+        let mut best = (u64::MAX, (0, 0));
+        for _ in 0..5 {
+            let before = ordered_counter();
+            let clock = MonotonicClock.now().0;
+            let after = ordered_counter();
+            let width = after.wrapping_sub(before);
+            if width < best.0 {
+                best = (width, (before + width / 2, clock));
+            }
+        }
+        best.1
+    }
+}
+
+/// The counter, read after every earlier instruction has finished: without the fence the processor may read it
+/// while the policy's last operations are still under way, and a late action would look punctual.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn ordered_counter() -> u64 {
+    // SAFETY: both instructions exist on every x86-64 processor (SSE2, TSC) and touch no memory; Linux leaves rdtsc
+    // enabled for user space unless a process asks otherwise for itself.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+        core::arch::x86_64::_rdtsc()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Clock for TscClock {
+    #[inline]
+    fn now(&self) -> Nanos {
+        Nanos(self.timeline.at(ordered_counter()))
+    }
+
+    fn discipline(&mut self) {
+        let (count, true_ns) = Self::paired_reading();
+        self.timeline.correct(count, true_ns);
+    }
+}
+
+/// The best clock this machine has, chosen once.
+#[derive(Debug, Clone)]
+pub enum MachineClock {
+    /// The time-stamp counter, where the kernel trusts it.
+    #[cfg(target_arch = "x86_64")]
+    Tsc(TscClock),
+    /// The kernel's clock everywhere else.
+    Monotonic(MonotonicClock),
+}
+
+impl MachineClock {
+    /// Chooses and, for the counter, calibrates; takes 20 ms then.
+    pub fn new() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(clock) = TscClock::calibrated() {
+            return Self::Tsc(clock);
+        }
+        Self::Monotonic(MonotonicClock)
+    }
+
+    /// `tsc` or `clock_monotonic`, for reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(_) => "tsc",
+            Self::Monotonic(_) => "clock_monotonic",
+        }
+    }
+}
+
+impl Default for MachineClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for MachineClock {
+    #[inline]
+    fn now(&self) -> Nanos {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(clock) => clock.now(),
+            Self::Monotonic(clock) => clock.now(),
+        }
+    }
+
+    fn discipline(&mut self) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(clock) => clock.discipline(),
+            Self::Monotonic(clock) => clock.discipline(),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn machine_clock_lies_on_the_kernels_timeline() {
+        let mut clock = MachineClock::new();
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(5));
+            clock.discipline();
+        }
+        // The two reads cannot be made at one instant, so bracket: kernel, ours, kernel. The calibration error of
+        // one discipline interval is allowed on top, generously.
+        let before = MonotonicClock.now();
+        let ours = clock.now();
+        let after = MonotonicClock.now();
+        let slack = Nanos::from_micros(200);
+        assert!(ours.plus(slack) >= before, "{ours:?} is far before {before:?}");
+        assert!(after.plus(slack) >= ours, "{ours:?} is far after {after:?}");
+    }
+
+    #[test]
+    fn manual_clock_moves_only_when_told() {
+        let clock = ManualClock::new(Nanos(5));
+        let other = clock.clone();
+        assert_eq!(clock.now(), Nanos(5));
+        other.advance(Nanos(7));
+        assert_eq!(clock.now(), Nanos(12));
+    }
+
+    #[test]
+    fn a_forward_jump_is_stepped_over() {
+        let mut timeline = Timeline::new((0, 0), (26_000, 10_000));
+        timeline.correct(52_000, 10_000_000_000);
+        assert_eq!(timeline.at(52_000), 10_000_000_000);
+    }
+
+    proptest! {
+        /// Whatever the kernel's clock does, the disciplined reading never goes back, within a stretch or across
+        /// corrections.
+        #[test]
+        fn never_backwards(errors in prop::collection::vec(-2_000_000i64..2_000_000, 1..60)) {
+            let (mut count, mut ns) = (26_000_000u64, 10_000_000u64);
+            let mut timeline = Timeline::new((0, 0), (count, ns));
+            let mut last = 0;
+            for error in errors {
+                for _ in 0..4 {
+                    count += 65_000_000;
+                    ns += 25_000_000;
+                    let reading = timeline.at(count);
+                    prop_assert!(reading >= last);
+                    last = reading;
+                }
+                timeline.correct(count, ns.saturating_add_signed(error));
+                let reading = timeline.at(count);
+                prop_assert!(reading >= last);
+                last = reading;
+            }
+        }
+
+        /// A kernel clock that runs off by up to 400 ppm is followed to within a microsecond.
+        #[test]
+        fn follows_a_slewed_kernel_clock(ppm in -400i64..400) {
+            let mut timeline = Timeline::new((0, 0), (26_000_000, 10_000_000));
+            let mut count = 26_000_000u64;
+            let mut true_ns = 10_000_000u64;
+            for _ in 0..200 {
+                count += 260_000_000;
+                true_ns += 100_000_000u64.saturating_add_signed(100 * ppm);
+                timeline.correct(count, true_ns);
+            }
+            let error = timeline.at(count).abs_diff(true_ns);
+            prop_assert!(error < 1_000, "{error} ns off");
+        }
+    }
+}

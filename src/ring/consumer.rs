@@ -1,0 +1,140 @@
+//! The side that releases.
+
+use super::memory::{Memory, Region};
+use super::{ProtocolViolation, copy};
+use crate::sync::Ordering;
+
+/// The consuming side of a ring. There is one; who it is, is settled by a lock outside.
+#[derive(Debug)]
+pub struct Consumer<M: Memory = Region> {
+    memory: M,
+    /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
+    position: u64,
+    /// The producer's position when it was last looked up; it can only have grown since.
+    producer_seen: u64,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// Takes up consumption where the ring's positions say the last consumer left off.
+    ///
+    /// # Errors
+    /// When the positions found are impossible.
+    pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {
+        // Relaxed is enough for the side's own word: its predecessor is dead, and the lock was handed over through
+        // the kernel.
+        let position = memory.consumer_position().load(Ordering::Relaxed);
+        let mut consumer = Self { memory, position, producer_seen: position };
+        consumer.refresh()?;
+        Ok(consumer)
+    }
+
+    /// The oldest slot that is committed and not released, or `None` when there is none.
+    ///
+    /// # Errors
+    /// When the producer's position is impossible.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<Peek<'_, M>>, ProtocolViolation> {
+        // Possibly empty: the producer may have gone on since it was last looked up.
+        if self.producer_seen == self.position {
+            self.refresh()?;
+            // Really empty.
+            if self.producer_seen == self.position {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Peek { consumer: self }))
+    }
+
+    /// Releases everything but the newest slot and says how many that were.
+    ///
+    /// # Errors
+    /// When the producer's position is impossible.
+    pub fn skip_to_latest(&mut self) -> Result<u64, ProtocolViolation> {
+        self.refresh()?;
+        let skipped = (self.producer_seen - self.position).saturating_sub(1);
+        if skipped > 0 {
+            self.store_position(self.position + skipped);
+        }
+        Ok(skipped)
+    }
+
+    /// Slots ever released.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Slots ever committed, looked up now.
+    ///
+    /// # Errors
+    /// When the producer's position is impossible.
+    pub fn committed(&mut self) -> Result<u64, ProtocolViolation> {
+        self.refresh()?;
+        Ok(self.producer_seen)
+    }
+
+    #[inline]
+    fn load_producer(&self) -> u64 {
+        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit`. The bytes of every slot below this position
+        // are visible.
+        self.memory.producer_position().load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn refresh(&mut self) -> Result<(), ProtocolViolation> {
+        let found = self.load_producer();
+        let ahead = found.wrapping_sub(self.position);
+        if found < self.producer_seen || ahead > self.memory.capacity() {
+            return Err(ProtocolViolation {
+                side: "producer",
+                found,
+                own: self.position,
+                last_seen: self.producer_seen,
+                capacity: self.memory.capacity(),
+            });
+        }
+        self.producer_seen = found;
+        Ok(())
+    }
+
+    #[inline]
+    fn store_position(&mut self, position: u64) {
+        self.position = position;
+        // SYNC POINT `RELEASED`, Release: partner is `Producer::load_consumer`. This side's reads of the slot are over
+        // before the producer may overwrite it.
+        self.memory.consumer_position().store(position, Ordering::Release);
+    }
+}
+
+/// A committed slot that is being read. It stays the oldest until [`Peek::release`].
+#[derive(Debug)]
+pub struct Peek<'a, M: Memory = Region> {
+    consumer: &'a mut Consumer<M>,
+}
+
+impl<M: Memory> Peek<'_, M> {
+    /// The position of this slot.
+    pub fn position(&self) -> u64 {
+        self.consumer.position
+    }
+
+    /// Copies bytes out of the slot.
+    ///
+    /// # Panics
+    /// When `offset` and the length leave the slot, or the offset is not a multiple of 16.
+    #[inline]
+    pub fn read(&self, offset: usize, destination: &mut [u8]) {
+        let memory = &self.consumer.memory;
+        assert!(offset.is_multiple_of(16) && offset + destination.len() <= memory.slot_size());
+        let index = (self.consumer.position & (memory.capacity() - 1)) as usize;
+        // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes to it all
+        // the same, the copy is garbage but still a copy.
+        memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
+    }
+
+    /// Hands the slot back to the producer.
+    #[inline]
+    pub fn release(self) {
+        let next = self.consumer.position + 1;
+        self.consumer.store_position(next);
+    }
+}

@@ -1,0 +1,60 @@
+//! A ring's bytes in this process alone: for tick records, tests and benchmarks.
+
+use super::layout::{LayoutError, Spec};
+use super::memory::{Backing, Region};
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::sync::Arc;
+
+/// Zeroed, page-aligned heap memory.
+#[derive(Debug)]
+pub struct HeapRegion {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the allocation belongs to this value alone; what is done with its bytes is the ring's protocol.
+unsafe impl Send for HeapRegion {}
+// SAFETY: as for Send.
+unsafe impl Sync for HeapRegion {}
+
+impl HeapRegion {
+    /// Allocates `len` zeroed bytes (at least one page).
+    pub fn new(len: usize) -> Self {
+        let layout =
+            Layout::from_size_align(len.max(4096), 4096).expect("a ring is far smaller than isize::MAX");
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(base) {
+            Some(base) => Self { base, layout },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// Allocates memory for a ring and lays it out.
+    ///
+    /// # Errors
+    /// When the geometry is not allowed.
+    pub fn ring(spec: Spec) -> Result<Region, LayoutError> {
+        spec.check()?;
+        Region::format(Arc::new(Self::new(spec.region_bytes())), spec)
+    }
+}
+
+// SAFETY: the allocation is page-aligned, lives until drop, and no reference to its bytes is handed out.
+unsafe impl Backing for HeapRegion {
+    fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    fn len(&self) -> usize {
+        self.layout.size()
+    }
+}
+
+impl Drop for HeapRegion {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this very layout, and freed only here.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+    }
+}

@@ -1,0 +1,42 @@
+//! L1. What lies in a slot: observation and action frames, byte by byte.
+//!
+//! All integers and floats are little-endian. A frame is a fixed header followed by `f32[dimension]`. `docs/FORMATS.md`
+//! holds the same tables for people who write a producer or a gateway in another language; `tests/layout.rs` holds
+//! both to the bytes of sample frames.
+
+mod action;
+mod observation;
+mod outcome;
+
+pub use action::{ActionFlags, ActionHeader};
+pub use observation::{ObservationFlags, ObservationHeader};
+pub use outcome::{AgentState, Outcome, Reason};
+
+/// `kind` of an observation ring, in its region header.
+pub const KIND_OBSERVATION: u32 = 1;
+/// `kind` of an action ring.
+pub const KIND_ACTION: u32 = 2;
+
+/// The most elements an observation or action may have.
+pub const MAX_DIMENSION: usize = 4096;
+
+/// Slots begin and end on cache lines, so that two slots never share one.
+const SLOT_ALIGN: usize = 64;
+
+/// Bytes of one slot for frames of the given header and dimension.
+pub const fn slot_size(header_bytes: usize, dimension: usize) -> usize {
+    (header_bytes + 4 * dimension).next_multiple_of(SLOT_ALIGN)
+}
+
+/// CRC-32C (Castagnoli, as in RFC 3720) over a frame's header up to its checksum field, then over its payload.
+pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(header), payload)
+}
+
+/// The bytes of a slice of `f32`, as they lie in a frame.
+pub fn payload_bytes(payload: &[f32]) -> &[u8] {
+    zerocopy::IntoBytes::as_bytes(payload)
+}
+
+#[cfg(target_endian = "big")]
+compile_error!("frames are little-endian and are read in place");

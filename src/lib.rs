@@ -20,5 +20,6 @@ pub mod clock;
 pub mod denormals;
 pub mod policy;
 pub mod ring;
+pub mod shm;
 mod sync;
 pub mod wire;

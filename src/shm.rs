@@ -1,0 +1,235 @@
+//! L2. Named regions of shared memory and the locks that say who owns what. Knows nothing of rings.
+//!
+//! A region is a file in the agent's directory, normally on a tmpfs. It is built under a temporary name and renamed
+//! when it is complete, so nobody ever maps a half-made one. Its blocks are allocated when it is created: a sparse
+//! file on a full tmpfs would kill the process with SIGBUS at some later write.
+
+use crate::ring::Backing;
+use core::ptr::NonNull;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Why a region or a lock cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ShmError {
+    /// A system call failed.
+    #[error("{}: {action}: {source}", path.display())]
+    System {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("{}: owned by another process{}", path.display(), holder.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
+    Held {
+        /// The lock's file.
+        path: PathBuf,
+        /// Who holds it, if the file says so.
+        holder: Option<u32>,
+    },
+    /// The name leads to something that is not a plain file.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// What was found there.
+        path: PathBuf,
+    },
+}
+
+impl ShmError {
+    fn system(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::System { path, action, source }
+    }
+
+    /// Whether the cause is a missing file or directory.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether the cause is a missing permission.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// A shared, writable mapping of a whole file. Unmapped when dropped; the file stays.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: MmapRaw,
+}
+
+// SAFETY: MmapRaw keeps the mapping, page-aligned and writable, at one address until it is dropped, and hands out only
+// raw pointers. (That the file may be truncated under it is answered by the SIGBUS handler.)
+unsafe impl Backing for MappedFile {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")
+    }
+
+    fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+/// Rings are for the agent's user and group: feed and gateway may run as other users of the group.
+const REGION_MODE: Mode = Mode::from_raw_mode(0o660);
+
+impl MappedFile {
+    /// Creates a file of `len` zeroed, allocated bytes, lets `initialise` fill the mapping, and only then gives it
+    /// its name, replacing whatever had it.
+    ///
+    /// # Errors
+    /// When the file cannot be created, allocated, mapped or renamed, or `initialise` fails; the name is untouched then.
+    pub fn create<E: From<ShmError>, T>(
+        path: &Path,
+        len: usize,
+        initialise: impl FnOnce(Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let temporary = path.with_extension(format!("new-{}", std::process::id()));
+        let built = Self::allocate(&temporary, len).map_err(E::from).and_then(initialise);
+        let built = built.and_then(|value| {
+            std::fs::rename(&temporary, path).map_err(ShmError::system(path, "rename into place"))?;
+            Ok(value)
+        });
+        if built.is_err() {
+            // The failure being reported matters more than one of removing what it left.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        built
+    }
+
+    fn allocate(path: &Path, len: usize) -> Result<Self, ShmError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(path, flags, REGION_MODE)
+            .map_err(|error| ShmError::system(path, "create")(error.into()))?;
+        // The umask must not decide who may attach.
+        rustix::fs::fchmod(&file, REGION_MODE)
+            .map_err(|error| ShmError::system(path, "set permissions")(error.into()))?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)
+            .map_err(|error| ShmError::system(path, "allocate its blocks")(error.into()))?;
+        Self::map(path, &File::from(file))
+    }
+
+    /// Maps an existing file whole.
+    ///
+    /// # Errors
+    /// When it is missing, not a regular file, or cannot be mapped.
+    pub fn open(path: &Path) -> Result<Self, ShmError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| ShmError::system(path, "open")(error.into()))?;
+        Self::map(path, &File::from(file))
+    }
+
+    fn map(path: &Path, file: &File) -> Result<Self, ShmError> {
+        let metadata = file.metadata().map_err(ShmError::system(path, "look up its size"))?;
+        if !metadata.is_file() || metadata.size() == 0 {
+            return Err(ShmError::NotAFile { path: path.to_owned() });
+        }
+        let map = MmapOptions::new().populate().map_raw(file).map_err(ShmError::system(path, "map"))?;
+        Ok(Self { map })
+    }
+}
+
+/// An exclusive claim on a role of an agent (`daemon`, `feed`, `tap`), held while the value lives. The kernel gives
+/// it back when the process dies, however it dies.
+#[derive(Debug)]
+pub struct RoleLock {
+    _file: File,
+}
+
+impl RoleLock {
+    /// Takes `NAME.lock` in `directory`, without waiting.
+    ///
+    /// # Errors
+    /// [`ShmError::Held`] when another process has it.
+    pub fn acquire(directory: &Path, role: &str) -> Result<Self, ShmError> {
+        let path = directory.join(format!("{role}.lock"));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(&path, flags, REGION_MODE)
+            .map_err(|error| ShmError::system(&path, "open the lock")(error.into()))?;
+        let mut file = File::from(file);
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(ShmError::Held { holder: read_holder(&mut file), path });
+            }
+            Err(error) => return Err(ShmError::system(&path, "lock")(error.into())),
+        }
+        file.set_len(0).map_err(ShmError::system(&path, "write the lock"))?;
+        writeln!(file, "{}", std::process::id()).map_err(ShmError::system(&path, "write the lock"))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The process id in a lock's file, for the message alone.
+fn read_holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_created_region_is_zeroed_and_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("region");
+        let written = MappedFile::create(&path, 8192, |map| {
+            // SAFETY: the mapping is 8192 bytes long and private to this test.
+            unsafe { map.base().as_ptr().add(5000).write_volatile(7) };
+            Ok::<_, ShmError>(map)
+        })
+        .unwrap();
+        let read = MappedFile::open(&path).unwrap();
+        assert_eq!((written.len(), read.len()), (8192, 8192));
+        // SAFETY: the mapping is 8192 bytes long and private to this test.
+        let bytes = unsafe {
+            [read.base().as_ptr().add(4999).read_volatile(), read.base().as_ptr().add(5000).read_volatile()]
+        };
+        assert_eq!(bytes, [0, 7]);
+    }
+
+    #[test]
+    fn a_failed_creation_leaves_no_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("region");
+        let failed =
+            MappedFile::create(&path, 4096, |_| Err::<(), _>(ShmError::NotAFile { path: path.clone() }));
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_is_not_followed_and_a_directory_is_no_region() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("target");
+        std::fs::write(&target, [0; 4096]).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(MappedFile::open(&link).is_err());
+        assert!(MappedFile::open(directory.path()).is_err());
+        assert!(MappedFile::open(&directory.path().join("missing")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_role_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = RoleLock::acquire(directory.path(), "daemon").unwrap();
+        match RoleLock::acquire(directory.path(), "daemon") {
+            Err(ShmError::Held { holder, .. }) => assert_eq!(holder, Some(std::process::id())),
+            other => panic!("expected Held, got {other:?}"),
+        }
+        RoleLock::acquire(directory.path(), "feed").unwrap();
+        drop(first);
+        RoleLock::acquire(directory.path(), "daemon").unwrap();
+    }
+}

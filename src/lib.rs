@@ -17,9 +17,13 @@
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
 pub mod clock;
+pub mod config;
 pub mod denormals;
+pub mod engine;
+pub mod host;
 pub mod policy;
 pub mod ring;
 pub mod shm;
 mod sync;
+pub mod telemetry;
 pub mod wire;

@@ -9,9 +9,11 @@
 //! | `torch` | the TorchScript archive, through libtorch | feature `torch` |
 //! | `null` | nothing: answers zeros at once, to measure everything around a policy | always |
 
+mod backend;
 mod error;
 mod null;
 
+pub use backend::{Backend, load, policy_file};
 pub use error::{Fault, PolicyError};
 pub use null::Null;
 

@@ -1,0 +1,68 @@
+//! The configuration as the daemon uses it: every value checked, every default filled in.
+
+use crate::clock::Nanos;
+use crate::engine::{IdleStrategy, Settings, WarmUpSpec};
+use crate::policy::Dimensions;
+use std::path::PathBuf;
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentConfig {
+    /// The agent's name: its directory below [`AgentConfig::root`], and the systemd instance.
+    pub name: String,
+    /// The directory that holds the agents' directories; `None` for the machine's default.
+    pub root: Option<PathBuf>,
+    /// Whether a missing permission or an unsuitable machine refuses the start, instead of degrading it.
+    pub strict: bool,
+    /// What answers observations.
+    pub policy: PolicyConfig,
+    /// Widths of the two vectors.
+    pub dimensions: Dimensions,
+    /// Slots of the observation ring.
+    pub observation_capacity: u64,
+    /// Slots of the action ring.
+    pub action_capacity: u64,
+    /// How the engine's thread runs.
+    pub engine: EngineConfig,
+    /// How it warms up.
+    pub warm_up: WarmUpSpec,
+    /// What a tick goes by.
+    pub settings: Settings,
+    /// How long a drain may take before the rest is left in the ring.
+    pub drain_timeout: Nanos,
+    /// Filter of the log, as `tracing-subscriber` reads it.
+    pub log: String,
+}
+
+/// The policy and what runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// The policy's file; relative paths in the file are relative to the file.
+    pub source: PolicySource,
+    /// What runs it.
+    pub backend: Backend,
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicySource {
+    /// A TorchScript file, or a bundle directory that holds one.
+    Path(PathBuf),
+    /// Nothing is loaded: the `null` backend answers zeros.
+    Null,
+}
+
+pub use crate::policy::Backend;
+
+/// How the engine's thread runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The core it is pinned to; `None` leaves it to the scheduler.
+    pub core: Option<usize>,
+    /// How it waits for the next observation.
+    pub idle: IdleStrategy,
+    /// Priority of `SCHED_FIFO`, 1 to 99; `None` keeps the ordinary scheduler.
+    pub realtime_priority: Option<u8>,
+    /// Whether all memory is locked and prefaulted.
+    pub lock_memory: bool,
+}

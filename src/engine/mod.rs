@@ -1,0 +1,30 @@
+//! L3. The hot loop: one observation in, one action out, the clock checked before anything leaves.
+//!
+//! [`Engine::tick`] is the whole of it: the daemon drives it in a busy-poll loop ([`run`]), tests drive it with a
+//! manual clock, and so will replay. A tick makes no allocation, takes no lock, calls no system call, logs nothing and
+//! loops over nothing but the fixed lengths of its vectors; what it has to say goes into a record ring and a page of
+//! counters.
+
+mod budget;
+mod command;
+mod deadline;
+mod idle;
+mod intake;
+mod record;
+mod run;
+mod settings;
+mod tick;
+mod warm_up;
+
+pub use budget::{Budget, BudgetSpec};
+pub use command::{Command, CommandWord};
+pub use deadline::Deadlines;
+pub use idle::IdleStrategy;
+pub use record::{TickRecord, record_ring};
+pub use run::{RunEnd, run};
+pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings};
+pub use tick::{Engine, EngineError, Parts, Progress};
+pub use warm_up::{WarmUp, WarmUpSpec};
+
+#[cfg(test)]
+mod tests;

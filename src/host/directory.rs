@@ -1,0 +1,177 @@
+//! The files of one agent: two rings and three role locks in a directory of its own.
+
+use crate::ring::{LayoutError, Region, Spec};
+use crate::shm::{MappedFile, RoleLock, ShmError};
+use crate::wire::{ActionHeader, KIND_ACTION, KIND_OBSERVATION, ObservationHeader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where agents' directories are when nobody says otherwise and systemd gives none.
+const DEFAULT_ROOT: &str = "/dev/shm/escapement";
+
+/// Who may attach to an agent's rings: one process each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Consumes observations, produces actions.
+    Daemon,
+    /// Produces observations.
+    Feed,
+    /// Consumes actions.
+    Tap,
+}
+
+impl Role {
+    /// The stem of the lock's file name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Daemon => "daemon",
+            Self::Feed => "feed",
+            Self::Tap => "tap",
+        }
+    }
+}
+
+/// One of an agent's two rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RingFile {
+    /// Feed to daemon.
+    Observations,
+    /// Daemon to gateway.
+    Actions,
+}
+
+impl RingFile {
+    /// The file's name in the agent's directory.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observations => "observations.ring",
+            Self::Actions => "actions.ring",
+        }
+    }
+
+    const fn kind(self) -> u32 {
+        match self {
+            Self::Observations => KIND_OBSERVATION,
+            Self::Actions => KIND_ACTION,
+        }
+    }
+
+    const fn slot_size(self, dimension: usize) -> usize {
+        match self {
+            Self::Observations => ObservationHeader::slot_size(dimension),
+            Self::Actions => ActionHeader::slot_size(dimension),
+        }
+    }
+
+    /// The geometry of this ring for frames of `dimension` elements.
+    pub const fn spec(self, dimension: usize, capacity: u64, generation: u64) -> Spec {
+        Spec {
+            kind: self.kind(),
+            slot_size: self.slot_size(dimension) as u32,
+            dimension: dimension as u32,
+            capacity,
+            generation,
+        }
+    }
+}
+
+/// Why an agent's files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A region, a lock or the directory itself.
+    #[error(transparent)]
+    Shm(#[from] ShmError),
+    /// A file that is not the ring it should be.
+    #[error("{}: {source}", path.display())]
+    Layout {
+        /// The ring's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: LayoutError,
+    },
+    /// A ring of the right layout, but for other frames.
+    #[error("{}: {reason}", path.display())]
+    Mismatch {
+        /// The ring's file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+}
+
+/// An agent's directory.
+#[derive(Debug, Clone)]
+pub struct AgentDirectory {
+    path: PathBuf,
+}
+
+impl AgentDirectory {
+    /// The directory of the agent `name` below `root`, or below the machine's default: the directory that systemd made
+    /// for the service, else `/dev/shm/escapement`.
+    pub fn new(root: Option<&Path>, name: &str) -> Self {
+        let root = match (root, std::env::var_os("RUNTIME_DIRECTORY")) {
+            (Some(root), _) => root.to_owned(),
+            (None, Some(directory)) => PathBuf::from(directory),
+            (None, None) => PathBuf::from(DEFAULT_ROOT),
+        };
+        Self { path: root.join(name) }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory where it is missing, for the agent's user and group.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self) -> Result<(), DirectoryError> {
+        std::fs::create_dir_all(&self.path).map_err(|source| ShmError::System {
+            path: self.path.clone(),
+            action: "create the agent's directory",
+            source,
+        })?;
+        Ok(())
+    }
+
+    /// Takes a role, without waiting.
+    ///
+    /// # Errors
+    /// [`ShmError::Held`] when another process has it.
+    pub fn acquire(&self, role: Role) -> Result<RoleLock, DirectoryError> {
+        Ok(RoleLock::acquire(&self.path, role.name())?)
+    }
+
+    /// Attaches to a ring that the daemon made.
+    ///
+    /// # Errors
+    /// When there is none yet, or it is not the ring it should be.
+    pub fn attach(&self, ring: RingFile) -> Result<Region, DirectoryError> {
+        let path = self.path.join(ring.name());
+        let region = Region::open(Arc::new(MappedFile::open(&path)?))
+            .map_err(|source| DirectoryError::Layout { path: path.clone(), source })?;
+        let spec = region.spec();
+        let expected = ring.spec(spec.dimension as usize, spec.capacity, spec.generation);
+        if *spec != expected {
+            let reason = format!(
+                "kind {} with slots of {} bytes; a ring of this name has kind {} and slots of {} bytes",
+                spec.kind, spec.slot_size, expected.kind, expected.slot_size
+            );
+            return Err(DirectoryError::Mismatch { path, reason });
+        }
+        Ok(region)
+    }
+
+    /// Makes a ring, replacing whatever has its name.
+    ///
+    /// # Errors
+    /// When the geometry is not allowed or the memory cannot be had.
+    pub fn make(&self, ring: RingFile, spec: Spec) -> Result<Region, DirectoryError> {
+        let path = self.path.join(ring.name());
+        MappedFile::create(&path, spec.region_bytes(), |map| {
+            Region::format(Arc::new(map), spec)
+                .map_err(|source| DirectoryError::Layout { path: path.clone(), source })
+        })
+    }
+}

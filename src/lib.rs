@@ -16,6 +16,7 @@
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod denormals;

@@ -1,2 +1,5 @@
 //! Parses, dispatches, exits.
-fn main() {}
+
+fn main() -> escapement::cli::exit::ExitCode {
+    escapement::cli::main()
+}

@@ -106,15 +106,15 @@ pub struct AgentDirectory {
 }
 
 impl AgentDirectory {
-    /// The directory of the agent `name` below `root`, or below the machine's default: the directory that systemd made
-    /// for the service, else `/dev/shm/escapement`.
+    /// The directory of the agent `name` below `root`. Without a root, it is the directory that systemd made for this
+    /// instance of the service, or else the agent's below `/dev/shm/escapement`.
     pub fn new(root: Option<&Path>, name: &str) -> Self {
-        let root = match (root, std::env::var_os("RUNTIME_DIRECTORY")) {
-            (Some(root), _) => root.to_owned(),
+        let path = match (root, std::env::var_os("RUNTIME_DIRECTORY")) {
+            (Some(root), _) => root.join(name),
             (None, Some(directory)) => PathBuf::from(directory),
-            (None, None) => PathBuf::from(DEFAULT_ROOT),
+            (None, None) => Path::new(DEFAULT_ROOT).join(name),
         };
-        Self { path: root.join(name) }
+        Self { path }
     }
 
     /// The directory itself.

@@ -1,0 +1,141 @@
+//! The one table of exit codes, and the one place where an error becomes one.
+//!
+//! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
+//! systemd unit lists those that must not be answered by a restart.
+
+use crate::host::DirectoryError;
+use crate::policy::PolicyError;
+use crate::ring::ProtocolViolation;
+use crate::shm::ShmError;
+
+/// How the process ends. Numbers are never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// A clean stop.
+    Ok = 0,
+    /// What was asked about is not so: a service-level objective is missed, two bundles differ.
+    Negative = 1,
+    /// The command line is wrong.
+    Usage = 64,
+    /// A bundle or policy is bad.
+    Bundle = 65,
+    /// An input file, ring or directory is missing.
+    InputMissing = 66,
+    /// The ring is owned by another process.
+    Owned = 69,
+    /// A defect of ours.
+    Internal = 70,
+    /// The journal failed and was required.
+    Journal = 74,
+    /// Temporary: a restart may help.
+    Temporary = 75,
+    /// The other side of a ring broke its protocol, or a ring is damaged.
+    Protocol = 76,
+    /// A permission is missing.
+    Permission = 77,
+    /// The configuration is wrong.
+    Config = 78,
+    /// The agent is halted.
+    Halted = 80,
+    /// The policy hung.
+    Hung = 81,
+    /// A mapped file was truncated.
+    BusError = 82,
+}
+
+impl std::process::Termination for ExitCode {
+    fn report(self) -> std::process::ExitCode {
+        std::process::ExitCode::from(self as u8)
+    }
+}
+
+/// Why a command failed: one line, and the code to exit with.
+#[derive(Debug)]
+pub struct Failure {
+    /// The code.
+    pub code: ExitCode,
+    /// The line, without a trailing newline.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this code.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Prints the line and gives the code.
+    pub fn report(self) -> ExitCode {
+        eprintln!("escapement: {}", self.message);
+        self.code
+    }
+
+    /// A failed read or write of a file named by the user.
+    pub fn from_io(path: &std::path::Path, error: &std::io::Error) -> Self {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => ExitCode::InputMissing,
+            std::io::ErrorKind::PermissionDenied => ExitCode::Permission,
+            _ => ExitCode::Temporary,
+        };
+        Self::new(code, format!("{}: {error}", path.display()))
+    }
+}
+
+/// Help and version go to standard output and are no failure; everything else is a wrong command line.
+pub(super) fn for_usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to say it to when standard output or error is closed.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }
+}
+
+impl From<ShmError> for Failure {
+    fn from(error: ShmError) -> Self {
+        let code = match &error {
+            ShmError::Held { .. } => ExitCode::Owned,
+            ShmError::NotAFile { .. } => ExitCode::Protocol,
+            _ if error.is_not_found() => ExitCode::InputMissing,
+            _ if error.is_permission() => ExitCode::Permission,
+            ShmError::System { .. } => ExitCode::Temporary,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Shm(error) => error.into(),
+            DirectoryError::Layout { .. } | DirectoryError::Mismatch { .. } => {
+                Self::new(ExitCode::Protocol, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<ProtocolViolation> for Failure {
+    fn from(error: ProtocolViolation) -> Self {
+        Self::new(ExitCode::Protocol, error.to_string())
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        let code = match &error {
+            PolicyError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ExitCode::InputMissing
+            }
+            PolicyError::Unreadable { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                ExitCode::Permission
+            }
+            PolicyError::Unreadable { .. }
+            | PolicyError::Malformed { .. }
+            | PolicyError::Shape { .. }
+            | PolicyError::Unsupported { .. } => ExitCode::Bundle,
+            PolicyError::Backend { .. } => ExitCode::Config,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,42 @@
+//! L5. The commands: one file each, whose module doc is its manual.
+//!
+//! Arguments come in two stages. `clap` says what was typed; each command then builds what it means and runs. Every
+//! failure ends as one line on standard error and a number from the one table in [`exit`].
+
+pub mod exit;
+
+mod check;
+
+use clap::{Parser, Subcommand};
+use exit::{ExitCode, Failure};
+
+/// A trading agent daemon that never acts late.
+#[derive(Debug, Parser)]
+#[command(name = "escapement", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Arguments),
+}
+
+/// Parses the command line, runs the command, and says which code to exit with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::for_usage(&error),
+    };
+    let result = match arguments.command {
+        Command::Check(arguments) => check::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What a command ends with.
+type CommandResult = Result<ExitCode, Failure>;

@@ -3,6 +3,8 @@
 //! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
 //! systemd unit lists those that must not be answered by a restart.
 
+use crate::daemon::DaemonError;
+use crate::engine::EngineError;
 use crate::host::DirectoryError;
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;
@@ -135,6 +137,21 @@ impl From<PolicyError> for Failure {
             | PolicyError::Shape { .. }
             | PolicyError::Unsupported { .. } => ExitCode::Bundle,
             PolicyError::Backend { .. } => ExitCode::Config,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let code = match error {
+            DaemonError::Directory(error) => return error.into(),
+            DaemonError::Policy(error) => return error.into(),
+            DaemonError::Engine(EngineError::Violation(_) | EngineError::NotAPair { .. }) | DaemonError::Rings(_) => {
+                ExitCode::Protocol
+            }
+            DaemonError::Strict(_) => ExitCode::Permission,
+            DaemonError::System { .. } => ExitCode::Temporary,
         };
         Self::new(code, error.to_string())
     }

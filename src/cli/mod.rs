@@ -6,6 +6,8 @@
 pub mod exit;
 
 mod check;
+mod predict;
+mod run;
 
 use clap::{Parser, Subcommand};
 use exit::{ExitCode, Failure};
@@ -20,7 +22,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     Check(check::Arguments),
+    Predict(predict::Arguments),
 }
 
 /// Parses the command line, runs the command, and says which code to exit with.
@@ -30,7 +34,9 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::for_usage(&error),
     };
     let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
     };
     match result {
         Ok(code) => code,

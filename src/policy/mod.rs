@@ -13,7 +13,7 @@ mod backend;
 mod error;
 mod null;
 
-pub use backend::{Backend, load, policy_file};
+pub use backend::{Backend, PolicyFile, Widths};
 pub use error::{Fault, PolicyError};
 pub use null::Null;
 

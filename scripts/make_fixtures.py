@@ -9,6 +9,9 @@ above 1 and otherwise answers like the good one. A loader probes with zeros, so 
 `mlp.observations.npy` and `mlp.actions.npy` hold reference pairs of `mlp.pt`, computed by PyTorch one row at a time.
 """
 
+# Calling a module is typed as Any in PyTorch's own annotations.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import argparse
@@ -62,7 +65,7 @@ class Slow(Faulty):
     def forward(self, observation: Tensor) -> Tensor:
         action = self.policy(observation)
         if self.is_due(observation):
-            burnt = self.burnt
+            burnt: Tensor = self.burnt
             for _ in range(self.rounds):
                 burnt = burnt @ self.burnt
             # Adds zero, in a way that no optimiser may see through, so that the loop is not removed.
@@ -149,16 +152,25 @@ class Recurrent(nn.Module):
         return self.head(state), state
 
 
-class InPlace(nn.Module):
-    """Reshapes the tensor it was given, so that a caller who reuses it would pass another shape the next time."""
+class Meddling(nn.Module):
+    """Answers well, and then spoils the tensor it was given for a caller who would pass that one again."""
 
-    def __init__(self, policy: Mlp) -> None:
+    def __init__(self, policy: Mlp, how: str) -> None:
         super().__init__()
         self.policy = policy
+        self.how = how
 
     def forward(self, observation: Tensor) -> Tensor:
         action = self.policy(observation)
-        observation.resize_(observation.size(1))
+        if self.how == "reshapes":
+            observation.resize_(observation.size(1))
+        elif self.how == "grows":
+            observation.resize_(1 << 20).fill_(1.0)
+        elif self.how == "strides":
+            observation.as_strided_([1, observation.size(1)], [0, 0])
+        else:
+            # PyTorch's annotations leave this overload out.
+            observation.set_(torch.ones_like(observation))  # type: ignore[call-overload]
         return action
 
 
@@ -204,7 +216,8 @@ def make(directory: Path, slow_ms: float) -> None:
     save(Integer(policy), directory / "integer.pt")
     save(Double(policy), directory / "double.pt")
     save(Recurrent(), directory / "recurrent.pt")
-    save(InPlace(policy), directory / "in_place.pt")
+    for how in ("reshapes", "grows", "strides", "detaches"):
+        save(Meddling(policy, how), directory / f"{how}.pt")
 
 
 def main() -> None:

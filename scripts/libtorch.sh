@@ -96,7 +96,7 @@ flock -n 9 || {
 if [[ -d $target ]]; then
     say "found in the cache"
 else
-    (assemble)
+    assemble
 fi
 
 link=$root/.libtorch

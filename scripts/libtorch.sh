@@ -26,6 +26,9 @@ command -v python3 >/dev/null || fail "python3 is missing: sudo apt-get install 
 command -v g++ >/dev/null || command -v "${CXX:-c++}" >/dev/null ||
     fail "a C++ compiler is missing, the bindings to libtorch need one: sudo apt-get install g++"
 
+link=$root/.libtorch
+[[ -L $link || ! -e $link ]] || fail "$link is in the way: move it, this script wants to put a link there"
+
 key=$({ echo "layout $layout" && cat "$pins"; } | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 target=$cache/libtorch-$key
@@ -99,8 +102,6 @@ else
     assemble
 fi
 
-link=$root/.libtorch
-[[ -L $link || ! -e $link ]] || fail "$link is in the way: move it, this script wants to put a link there"
 ln -sfn "$target" "$link.new"
 mv -T "$link.new" "$link"
 say "ready: .libtorch -> $target"

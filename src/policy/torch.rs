@@ -214,7 +214,7 @@ fn width_of(output: &Tensor) -> Result<usize, Refusal> {
     }
     let mut shape = [0i64; 2];
     match shape_of(output, &mut shape) {
-        Some([width] | [1, width]) => Ok(*width as usize),
+        Some([width] | [1, width]) if *width > 0 => Ok(*width as usize),
         Some(other) => Err(Refusal::Shape(format!("{other:?}"))),
         None => Err(Refusal::Shape(format!("{} dimensions", output.dim()))),
     }

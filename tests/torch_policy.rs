@@ -2,35 +2,15 @@
 //! module can fail. The files come from `scripts/fixtures.sh`, or from the directory that ESCAPEMENT_FIXTURES names.
 #![cfg(feature = "torch")]
 
+#[path = "support/fixtures.rs"]
+mod fixtures;
+
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use escapement::policy::{Dimensions, Fault, Policy, PolicyError, Torch};
-
-const OBSERVATION: usize = 32;
-const ACTION: usize = 3;
-
-/// An observation for which the `*_sometimes` modules fail, and one for which they do not.
-const FAULTY: [f32; OBSERVATION] = [2.0; OBSERVATION];
-const GOOD: [f32; OBSERVATION] = [0.5; OBSERVATION];
-
-static FIXTURES: LazyLock<PathBuf> = LazyLock::new(|| {
-    if let Some(directory) = std::env::var_os("ESCAPEMENT_FIXTURES") {
-        return directory.into();
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/fixtures.sh");
-    let output =
-        Command::new(script).stderr(Stdio::inherit()).output().expect("bash runs scripts/fixtures.sh");
-    assert!(output.status.success(), "scripts/fixtures.sh failed");
-    String::from_utf8(output.stdout).expect("a path in UTF-8").trim_end().into()
-});
-
-fn fixture(name: &str) -> PathBuf {
-    FIXTURES.join(name)
-}
+use fixtures::{ACTION, FAULTY, GOOD, OBSERVATION, fixture};
 
 /// Loads a fixture for the widths all of them were made for, on the thread of the caller.
 fn serving(name: &str) -> Torch {

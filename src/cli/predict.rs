@@ -85,7 +85,8 @@ impl Matrix {
             [rows, width] if *width > 0 => (*rows, *width),
             shape => return Err(bad(format!("shape {shape:?}; allowed: [n, observation]"))),
         };
-        let in_memory = |count: u64| usize::try_from(count).map_err(|_| bad(format!("{count} elements are too many")));
+        let in_memory =
+            |count: u64| usize::try_from(count).map_err(|_| bad(format!("{count} elements are too many")));
         let (rows, width) = (in_memory(rows)?, in_memory(width)?);
         if array.order() != npyz::Order::C {
             return Err(bad("Fortran order; allowed: C order".to_owned()));

@@ -35,11 +35,11 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         choose_backend(&mut config, backend)?;
     }
     start_logging(&config.log)?;
-    let emergency = Emergency {
-        panic_code: ExitCode::Internal as i32,
-        bus_error_code: ExitCode::BusError as i32,
-    };
-    emergency.install().map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
+    let emergency =
+        Emergency { panic_code: ExitCode::Internal as i32, bus_error_code: ExitCode::BusError as i32 };
+    emergency
+        .install()
+        .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
     Ok(match daemon::run(&config)? {
         End::Stopped => ExitCode::Ok,
         End::Halted(_) => ExitCode::Halted,
@@ -50,7 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
 
 fn choose_backend(config: &mut AgentConfig, backend: Backend) -> Result<(), Failure> {
     if config.policy.source == PolicySource::Null && backend != Backend::Null {
-        let message = format!("--backend {}: the configuration names no policy to run with it", backend.name());
+        let message =
+            format!("--backend {}: the configuration names no policy to run with it", backend.name());
         return Err(Failure::new(ExitCode::Usage, message));
     }
     if backend == Backend::Null {

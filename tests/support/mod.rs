@@ -111,7 +111,8 @@ impl Agent {
             }
             let header = self.attach(RingFile::Actions)?.header();
             let (state, _) = header.state();
-            (header.epoch() > epoch_before.saturating_sub(1) && state == AgentState::Armed.number()).then_some(())
+            (header.epoch() > epoch_before.saturating_sub(1) && state == AgentState::Armed.number())
+                .then_some(())
         });
         process
     }

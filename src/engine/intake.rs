@@ -50,7 +50,8 @@ impl Intake {
     }
 
     /// Compares how far the sequence moved with how far the position moved: observations that this side skipped on
-    /// purpose are no gap of the feed's.
+    /// purpose are no gap of the feed's. (A feed that restarted within a skipped stretch shows as a break all the same:
+    /// its restart flag was never read.)
     #[inline]
     fn follow(&mut self, frame: &Frame<'_>) -> Option<Reason> {
         let sequence = frame.header.sequence;
@@ -60,14 +61,17 @@ impl Intake {
             return None;
         }
         let moved = frame.position.wrapping_sub(last_position);
-        if sequence == last_sequence.wrapping_add(moved) {
+        let due = last_sequence.wrapping_add(moved);
+        if sequence == due {
             None
         } else if sequence == last_sequence {
             Some(Reason::SequenceDuplicate)
-        } else if sequence < last_sequence {
-            Some(Reason::SequenceReordered)
-        } else {
+        } else if sequence > due {
             Some(Reason::SequenceGap)
+        } else {
+            // Lower than the observation before, or, where some between were skipped, than the number that was due:
+            // then numbers came back among the skipped ones, and none is missing.
+            Some(Reason::SequenceReordered)
         }
     }
 }

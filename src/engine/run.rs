@@ -29,16 +29,25 @@ const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
 const DISCIPLINE_AT_LATEST: Nanos = Nanos::from_millis(1_000);
 
 /// Runs the engine on the calling thread until it halts or is told to end.
+///
+/// While it runs, this thread is the only writer of the state word: it says `draining` and `halted` itself. What comes
+/// before (`armed`) and after (`stopped`) is for whoever starts and ends the loop.
 pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &CommandWord) -> RunEnd {
     // The real-time boundary: from here on nothing of ours allocates, locks, logs or faults.
     let _flush = FlushDenormals::enter();
     let mut idle = Idle::new(strategy);
     let mut beaten = Nanos(0);
     let mut disciplined = engine.clock().now();
+    let mut draining = false;
     loop {
         let command = commands.get();
         match command {
-            Command::Run | Command::Drain => {}
+            Command::Run => {}
+            Command::Drain if draining => {}
+            Command::Drain => {
+                engine.announce_drain();
+                draining = true;
+            }
             Command::Stop => return RunEnd::Stopped,
             Command::Halt => {
                 engine.halt(Reason::Operator);

@@ -52,6 +52,9 @@ pub enum EngineError {
         /// Observations released.
         released: u64,
     },
+    /// The last record in the action ring is not what a daemon committed.
+    #[error("the last record of the action ring is damaged: its checksum does not match")]
+    LastActionDamaged,
 }
 
 /// What a tick did.
@@ -121,7 +124,7 @@ impl<C: Clock> Engine<C> {
         assert_eq!(settings.action_bounds.dimension(), dimensions.action);
         assert_eq!(settings.safe_default.len(), dimensions.action);
         assert_eq!(settings.neutral.len(), dimensions.action);
-        let last = resume(&mut observations, &actions)?;
+        let last = resume(&mut observations, &actions, dimensions.action)?;
         Ok(Self {
             clock,
             observation: vec![0.0; dimensions.observation].into(),
@@ -267,10 +270,20 @@ impl<C: Clock> Engine<C> {
         }
     }
 
-    /// Halts without an observation: a person said so, or the loop found a reason.
+    /// Halts without an observation: a person said so, or the loop found a reason. The first reason stands.
     pub fn halt(&mut self, reason: Reason) {
-        self.action_header.set_state(AgentState::Halted.number(), reason.number().into());
-        self.halted.get_or_insert(reason);
+        if self.halted.is_none() {
+            self.action_header.set_state(AgentState::Halted.number(), reason.number().into());
+            self.halted = Some(reason);
+        }
+    }
+
+    /// Tells the gateway that what waits is still answered, and nothing after it. It is said on this thread because the
+    /// state word has one writer while the engine runs: from another thread it could overwrite a halt.
+    pub(super) fn announce_drain(&self) {
+        if self.halted.is_none() {
+            self.action_header.set_state(AgentState::Draining.number(), Reason::None.number().into());
+        }
     }
 
     /// Tells both neighbours that this side is alive.
@@ -396,11 +409,22 @@ fn commit(mut claim: Claim<'_>, header: ActionHeader, payload: &[f32], outcome: 
     claim.commit();
 }
 
-/// Finds out what the last daemon answered, and releases that observation if it did not get to it.
-fn resume(observations: &mut Consumer, actions: &Producer) -> Result<Option<(u64, u64)>, EngineError> {
+/// Finds out what the last daemon answered, and releases that observation if it did not get to it. Gives the sequence
+/// and position that the next observation follows.
+fn resume(
+    observations: &mut Consumer,
+    actions: &Producer,
+    action_dimension: usize,
+) -> Result<Option<(u64, u64)>, EngineError> {
     let mut last = ActionHeader::default();
     if !actions.read_last(0, last.as_mut_bytes()) {
         return Ok(None);
+    }
+    // The gateway's process can write to this ring, so what recovery goes by is checked like anything else in it.
+    let mut payload = vec![0.0f32; action_dimension];
+    actions.read_last(ActionHeader::BYTES, payload.as_mut_bytes());
+    if !last.is_whole(&payload) {
+        return Err(EngineError::LastActionDamaged);
     }
     let released = observations.position();
     if last.position > released {
@@ -412,5 +436,7 @@ fn resume(observations: &mut Consumer, actions: &Producer) -> Result<Option<(u64
             None => return Err(EngineError::NotAPair { answered: last.position, released }),
         }
     }
-    Ok(Some((last.sequence, last.position)))
+    // The sequence of a torn frame says nothing about the next one.
+    let believed = last.reason != Reason::ObservationTorn.number();
+    Ok(believed.then_some((last.sequence, last.position)))
 }

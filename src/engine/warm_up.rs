@@ -100,7 +100,8 @@ impl Observations {
             let (low, high) = bounds.of(index);
             let share = self.uniform();
             *value = if low.is_finite() && high.is_finite() {
-                low + (high - low) * share
+                // Not low + (high - low) * share: the difference of two finite limits may be infinite.
+                low * (1.0 - share) + high * share
             } else {
                 (2.0 * share - 1.0).clamp(low, high)
             };

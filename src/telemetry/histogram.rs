@@ -48,15 +48,15 @@ impl Histogram {
         self.inner.percentile_below(limit_ns) / 100.0
     }
 
-    /// A latency such that the given share of samples, 0 to 1, is at most that long.
+    /// A latency such that the given share of samples, 0 to 1, is at most that long; never more than the largest
+    /// sample, because a bucket's upper edge may lie beyond it.
     pub fn quantile_ns(&self, share: f64) -> u64 {
-        self.inner.value_at_quantile(share)
+        self.inner.value_at_quantile(share).min(self.inner.max())
     }
 
-    /// The figures of the reports. Every one is at most the largest sample: a bucket's upper edge may lie beyond it.
+    /// The figures of the reports.
     pub fn percentiles(&self) -> Percentiles {
-        let max = self.inner.max();
-        let at = |share| self.inner.value_at_quantile(share).min(max);
+        let at = |share| self.quantile_ns(share);
         Percentiles {
             count: self.inner.len(),
             min: if self.inner.is_empty() { 0 } else { self.inner.min() },
@@ -64,7 +64,7 @@ impl Histogram {
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max,
+            max: self.inner.max(),
         }
     }
 

@@ -1,0 +1,112 @@
+//! What the engine itself costs a tick: the policy returns at once, 32 features in, 3 actions out.
+//!
+//! `cargo bench --bench engine [-- --core N --ticks N]`. Prints percentiles, maximum and sample count; gates on nothing.
+//! Under `cargo test --benches` it runs small.
+//!
+//! Two views of the same ticks. *Inside* is `ts_commit_ns - ts_peek_ns` of the tick records: what the deadline sees,
+//! at the clock's own resolution, and without what follows the verdict. *Outside* is the time of a whole batch of
+//! ticks on prefilled rings divided by their number: everything that a tick does, less what the processor overlaps
+//! between two. The last tick of a batch finds the ring empty and is part of the cost.
+
+#[path = "../tests/heap_engine/mod.rs"]
+mod heap_engine;
+
+use escapement::clock::{Clock, MachineClock};
+use escapement::policy::Null;
+use escapement::telemetry::{Histogram, Percentiles};
+use escapement::wire;
+use heap_engine::{CAPACITY, Checked, DIMENSIONS, HeapEngine};
+use std::hint::black_box;
+
+/// Ticks of a full run, and of a small one.
+const TICKS: u64 = 2_000_000;
+const TICKS_SMALL: u64 = 20_000;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value_of = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        let text = arguments.get(at + 1).unwrap_or_else(|| panic!("{name} needs a number"));
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} {text}: not a number")))
+    };
+    let full = arguments.iter().any(|argument| argument == "--bench");
+    let ticks = value_of("--ticks").unwrap_or(if full { TICKS } else { TICKS_SMALL });
+    let core = pin(value_of("--core"));
+
+    let clock = MachineClock::new();
+    println!("clock {}, core {core}, {ticks} ticks, times in ns", clock.name());
+    println!("{:<28} {:>6} {:>6} {:>7} {:>9} {:>10}", "", "p50", "p99", "p99.9", "max", "count");
+    for (name, checked) in [("no checksum", Checked::No), ("feed checksums", Checked::Yes)] {
+        let (inside, outside) = measure(&clock, checked, ticks);
+        row(&format!("peek to commit, {name}"), inside);
+        row(&format!("batch / ticks, {name}"), outside);
+    }
+    parts(&clock, ticks);
+}
+
+/// Pins the thread to a core: the one asked for, else the last one allowed.
+fn pin(core: Option<u64>) -> String {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let chosen = match core {
+        Some(id) => allowed.into_iter().find(|candidate| candidate.id as u64 == id),
+        None => allowed.into_iter().next_back(),
+    };
+    match chosen {
+        Some(chosen) if core_affinity::set_for_current(chosen) => chosen.id.to_string(),
+        _ => "not pinned".to_owned(),
+    }
+}
+
+fn measure(clock: &MachineClock, checked: Checked, ticks: u64) -> (Percentiles, Percentiles) {
+    let mut rig = HeapEngine::new(Box::new(Null::new(DIMENSIONS)));
+    let (mut inside, mut outside) = (Histogram::new(), Histogram::new());
+    let batches = ticks.div_ceil(CAPACITY);
+    let warm_up = batches.div_ceil(10);
+    for batch in 0..warm_up + batches {
+        rig.fill(checked);
+        let begun = clock.now();
+        let answered = rig.answer_all();
+        let ended = clock.now();
+        assert_eq!(answered, CAPACITY, "every observation is answered");
+        rig.engine.discipline_clock();
+        let measured = batch >= warm_up;
+        if measured {
+            outside.record(ended.since(begun).0 / CAPACITY);
+        }
+        rig.drain(|record| {
+            if measured {
+                inside.record(record.ts_commit_ns - record.ts_peek_ns);
+            }
+        });
+    }
+    (inside.percentiles(), outside.percentiles())
+}
+
+/// What single parts of a tick cost, as batches of a thousand, so that a change can be told from noise.
+fn parts(clock: &MachineClock, ticks: u64) {
+    let rounds = (ticks / 1000).clamp(20, 1000);
+    let part = |name: &str, mut body: Box<dyn FnMut() + '_>| {
+        let mut histogram = Histogram::new();
+        for _ in 0..rounds {
+            let begun = clock.now();
+            for _ in 0..1000 {
+                body();
+            }
+            histogram.record(clock.now().since(begun).0 / 1000);
+        }
+        row(name, histogram.percentiles());
+    };
+    part("one clock read", Box::new(|| _ = black_box(clock.now())));
+    let (header, action) = (vec![1u8; 76], vec![2u8; 12]);
+    let checksum = |header: &[u8], payload: &[u8]| {
+        black_box(wire::checksum(black_box(header), black_box(payload)));
+    };
+    part("checksum of an action", Box::new(|| checksum(&header, &action)));
+    let observation = vec![3u8; 4 * DIMENSIONS.observation];
+    part("checksum of an observation", Box::new(|| checksum(&header[..28], &observation)));
+}
+
+fn row(name: &str, figures: Percentiles) {
+    let Percentiles { p50, p99, p999, max, count, .. } = figures;
+    println!("{name:<28} {p50:>6} {p99:>6} {p999:>7} {max:>9} {count:>10}");
+}

@@ -383,10 +383,6 @@ impl Supervisor<'_> {
         if self.stop_by.is_some() {
             return;
         }
-        let (state, _) = self.action_header.state();
-        if AgentState::from_number(state) == Some(AgentState::Armed) {
-            self.action_header.set_state(AgentState::Draining.number(), 0);
-        }
         self.service.stopping("draining");
         tracing::info!("draining");
         self.commands.request(Command::Drain);

@@ -4,7 +4,6 @@
 //! systemd unit lists those that must not be answered by a restart.
 
 use crate::daemon::DaemonError;
-use crate::engine::EngineError;
 use crate::host::DirectoryError;
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;

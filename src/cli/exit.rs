@@ -146,8 +146,7 @@ impl From<DaemonError> for Failure {
         let code = match error {
             DaemonError::Directory(error) => return error.into(),
             DaemonError::Policy(error) => return error.into(),
-            DaemonError::Engine(EngineError::Violation(_) | EngineError::NotAPair { .. })
-            | DaemonError::Rings(_) => ExitCode::Protocol,
+            DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,
             DaemonError::Strict(_) => ExitCode::Permission,
             DaemonError::System { .. } => ExitCode::Temporary,
         };

@@ -6,6 +6,7 @@
 pub mod exit;
 
 mod check;
+mod npy;
 mod predict;
 mod run;
 

@@ -11,12 +11,10 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
+use super::npy::Matrix;
 use crate::denormals::FlushDenormals;
 use crate::policy::{Backend, Policy, PolicyFile, Widths};
-use npyz::WriterBuilder;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Run a policy over recorded observations
 #[derive(Debug, clap::Args)]
@@ -66,57 +64,4 @@ fn predict(policy: &mut dyn Policy, observations: &Matrix) -> Result<Matrix, Fai
         })?;
     }
     Ok(Matrix { rows: observations.rows, width, values })
-}
-
-/// A float32 matrix, row by row.
-struct Matrix {
-    rows: usize,
-    width: usize,
-    values: Vec<f32>,
-}
-
-impl Matrix {
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let bad = |reason: String| Failure::new(ExitCode::Usage, format!("{}: {reason}", path.display()));
-        let file = File::open(path).map_err(|error| Failure::from_io(path, &error))?;
-        let array = npyz::NpyFile::new(BufReader::new(file))
-            .map_err(|error| bad(format!("not a .npy file: {error}")))?;
-        let (rows, width) = match array.shape() {
-            [rows, width] if *width > 0 => (*rows, *width),
-            shape => return Err(bad(format!("shape {shape:?}; allowed: [n, observation]"))),
-        };
-        let in_memory =
-            |count: u64| usize::try_from(count).map_err(|_| bad(format!("{count} elements are too many")));
-        let (rows, width) = (in_memory(rows)?, in_memory(width)?);
-        if array.order() != npyz::Order::C {
-            return Err(bad("Fortran order; allowed: C order".to_owned()));
-        }
-        let descriptor = array.dtype().descr();
-        let values = array
-            .into_vec::<f32>()
-            .map_err(|error| bad(format!("dtype {descriptor}: {error}; allowed: float32 ('<f4')")))?;
-        Ok(Self { rows, width, values })
-    }
-
-    /// Writes beside the target and renames, so that a full disk leaves no half of a file.
-    fn write(&self, path: &Path) -> Result<(), Failure> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        self.write_to(&temporary)
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .map_err(|error| Failure::from_io(path, &error))
-    }
-
-    fn write_to(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&[self.rows as u64, self.width as u64])
-            .writer(&mut file)
-            .begin_nd()?;
-        writer.extend(self.values.iter().copied())?;
-        writer.finish()?;
-        file.flush()
-    }
 }

@@ -60,6 +60,11 @@ pub struct PolicyFile {
     sha256: [u8; 32],
 }
 
+/// The TorchScript file that a path means: itself, or the one in a bundle directory.
+pub fn policy_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("policy.pt") } else { path.to_owned() }
+}
+
 /// The largest policy file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
@@ -69,7 +74,7 @@ impl PolicyFile {
     /// # Errors
     /// When it cannot be read, or is larger than a policy can be (1 GiB).
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
-        let path = if path.is_dir() { path.join("policy.pt") } else { path.to_owned() };
+        let path = policy_file(path);
         let unreadable = |source| PolicyError::Unreadable { path: path.clone(), source };
         let length = std::fs::metadata(&path).map_err(unreadable)?.len();
         if length > MAX_FILE_BYTES {

@@ -15,7 +15,7 @@ mod null;
 #[cfg(feature = "torch")]
 mod torch;
 
-pub use backend::{Backend, PolicyFile, Widths};
+pub use backend::{Backend, PolicyFile, Widths, policy_file};
 pub use error::{Fault, PolicyError};
 pub use null::Null;
 #[cfg(feature = "torch")]

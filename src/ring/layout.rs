@@ -37,7 +37,8 @@ const BUNDLE_HASH: usize = 656;
 
 const MAGIC: [u8; 8] = *b"ESCPRING";
 const DTYPE_F32: u32 = 1;
-const MAX_SLOT_SIZE: u32 = 1 << 16;
+/// The largest slot, in bytes.
+pub const MAX_SLOT_SIZE: u32 = 1 << 16;
 
 /// What distinguishes one ring from another: fixed when it is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,5 +26,5 @@ pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings};
 pub use tick::{Engine, EngineError, Parts, Progress};
 pub use warm_up::{WarmUp, WarmUpSpec, made_up_observations};
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -1,7 +1,7 @@
 //! The text as a tree with places, read key by key. What is read is noted, so that one walk at the end finds every
 //! key that nobody asked for; what is wrong is noted too, so that one run reports all of it.
 
-use super::error::{Problem, one_line};
+use super::error::{ConfigError, Problem, one_line};
 use super::rule::{Allowed, Node, Place, Rule};
 use std::cell::RefCell;
 use std::path::Path;
@@ -69,7 +69,7 @@ pub(super) struct Table<'d, 't> {
 impl<'t> Document<'t> {
     /// Parses the text. A text that is not TOML gives the first place where it is not: what follows such a place
     /// cannot be understood.
-    pub(super) fn parse(text: &'t str, file: &'t Path) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &'t str, file: &'t Path) -> Result<Self, ConfigError> {
         let (root, mut errors) = DeTable::parse_recoverable(text);
         errors.sort_by_key(|error| error.span().map_or(text.len(), |place| place.start));
         let document = Self {
@@ -89,7 +89,7 @@ impl<'t> Document<'t> {
                     .map_or(1, |before| before.rsplit('\n').next().unwrap_or_default().chars().count() + 1);
                 let what = format!("not TOML at column {column}: {}", one_line(error.message()));
                 let line = 1 + line_breaks(text, 0..at);
-                Err(Problem { file: file.to_owned(), line, key: None, value: None, what, allowed: None })
+                Err(ConfigError::unintelligible(file, line, what))
             }
         }
     }

@@ -8,7 +8,7 @@
 //!   observation  32 features; ring of 4096 slots of 192 bytes; every one is answered; a sequence break gives the safe default
 //!   ...
 //! $ escapement check -c wrong.toml; echo $?
-//! escapement: wrong.toml:120: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
+//! escapement: wrong.toml:113: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
 //! 78
 //! ```
 //! With `--json`, the configuration with every default filled in, under the names of the file's own keys; what is not

@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Characters of a value that a message shows.
+/// Characters of a key or value that a message shows.
 const SHOWN_CHARACTERS: usize = 60;
 /// Problems that are reported. More of them say nothing more about a file, and a hostile one may have any number.
 const REPORTED_PROBLEMS: usize = 50;
@@ -146,13 +146,7 @@ impl<'t> Document<'t> {
     /// begins with its name.
     pub(super) fn written(&self, place: &Place) -> Option<String> {
         let text = self.text.get(place.clone()).filter(|text| !text.is_empty())?;
-        let flat = one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "));
-        if flat.chars().count() <= SHOWN_CHARACTERS {
-            return Some(flat);
-        }
-        let mut short: String = flat.chars().take(SHOWN_CHARACTERS).collect();
-        short.push('…');
-        Some(short)
+        Some(shortened(&text.split_whitespace().collect::<Vec<_>>().join(" ")))
     }
 
     /// Whether nothing wrong was found so far.
@@ -186,7 +180,7 @@ impl<'t> Document<'t> {
             let is_table = node.get_ref().is_table();
             let value = if is_table { None } else { self.written(&node.span()) };
             let what = format!("unknown {}{hint}", if is_table { "table" } else { "key" });
-            self.note(&one_line(&path), name.span().start, value, what, Some(here.join(", ")));
+            self.note(&shortened(&path), name.span().start, value, what, Some(here.join(", ")));
         }
     }
 
@@ -269,6 +263,15 @@ impl<'d, 't> Table<'d, 't> {
             }
         }
     }
+}
+
+/// The text on one line, cut off where it would fill a screen.
+fn shortened(text: &str) -> String {
+    let mut shown = one_line(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
+    if text.chars().nth(SHOWN_CHARACTERS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 fn line_breaks(text: &str, place: Place) -> usize {

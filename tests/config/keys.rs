@@ -96,6 +96,9 @@ fn a_bad_value_is_refused_with_line_key_value_and_range() {
             assert_eq!(problem.line, draft.line_of(&key.path), "{told:?}");
             let shown = problem.value.as_deref().expect("the value is shown");
             assert!(value.contains(shown) || shown.ends_with('…'), "{told:?}");
+            if value.contains("nan") {
+                assert_eq!(problem.what, "not a number");
+            }
             let line = problem.to_string();
             let begins = format!("{FILE}:{}: {}", problem.line, key.path);
             assert!(line.starts_with(&begins) && line.contains(&format!(" = {shown}: ")), "{line}");
@@ -274,6 +277,8 @@ fn everything_wrong_is_told_in_the_order_of_the_file() {
 
     let many: String = (0..10_000).map(|index| format!("unknown_{index} = 1\n")).collect();
     assert_eq!(problems(&many).len(), 50);
+    let long = problems(&format!("{} = {:?}\n", "k".repeat(10_000), "v".repeat(10_000)));
+    assert!(long.iter().all(|problem| problem.to_string().len() < 300), "a line is no page");
 }
 
 #[test]

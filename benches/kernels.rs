@@ -61,14 +61,28 @@ mod x86 {
                 let activation = if last { Activation::Identity } else { activation };
                 let (inputs, outputs) = (pair[0], pair[1]);
                 let bias = weights(outputs, inputs);
-                Dense::pack(isa, precision, &weights(inputs * outputs, inputs), Some(&bias), inputs, outputs, activation)
+                Dense::pack(
+                    isa,
+                    precision,
+                    &weights(inputs * outputs, inputs),
+                    Some(&bias),
+                    inputs,
+                    outputs,
+                    activation,
+                )
             })
             .collect();
         let input = weights(sizes[0], 1);
         let mut values: Vec<Vec<f32>> = sizes[1..].iter().map(|&size| vec![0.0; size]).collect();
         let shape: Vec<String> = sizes.iter().map(ToString::to_string).collect();
         Row {
-            name: format!("MLP {} {} {} {}", shape.join("-"), activation.name(), isa.name(), precision.name()),
+            name: format!(
+                "MLP {} {} {} {}",
+                shape.join("-"),
+                activation.name(),
+                isa.name(),
+                precision.name()
+            ),
             multiply_adds: layers.iter().map(Dense::multiply_adds).sum(),
             weight_bytes: layers.iter().map(Dense::weight_bytes).sum(),
             call: Box::new(move || {

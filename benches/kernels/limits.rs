@@ -112,10 +112,26 @@ macro_rules! probes {
 }
 
 probes!(
-    "avx512f,avx512dq", load_512, multiply_512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_or_ps, _mm512_set1_ps,
-    _mm512_fmadd_ps, __m512
+    "avx512f,avx512dq",
+    load_512,
+    multiply_512,
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_or_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    __m512
 );
 probes!(
-    "avx2,fma", load_256, multiply_256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_or_ps, _mm256_set1_ps,
-    _mm256_fmadd_ps, __m256
+    "avx2,fma",
+    load_256,
+    multiply_256,
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_or_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    __m256
 );

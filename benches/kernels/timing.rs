@@ -27,7 +27,8 @@ impl Timer {
         let (start, ticks) = (Instant::now(), now());
         while start.elapsed() < Duration::from_millis(50) {}
         let ticks_per_ns = (now() - ticks) as f64 / start.elapsed().as_nanos() as f64;
-        let mut empty: Vec<u64> = (0..10_000).map(|_| (now(), now())).map(|(start, end)| end - start).collect();
+        let mut empty: Vec<u64> =
+            (0..10_000).map(|_| (now(), now())).map(|(start, end)| end - start).collect();
         empty.sort_unstable();
         Self { ticks_per_ns, overhead: empty[empty.len() / 2] }
     }

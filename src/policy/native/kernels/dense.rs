@@ -7,7 +7,7 @@ use super::activation::{Activation, Pointwise, pointwise as p};
 use super::elementwise::activate_in_place;
 use super::isa::{Isa, Precision};
 use super::lanes::{Kernel, Lanes};
-use super::panel::{accumulate, accumulate_rows, dot};
+use super::panel::{Block, dot, multiply_rows};
 use super::storage::{Aligned, Half, Single, Stored, pack_panel, pack_rows};
 
 /// A packed layer.
@@ -272,39 +272,8 @@ impl<S: Stored, F: Pointwise> Run<'_, S, F> {
         // SAFETY: the panel's weights and bias are stored in full; each row has `inputs` inputs, and `valid` outputs
         // from the panel's first one on.
         unsafe {
-            let mut row = 0;
-            while row + 4 <= self.rows {
-                let rows = input.add(row * inputs);
-                let mut k = 0;
-                // Two vectors of outputs by four rows are eight sums.
-                while k + 2 <= K {
-                    let mut sums =
-                        [[l.load(at.bias.add(k * L::LANES)), l.load(at.bias.add((k + 1) * L::LANES))]; 4];
-                    let weights = at.weights.add(k * L::LANES);
-                    accumulate_rows::<L, S, 2, 4>(l, weights, K * L::LANES, rows, inputs, inputs, &mut sums);
-                    for (r, sums) in sums.iter().enumerate() {
-                        let output = at.output.add((row + r) * outputs + k * L::LANES);
-                        store_panel(l, self.f, output, valid.saturating_sub(k * L::LANES), sums);
-                    }
-                    k += 2;
-                }
-                if k < K {
-                    let mut sums = [[l.load(at.bias.add(k * L::LANES))]; 4];
-                    let weights = at.weights.add(k * L::LANES);
-                    accumulate_rows::<L, S, 1, 4>(l, weights, K * L::LANES, rows, inputs, inputs, &mut sums);
-                    for (r, sums) in sums.iter().enumerate() {
-                        let output = at.output.add((row + r) * outputs + k * L::LANES);
-                        store_panel(l, self.f, output, valid.saturating_sub(k * L::LANES), sums);
-                    }
-                }
-                row += 4;
-            }
-            while row < self.rows {
-                let mut sums = load_panel::<L, K>(l, at.bias);
-                accumulate::<L, S, K>(l, at.weights, input.add(row * inputs), inputs, &mut sums);
-                store_panel(l, self.f, at.output.add(row * outputs), valid, &sums);
-                row += 1;
-            }
+            let block = Block { weights: at.weights, bias: at.bias, inputs, valid };
+            multiply_rows::<L, S, F, K>(l, self.f, &block, self.rows, input, at.output, outputs);
             at.weights = at.weights.add(S::steps(inputs) * K * L::LANES);
             at.bias = at.bias.add(valid);
             at.output = at.output.add(valid);
@@ -332,46 +301,5 @@ impl<S: Stored, F: Pointwise> Run<'_, S, F> {
             at.output = at.output.add(R);
         }
         at.left -= R;
-    }
-}
-
-/// # Safety
-/// `source` is valid for reading `K` vectors.
-#[inline(always)]
-pub(super) unsafe fn load_panel<L: Lanes, const K: usize>(l: L, source: *const f32) -> [L::Vector; K] {
-    let mut vectors = [l.splat(0.0); K];
-    for (k, vector) in vectors.iter_mut().enumerate() {
-        // SAFETY: vector `k` is below `K`.
-        *vector = unsafe { l.load(source.add(k * L::LANES)) };
-    }
-    vectors
-}
-
-/// Applies the activation to a panel's sums and writes the outputs that exist.
-///
-/// # Safety
-/// `target` is valid for writing `valid` values, or `K` vectors where `valid` is more.
-#[inline(always)]
-unsafe fn store_panel<L: Lanes, F: Pointwise, const K: usize>(
-    l: L,
-    f: F,
-    target: *mut f32,
-    valid: usize,
-    sums: &[L::Vector; K],
-) {
-    let mut results = *sums;
-    for result in &mut results {
-        *result = f.apply(l, *result);
-    }
-    for (k, &result) in results.iter().enumerate() {
-        let first = k * L::LANES;
-        // SAFETY: whole vectors end within `valid`; a last one that does not is cut off there.
-        unsafe {
-            if first + L::LANES <= valid {
-                l.store(target.add(first), result);
-            } else if first < valid {
-                l.store_first(target.add(first), valid - first, result);
-            }
-        }
     }
 }

@@ -51,8 +51,15 @@ impl Kernel for Map {
 
     #[inline(always)]
     fn vector<L: Lanes>(self, l: L) {
-        // SAFETY: the pointers are valid for `len` values, as `map` demands.
-        with_pointwise!(self.activation, |f| unsafe { map(l, f, self.input, self.output, self.len) }, ());
+        with_pointwise!(self.activation, |f| self.by_vector(l, f), ());
+    }
+}
+
+impl Map {
+    #[inline(always)]
+    fn by_vector<L: Lanes, F: Pointwise>(self, l: L, f: F) {
+        // SAFETY: the pointers are valid for `len` values, as `activate_raw` demands.
+        unsafe { map(l, f, self.input, self.output, self.len) }
     }
 }
 

@@ -21,12 +21,17 @@ mod avx512;
 mod dense;
 mod elementwise;
 mod functions;
+mod gru;
 mod isa;
 mod lanes;
+mod lstm;
 mod panel;
+mod recurrent;
 mod storage;
 
 pub use activation::Activation;
 pub use dense::Dense;
 pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
+pub use gru::Gru;
 pub use isa::{Isa, Precision};
+pub use lstm::Lstm;

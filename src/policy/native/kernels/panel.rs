@@ -4,6 +4,7 @@
 //! needed to keep the units busy. A wide panel has them by its width; a narrow one gets them by splitting the inputs
 //! into streams that are added up at the end.
 
+use super::activation::Pointwise;
 use super::lanes::Lanes;
 use super::storage::Stored;
 
@@ -191,4 +192,145 @@ unsafe fn dot_block<L: Lanes, S: Stored, const R: usize>(
             *sum = l.mul_add(second, high, *sum);
         }
     }
+}
+
+/// A panel of weights, its bias, and how many of its outputs exist.
+pub(super) struct Block {
+    pub weights: *const f32,
+    pub bias: *const f32,
+    pub inputs: usize,
+    pub valid: usize,
+}
+
+/// `f(panel * row + bias)` for rows of input that follow one another, to rows of output `stride` values apart.
+///
+/// # Safety
+/// The panel holds `S::steps(inputs)` steps of `K` vectors and `K` vectors of bias; `input` is valid for reading
+/// `rows * inputs` values, `output` for writing `valid` values at each of `rows` places `stride` values apart.
+#[inline(always)]
+pub(super) unsafe fn multiply_rows<L: Lanes, S: Stored, F: Pointwise, const K: usize>(
+    l: L,
+    f: F,
+    panel: &Block,
+    rows: usize,
+    input: *const f32,
+    output: *mut f32,
+    stride: usize,
+) {
+    let mut row = 0;
+    while row + 4 <= rows {
+        let mut k = 0;
+        // SAFETY: four rows from `row` on exist, and vectors from `k` on as many as each call takes.
+        unsafe {
+            let (input, output) = (input.add(row * panel.inputs), output.add(row * stride));
+            while k + 4 <= K && L::LANES == 16 {
+                four_rows::<L, S, F, K, 4>(l, f, panel, k, input, output, stride);
+                k += 4;
+            }
+            while k + 2 <= K {
+                four_rows::<L, S, F, K, 2>(l, f, panel, k, input, output, stride);
+                k += 2;
+            }
+            if k < K {
+                four_rows::<L, S, F, K, 1>(l, f, panel, k, input, output, stride);
+            }
+        }
+        row += 4;
+    }
+    while row < rows {
+        // SAFETY: row `row` exists, the panel is whole.
+        unsafe {
+            let mut sums = load_panel::<L, K>(l, panel.bias);
+            accumulate::<L, S, K>(l, panel.weights, input.add(row * panel.inputs), panel.inputs, &mut sums);
+            store_panel(l, f, output.add(row * stride), panel.valid, &sums);
+        }
+        row += 1;
+    }
+}
+
+/// Vectors `first` to `first + N` of a panel for four rows: `4 N` sums, each weight loaded once.
+///
+/// # Safety
+/// As [`multiply_rows`] for four rows, with `first + N <= K`.
+#[inline(always)]
+unsafe fn four_rows<L: Lanes, S: Stored, F: Pointwise, const K: usize, const N: usize>(
+    l: L,
+    f: F,
+    panel: &Block,
+    first: usize,
+    input: *const f32,
+    output: *mut f32,
+    stride: usize,
+) {
+    let skipped = first * L::LANES;
+    // SAFETY: `N` vectors from `first` on lie within the panel; outputs beyond `valid` are not written.
+    unsafe {
+        let mut sums = [load_panel::<L, N>(l, panel.bias.add(skipped)); 4];
+        let weights = panel.weights.add(skipped);
+        accumulate_rows::<L, S, N, 4>(l, weights, K * L::LANES, input, panel.inputs, panel.inputs, &mut sums);
+        for (r, sums) in sums.iter().enumerate() {
+            store_panel(l, f, output.add(r * stride + skipped), panel.valid.saturating_sub(skipped), sums);
+        }
+    }
+}
+
+/// # Safety
+/// `source` is valid for reading `K` vectors.
+#[inline(always)]
+pub(super) unsafe fn load_panel<L: Lanes, const K: usize>(l: L, source: *const f32) -> [L::Vector; K] {
+    let mut vectors = [l.splat(0.0); K];
+    for (k, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: vector `k` is below `K`.
+        *vector = unsafe { l.load(source.add(k * L::LANES)) };
+    }
+    vectors
+}
+
+/// Applies the activation to a panel's sums and writes the outputs that exist.
+///
+/// # Safety
+/// `target` is valid for writing `valid` values, or `K` vectors where `valid` is more.
+#[inline(always)]
+unsafe fn store_panel<L: Lanes, F: Pointwise, const K: usize>(
+    l: L,
+    f: F,
+    target: *mut f32,
+    valid: usize,
+    sums: &[L::Vector; K],
+) {
+    let mut results = *sums;
+    for result in &mut results {
+        *result = f.apply(l, *result);
+    }
+    for (k, &result) in results.iter().enumerate() {
+        let first = k * L::LANES;
+        // SAFETY: whole vectors end within `valid`; a last one that does not is cut off there.
+        unsafe {
+            if first + L::LANES <= valid {
+                l.store(target.add(first), result);
+            } else if first < valid {
+                l.store_first(target.add(first), valid - first, result);
+            }
+        }
+    }
+}
+
+/// Reads a vector, or only the `count` values that there are.
+///
+/// # Safety
+/// `source` is valid for reading `count` values, at most `LANES`.
+#[inline(always)]
+pub(super) unsafe fn load_first_or_all<L: Lanes>(l: L, source: *const f32, count: usize) -> L::Vector {
+    // SAFETY: the same demand.
+    unsafe { if count == L::LANES { l.load(source) } else { l.load_first(source, count) } }
+}
+
+/// Writes a vector, or only its first `count` values.
+///
+/// # Safety
+/// `target` is valid for writing `count` values, at most `LANES`.
+#[inline(always)]
+pub(super) unsafe fn store_first_or_all<L: Lanes>(l: L, target: *mut f32, count: usize, vector: L::Vector) {
+    // SAFETY: the same demand.
+    unsafe { if count == L::LANES { l.store(target, vector) } else { l.store_first(target, count, vector) } }
 }

@@ -10,6 +10,7 @@
 //! | `null` | nothing: answers zeros at once, to measure everything around a policy | always |
 
 mod error;
+pub mod native;
 mod null;
 
 pub use error::{Fault, PolicyError};

@@ -46,8 +46,8 @@ impl<'a> Archive<'a> {
 
     fn build_index(&mut self) -> Result<(), Problem> {
         for position in 0..self.zip.len() {
-            let Some(full) = self.zip.name_for_index(position) else {
-                return Err(Problem::malformed(format!("member {position} has no name")));
+            let Some(Ok(full)) = self.zip.name_for_index(position) else {
+                return Err(Problem::malformed(format!("member {position} has no readable name")));
             };
             if full.len() > self.limits.name_bytes {
                 return Err(Problem::malformed(format!(

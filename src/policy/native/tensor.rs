@@ -157,7 +157,7 @@ pub(crate) fn count(shape: &[usize]) -> Option<usize> {
 
 /// Row-major strides of `shape`.
 pub(crate) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for axis in (0..shape.len().saturating_sub(1)).rev() {
         strides[axis] = strides[axis + 1].saturating_mul(shape[axis + 1].max(1));
     }

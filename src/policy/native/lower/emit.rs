@@ -35,8 +35,14 @@ impl Interpreter<'_, '_> {
             self.graph.charge_elements(count(shape), &limits)?;
         }
         self.charge(1)?;
-        // A graph of this one operation over the same constants, compiled and run once.
-        let mut single = Graph { roots: self.graph.roots.clone(), ..Graph::default() };
+        // A graph of this one operation over the constants it reads, compiled and run once.
+        let mut single = Graph::default();
+        let (mut op, mut inputs) = (op, inputs);
+        for view in op.parameters_mut().into_iter().chain(&mut inputs) {
+            let root = self.graph.roots[view.root].clone();
+            view.root = single.roots.len();
+            single.roots.push(root);
+        }
         let views = single.push(op, inputs, results, &place, &limits)?;
         let folded = plan::evaluate(&single, &views)?;
         Ok(folded

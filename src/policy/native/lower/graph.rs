@@ -243,6 +243,25 @@ pub(crate) enum Op {
     MatMul,
 }
 
+impl Op {
+    /// The constants that belong to the operation itself.
+    pub(crate) fn parameters_mut(&mut self) -> Vec<&mut View> {
+        match self {
+            Self::Dense { weights, bias, .. } | Self::Conv1d { weights, bias, .. } => {
+                std::iter::once(weights).chain(bias).collect()
+            }
+            Self::LayerNorm { weight, bias, .. } => weight.iter_mut().chain(bias).collect(),
+            Self::Embedding { table } => vec![table],
+            Self::Lstm { weights } | Self::Gru { weights } => {
+                let RecurrentWeights { input, hidden, bias } = weights;
+                let biases = bias.iter_mut().flat_map(|(a, b)| [a, b]);
+                [input, hidden].into_iter().chain(biases).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvGeometry {
     pub(crate) stride: usize,

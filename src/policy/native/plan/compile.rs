@@ -5,7 +5,7 @@ use super::describe::StepDescription;
 use super::execute::padded;
 use super::step::{Piece, Span, Step};
 use super::{Plan, Target};
-use crate::policy::native::kernels::{Binary, Conv1d, Dense, Gru, Lstm};
+use crate::policy::native::kernels::{Binary, Conv1d, Conv1dShape, Dense, Gru, Lstm};
 use crate::policy::native::lower::graph::{
     BinaryOp, Graph, Node, Op, Origin, RecurrentWeights, UnaryOp, View,
 };
@@ -178,23 +178,20 @@ impl Compiler<'_> {
             Op::Conv1d { weights, bias, geometry, activation } => {
                 let (outputs, per_group, kernel) = (weights.shape[0], weights.shape[1], weights.shape[2]);
                 let bias = bias.as_ref().map(|bias| self.constant(bias)).transpose()?;
-                let layer = Conv1d::pack(
-                    self.target.isa,
-                    &self.constant(weights)?,
-                    bias.as_deref(),
-                    per_group * geometry.groups,
-                    outputs,
+                let shape = Conv1dShape {
+                    in_channels: per_group * geometry.groups,
+                    out_channels: outputs,
                     kernel,
-                    geometry.stride,
-                    geometry.padding,
-                    geometry.dilation,
-                    geometry.groups,
-                    *activation,
-                );
+                    stride: geometry.stride,
+                    padding: geometry.padding,
+                    dilation: geometry.dilation,
+                    groups: geometry.groups,
+                };
+                let weights = self.constant(weights)?;
+                let layer = Conv1d::pack(self.target.isa, &weights, bias.as_deref(), shape, *activation);
                 let length = node.inputs[0].shape[1];
-                let produced = self.graph.roots[node.outputs[0]].len;
-                description.multiply_adds = produced * per_group * kernel;
-                description.weight_bytes = weights.len() * size_of::<f32>();
+                description.multiply_adds = layer.multiply_adds(length);
+                description.weight_bytes = layer.weight_bytes();
                 let input = self.span(&node.inputs[0], Some(node))?;
                 Step::Conv1d { layer, length, input, output: self.output(node) }
             }
@@ -357,8 +354,8 @@ impl Compiler<'_> {
             parts.inputs,
             units,
         );
-        description.multiply_adds = steps * 4 * units * (parts.inputs + units);
-        description.weight_bytes = self.weight_bytes(&parts);
+        description.multiply_adds = steps * layer.multiply_adds();
+        description.weight_bytes = layer.weight_bytes();
         let input = self.span(&node.inputs[0], Some(node))?;
         let h = self.span(&node.inputs[1], Some(node))?;
         let c = self.span(&node.inputs[2], Some(node))?;
@@ -389,8 +386,8 @@ impl Compiler<'_> {
             parts.inputs,
             units,
         );
-        description.multiply_adds = steps * 3 * units * (parts.inputs + units);
-        description.weight_bytes = self.weight_bytes(&parts);
+        description.multiply_adds = steps * layer.multiply_adds();
+        description.weight_bytes = layer.weight_bytes();
         let input = self.span(&node.inputs[0], Some(node))?;
         let h = self.span(&node.inputs[1], Some(node))?;
         let scratch = layer.scratch_len(steps);
@@ -399,13 +396,6 @@ impl Compiler<'_> {
         self.places[node.outputs[1]] = Some((block.buffer, 0));
         self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description);
         Ok(())
-    }
-
-    fn weight_bytes(&self, parts: &RecurrentParts) -> usize {
-        use crate::policy::native::kernels::Precision;
-        let each = if self.target.precision == Precision::Bf16 { 2 } else { 4 };
-        let bias = parts.bias.as_ref().map_or(0, |(input, _)| input.len() * size_of::<f32>());
-        (parts.input.len() + parts.hidden.len()) * each + bias
     }
 
     /// Gives every buffer its place: for good, or from the step that writes it to the last that reads it.

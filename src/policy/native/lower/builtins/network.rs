@@ -71,8 +71,8 @@ fn linear(interpreter: &mut Interpreter<'_, '_>, input: &View, weights: &View, b
     let bias = bias.map(|bias| interpreter.reshape(&bias, &[bias.len()])).transpose()?;
     let bias = bias.map(|bias| interpreter.expand(&bias, &[outputs])).transpose()?;
     let rows = input.len() / inputs.max(1);
-    if inputs == 0 {
-        return mismatch("a linear layer without inputs");
+    if inputs == 0 || outputs == 0 {
+        return mismatch("a linear layer without inputs or outputs");
     }
     let limits = *interpreter.limits();
     interpreter.graph.charge_arithmetic(&[rows, inputs, outputs], &limits)?;
@@ -282,6 +282,8 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
     let span = (kernel.max(1) - 1).checked_mul(geometry.dilation).and_then(|span| span.checked_add(1));
     let padded = geometry.padding.checked_mul(2).and_then(|padding| padding.checked_add(length));
     let fits = kernel > 0
+        && outputs > 0
+        && per_group > 0
         && channels == per_group.saturating_mul(geometry.groups)
         && outputs.is_multiple_of(geometry.groups);
     let (Some(span), Some(padded), true) = (span, padded, fits) else {

@@ -132,7 +132,7 @@ impl Interpreter<'_, '_> {
     /// A tensor or number as an operand.
     pub(super) fn operand(&mut self, value: &Value) -> Step<Operand> {
         Ok(match value {
-            Value::Tensor(id) => Operand { view: self.view(*id)?, literal: false },
+            Value::Tensor(id) => Operand { view: self.view(*id)?, literal: self.is_number(*id) },
             Value::Int(value) => {
                 let view = self.graph.constant(Rc::new(Data::I64(vec![*value])), &[], false);
                 Operand { view, literal: true }

@@ -14,6 +14,7 @@ use crate::policy::native::limits::Limits;
 use crate::policy::native::module::Tree;
 use crate::policy::native::pickle::{Id, Node};
 use crate::policy::native::problem::Problem;
+use crate::policy::native::tensor::{DType, Data};
 use crate::policy::native::source::{
     Expression, ExpressionKind, Function, Library, Statement, StatementKind,
 };
@@ -49,6 +50,9 @@ struct Tensor {
     view: View,
     /// The operator that has overwritten (part of) the elements since; reading them here would give old values.
     overwritten: Option<Rc<str>>,
+    /// A number of the source that TorchScript stored as a constant without dimensions. PyTorch lets its type give
+    /// way, as that of a Python number does.
+    number: bool,
 }
 
 /// An archive opened for lowering. Attributes and source are shared by all attempts.
@@ -136,7 +140,7 @@ impl<'p, 'a> Interpreter<'p, 'a> {
 
     /// Gives `view` a place in the table of tensors.
     pub(super) fn tensor(&mut self, view: View) -> Value {
-        self.tensors.push(Tensor { view, overwritten: None });
+        self.tensors.push(Tensor { view, overwritten: None, number: false });
         Value::Tensor(self.tensors.len() - 1)
     }
 
@@ -147,6 +151,11 @@ impl<'p, 'a> Interpreter<'p, 'a> {
             return unsupported(format!("reads a tensor through a view after {operator} wrote over it in place"));
         }
         Ok(tensor.view.clone())
+    }
+
+    /// Whether a tensor stands for a number of the source.
+    pub(super) fn is_number(&self, id: TensorId) -> bool {
+        self.tensors[id].number
     }
 
     /// Makes `id` stand for `result` from now on, as an operation in place does, and every other view of the
@@ -380,7 +389,6 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         let Some(data) = self.graph.constant_data(&view) else {
             return unsupported("depends on the elements of a tensor, which a fixed plan cannot branch on");
         };
-        use crate::policy::native::tensor::Data;
         Ok(match &*data {
             Data::I64(values) => Value::Int(values[0]),
             Data::Bool(values) => Value::Bool(values[0]),
@@ -568,6 +576,8 @@ impl<'p, 'a> Interpreter<'p, 'a> {
             let view = self.graph.constant(stored.data, &stored.shape, true);
             let value = self.tensor(view);
             if let Value::Tensor(tensor) = value {
+                let constant = source == Source::Constants && stored.shape.is_empty();
+                self.tensors[tensor].number = constant && matches!(self.tensors[tensor].view.dtype, DType::F64 | DType::I64);
                 self.loaded.insert((source, id), tensor);
             }
             return Ok(value);

@@ -18,6 +18,9 @@ mod activation;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod conformance;
+mod conv;
 mod dense;
 mod elementwise;
 mod functions;
@@ -25,13 +28,16 @@ mod gru;
 mod isa;
 mod lanes;
 mod lstm;
+mod normalize;
 mod panel;
 mod recurrent;
 mod storage;
 
 pub use activation::Activation;
+pub use conv::{Conv1d, Shape as Conv1dShape};
 pub use dense::Dense;
 pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
 pub use gru::Gru;
 pub use isa::{Isa, Precision};
 pub use lstm::Lstm;
+pub use normalize::{Softmax, layer_norm, softmax};

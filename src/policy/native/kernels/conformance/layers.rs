@@ -26,7 +26,7 @@ fn scaled(seed: u64, len: usize, fan_in: usize) -> Vec<f32> {
 fn check_dense(rows: usize, inputs: usize, outputs: usize, precision: Precision, activation: Activation) {
     let weights = scaled(1, inputs * outputs, inputs);
     let bias = values(2, outputs);
-    let bias = (inputs % 5 != 0).then_some(&bias[..]);
+    let bias = (!inputs.is_multiple_of(5)).then_some(&bias[..]);
     let input = Guarded::new(&values(3, rows * inputs));
     let mut expected = vec![0.0; rows * outputs];
     Dense::pack(Isa::Scalar, precision, &weights, bias, inputs, outputs, activation).run_rows(

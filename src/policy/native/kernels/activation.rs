@@ -139,6 +139,8 @@ impl Activation {
                 let e = x.min(40.0).exp();
                 if x.is_nan() { x } else { x * (e * (e + 2.0) / (e * (e + 2.0) + 2.0)) }
             }
+            // The limit, also at -∞ itself, where PyTorch multiplies infinity by zero and has NaN.
+            Activation::Gelu if x < -40.0 => 0.0,
             Activation::Gelu => 0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
             Activation::GeluTanh => x / (1.0 + (-GELU_FACTOR * (x + GELU_CUBIC * x * x * x)).exp()),
         }

@@ -91,7 +91,8 @@ pub(super) fn clamp<L: Lanes>(l: L, low: f32, high: f32, x: L::Vector) -> L::Vec
 #[inline(always)]
 pub(super) fn exp_for_quotient<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
     let (power, rest) = exp_parts(l, clamp(l, -88.0, 88.8, x));
-    l.mul_add(power, rest, power)
+    // Not a multiply-add: with an infinite power and a negative remainder that would be infinity less infinity.
+    l.mul(power, l.add(l.splat(1.0), rest))
 }
 
 /// `e^x`.
@@ -110,7 +111,7 @@ pub(super) fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
 /// `e^x - 1`, accurate around zero too.
 #[inline(always)]
 pub(super) fn exp_minus_one<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
-    let (power, rest) = exp_parts(l, clamp(l, -20.0, 88.8, x));
+    let (power, rest) = exp_parts(l, clamp(l, -20.0, 88.0, x));
     l.mul_add(power, rest, l.sub(power, l.splat(1.0)))
 }
 

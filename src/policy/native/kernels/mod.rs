@@ -18,6 +18,8 @@ mod activation;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod conformance;
 mod conv;
 mod dense;
 mod elementwise;

@@ -1,18 +1,323 @@
-//! `escapement check -c FILE`: says whether a configuration is good, without touching the machine.
+//! `escapement check -c FILE`: says whether a configuration is good and what it means, without touching the machine.
+//!
+//! ```text
+//! $ escapement check -c config/agent.toml
+//! config/agent.toml: good
+//!   agent        example, in the directory that systemd makes, else in /dev/shm/escapement; not strict
+//!   policy       config/example.bundle, backend auto
+//!   observation  32 features; ring of 4096 slots of 192 bytes; every one is answered; a sequence break gives the safe default
+//!   ...
+//! $ escapement check -c wrong.toml; echo $?
+//! escapement: wrong.toml:113: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
+//! 78
+//! ```
+//! With `--json`, the configuration with every default filled in, under the names of the file's own keys; what is not
+//! set, and a limit that is infinite, is `null`. A file that is refused gives `{"ok": false, "problems": [...]}`.
 
 use super::CommandResult;
-use super::exit::ExitCode;
-use std::path::PathBuf;
+use super::exit::{ExitCode, Failure};
+use crate::config::{self, AgentConfig, PolicySource, Problem};
+use crate::engine::{Backlog, Bounds, BudgetSpec, IdleStrategy, OnFull, OnGap, OnMiss};
+use crate::policy;
+use crate::wire::{ActionHeader, ObservationHeader};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
-/// Check a configuration file
+/// Check a configuration file and say what it means
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration to check
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+    /// Print JSON: the configuration with every default filled in
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    println!("{}", arguments.config.display());
+    let file = &arguments.config;
+    match config::load(file) {
+        Ok(config) if arguments.json => print(&format!("{:#}\n", as_json(file, &config)))?,
+        Ok(config) => print(&summary(file, &config))?,
+        Err(error) => {
+            if arguments.json {
+                let problems: Vec<_> = error.problems().iter().map(problem_as_json).collect();
+                print(&format!("{:#}\n", json!({ "ok": false, "file": file, "problems": problems })))?;
+            }
+            return Err(error.into());
+        }
+    }
     Ok(ExitCode::Ok)
+}
+
+/// A reader that went away has read enough.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::from_io(Path::new("standard output"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a person should know who thinks that this file is good: it is, but.
+fn notes(config: &AgentConfig) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let PolicySource::Path(path) = &config.policy.source {
+        let file = policy::policy_file(path);
+        if let Err(error) = std::fs::metadata(&file) {
+            notes.push(format!("{}: {error}; `run` will need it", file.display()));
+        }
+    }
+    if !config.settings.enforce {
+        notes.push("deadline.enforce = false: late actions leave".to_owned());
+    }
+    if config.engine.core.is_none() {
+        notes.push(
+            "engine.core is not set: the scheduler may move the engine's thread at any time".to_owned(),
+        );
+    }
+    notes
+}
+
+fn summary(file: &Path, config: &AgentConfig) -> String {
+    let (settings, engine) = (&config.settings, &config.engine);
+    let dimensions = config.dimensions;
+    let mut text = format!("{}: good\n", file.display());
+    let mut line = |name: &str, meaning: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {name:<12} {meaning}");
+    };
+    let root = match &config.root {
+        Some(root) => format!("in {}", root.display()),
+        None => "in the directory that systemd makes, else in /dev/shm/escapement".to_owned(),
+    };
+    line("agent", format!("{}, {root}; {}strict", config.name, if config.strict { "" } else { "not " }));
+    line(
+        "policy",
+        match &config.policy.source {
+            PolicySource::Path(path) => {
+                format!("{}, backend {}", path.display(), config.policy.backend.name())
+            }
+            PolicySource::Null => "none: zeros at once".to_owned(),
+        },
+    );
+    let slot = ObservationHeader::slot_size(dimensions.observation);
+    line(
+        "observation",
+        format!(
+            "{} features; ring of {} slots of {slot} bytes; {}; a sequence break {}",
+            dimensions.observation,
+            config.observation_capacity,
+            match settings.backlog {
+                Backlog::Every => "every one is answered",
+                Backlog::Latest => "only the latest is answered",
+            },
+            match settings.on_gap {
+                OnGap::SafeDefault => "gives the safe default",
+                OnGap::Count => "is counted",
+            },
+        ),
+    );
+    line("", format!("features {}", limits(&settings.observation_bounds)));
+    let slot = ActionHeader::slot_size(dimensions.action);
+    line(
+        "action",
+        format!(
+            "{} elements; ring of {} slots of {slot} bytes; when it is full, {}",
+            dimensions.action,
+            config.action_capacity,
+            match settings.on_full {
+                OnFull::Halt => "halt",
+                OnFull::Drop => "drop",
+            },
+        ),
+    );
+    line("", format!("elements {}", limits(&settings.action_bounds)));
+    line(
+        "",
+        format!("safe default {}, neutral {}", vector(&settings.safe_default), vector(&settings.neutral)),
+    );
+    line(
+        "deadline",
+        format!(
+            "{}: inference {} us, end to end {} us, {}",
+            if settings.enforce { "enforced" } else { "NOT enforced" },
+            settings.deadlines.inference.0 / 1_000,
+            settings.deadlines.end_to_end.0 / 1_000,
+            settings
+                .deadlines
+                .max_age
+                .map_or("any age".to_owned(), |age| format!("age {} us", age.0 / 1_000)),
+        ),
+    );
+    line(
+        "on miss",
+        match settings.on_miss {
+            OnMiss::SafeDefault => "safe default".to_owned(),
+            OnMiss::Halt => halt_after(settings.miss_budget, "miss", "misses"),
+        },
+    );
+    line("on error", halt_after(settings.error_budget, "error of the policy", "errors of the policy"));
+    line(
+        "engine",
+        format!(
+            "{}, {}, {}, memory {}",
+            engine.core.map_or("no core of its own".to_owned(), |core| format!("core {core}")),
+            match engine.idle {
+                IdleStrategy::Spin => "spins".to_owned(),
+                IdleStrategy::Pause => "pauses".to_owned(),
+                IdleStrategy::Backoff { sleep } => format!("backs off to sleeps of {} us", sleep.as_micros()),
+            },
+            engine.realtime_priority.map_or("ordinary scheduler".to_owned(), |it| format!("SCHED_FIFO {it}")),
+            if engine.lock_memory { "locked" } else { "not locked" },
+        ),
+    );
+    line(
+        "warm-up",
+        format!(
+            "rounds of {} calls until the tail at {} is stable, at most {} ms",
+            config.warm_up.round,
+            config.warm_up.quantile,
+            config.warm_up.limit.0 / 1_000_000,
+        ),
+    );
+    line("drain", format!("at most {} ms", config.drain_timeout.0 / 1_000_000));
+    line("log", config.log.clone());
+    for note in notes(config) {
+        line("note", note);
+    }
+    text
+}
+
+fn halt_after(budget: BudgetSpec, one: &str, several: &str) -> String {
+    match budget.misses {
+        0 => format!("halt at the first {one}"),
+        misses => format!("safe default, halt at more than {misses} {several} in {} ticks", budget.window),
+    }
+}
+
+/// Elements of a vector that the summary shows.
+const SHOWN_ELEMENTS: usize = 8;
+
+fn vector(values: &[f32]) -> String {
+    let shown: Vec<_> = values.iter().take(SHOWN_ELEMENTS).map(f32::to_string).collect();
+    let more = if values.len() > SHOWN_ELEMENTS { ", …" } else { "" };
+    format!("[{}{more}]", shown.join(", "))
+}
+
+fn limits(bounds: &Bounds) -> String {
+    let (low, high) = bounds.of(0);
+    if (1..bounds.dimension()).any(|index| bounds.of(index) != (low, high)) {
+        "each with limits of its own".to_owned()
+    } else if low.is_infinite() && high.is_infinite() {
+        "without limits".to_owned()
+    } else {
+        format!("from {low} to {high}")
+    }
+}
+
+fn problem_as_json(problem: &Problem) -> Value {
+    json!({
+        "line": problem.line,
+        "key": problem.key,
+        "value": problem.value,
+        "what": problem.what,
+        "allowed": problem.allowed,
+    })
+}
+
+fn as_json(file: &Path, config: &AgentConfig) -> Value {
+    let settings = &config.settings;
+    let limits = |bounds: &Bounds| -> (Vec<Value>, Vec<Value>) {
+        let both = (0..bounds.dimension()).map(|index| bounds.of(index));
+        both.map(|(low, high)| (number(low), number(high))).unzip()
+    };
+    let (observation_low, observation_high) = limits(&settings.observation_bounds);
+    let (action_low, action_high) = limits(&settings.action_bounds);
+    let numbers = |values: &[f32]| values.iter().copied().map(number).collect::<Vec<_>>();
+    let budget = |budget: BudgetSpec| json!({ "misses": budget.misses, "window": budget.window });
+    let (idle, idle_sleep_us) = match config.engine.idle {
+        IdleStrategy::Spin => ("spin", None),
+        IdleStrategy::Pause => ("pause", None),
+        IdleStrategy::Backoff { sleep } => ("backoff", Some(sleep.as_micros() as u64)),
+    };
+    json!({
+        "ok": true,
+        "file": file,
+        "notes": notes(config),
+        "agent": {
+            "name": config.name,
+            "root": config.root,
+            "strict": config.strict,
+            "drain_timeout_ms": config.drain_timeout.0 / 1_000_000,
+            "log": config.log,
+        },
+        "policy": {
+            "path": match &config.policy.source {
+                PolicySource::Path(path) => Some(path),
+                PolicySource::Null => None,
+            },
+            "backend": config.policy.backend.name(),
+        },
+        "observation": {
+            "dimension": config.dimensions.observation,
+            "capacity": config.observation_capacity,
+            "backlog": match settings.backlog {
+                Backlog::Every => "every",
+                Backlog::Latest => "latest",
+            },
+            "on_gap": match settings.on_gap {
+                OnGap::SafeDefault => "safe_default",
+                OnGap::Count => "count",
+            },
+            "low": observation_low,
+            "high": observation_high,
+        },
+        "action": {
+            "dimension": config.dimensions.action,
+            "capacity": config.action_capacity,
+            "low": action_low,
+            "high": action_high,
+            "safe_default": numbers(&settings.safe_default),
+            "neutral": numbers(&settings.neutral),
+            "on_full": match settings.on_full {
+                OnFull::Halt => "halt",
+                OnFull::Drop => "drop",
+            },
+        },
+        "deadline": {
+            "enforce": settings.enforce,
+            "inference_us": settings.deadlines.inference.0 / 1_000,
+            "end_to_end_us": settings.deadlines.end_to_end.0 / 1_000,
+            "max_age_us": settings.deadlines.max_age.map(|age| age.0 / 1_000),
+            "on_miss": match settings.on_miss {
+                OnMiss::Halt => "halt",
+                OnMiss::SafeDefault => "safe_default",
+            },
+            "budget": budget(settings.miss_budget),
+        },
+        "errors": { "budget": budget(settings.error_budget) },
+        "engine": {
+            "core": config.engine.core,
+            "idle": idle,
+            "idle_sleep_us": idle_sleep_us,
+            "realtime_priority": config.engine.realtime_priority,
+            "lock_memory": config.engine.lock_memory,
+        },
+        "warm_up": {
+            "round_calls": config.warm_up.round,
+            "limit_ms": config.warm_up.limit.0 / 1_000_000,
+            "quantile": config.warm_up.quantile,
+        },
+    })
+}
+
+/// The shortest decimal number that stands for this float, where a conversion to 64 bits would show digits that nobody
+/// wrote; `null` for an infinite one.
+fn number(value: f32) -> Value {
+    value.to_string().parse::<f64>().ok().filter(|value| value.is_finite()).map_or(Value::Null, Value::from)
 }

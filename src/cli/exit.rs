@@ -3,6 +3,8 @@
 //! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
 //! systemd unit lists those that must not be answered by a restart.
 
+use crate::config::ConfigError;
+use crate::daemon::DaemonError;
 use crate::host::DirectoryError;
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;
@@ -50,12 +52,12 @@ impl std::process::Termination for ExitCode {
     }
 }
 
-/// Why a command failed: one line, and the code to exit with.
+/// Why a command failed: one line for each thing that is wrong, and the code to exit with.
 #[derive(Debug)]
 pub struct Failure {
     /// The code.
     pub code: ExitCode,
-    /// The line, without a trailing newline.
+    /// The lines, without a trailing newline.
     pub message: String,
 }
 
@@ -65,16 +67,21 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
-    /// Prints the line and gives the code.
+    /// Prints the lines and gives the code.
     pub fn report(self) -> ExitCode {
-        eprintln!("escapement: {}", self.message);
+        for line in self.message.lines() {
+            eprintln!("escapement: {line}");
+        }
         self.code
     }
 
     /// A failed read or write of a file named by the user.
     pub fn from_io(path: &std::path::Path, error: &std::io::Error) -> Self {
         let code = match error.kind() {
-            std::io::ErrorKind::NotFound => ExitCode::InputMissing,
+            // A directory where a file should be is as good as no file.
+            std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::IsADirectory => ExitCode::InputMissing,
             std::io::ErrorKind::PermissionDenied => ExitCode::Permission,
             _ => ExitCode::Temporary,
         };
@@ -87,6 +94,15 @@ pub(super) fn for_usage(error: &clap::Error) -> ExitCode {
     // Nothing is left to say it to when standard output or error is closed.
     let _ = error.print();
     if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Unreadable { path, source } => Self::from_io(&path, &source),
+            ConfigError::Refused { .. } => Self::new(ExitCode::Config, error.to_string()),
+        }
+    }
 }
 
 impl From<ShmError> for Failure {
@@ -135,6 +151,19 @@ impl From<PolicyError> for Failure {
             | PolicyError::Shape { .. }
             | PolicyError::Unsupported { .. } => ExitCode::Bundle,
             PolicyError::Backend { .. } => ExitCode::Config,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let code = match error {
+            DaemonError::Directory(error) => return error.into(),
+            DaemonError::Policy(error) => return error.into(),
+            DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,
+            DaemonError::Strict(_) => ExitCode::Permission,
+            DaemonError::System { .. } => ExitCode::Temporary,
         };
         Self::new(code, error.to_string())
     }

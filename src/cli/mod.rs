@@ -6,6 +6,10 @@
 pub mod exit;
 
 mod check;
+mod npy;
+mod predict;
+mod run;
+mod validate;
 
 use clap::{Parser, Subcommand};
 use exit::{ExitCode, Failure};
@@ -20,7 +24,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     Check(check::Arguments),
+    Predict(predict::Arguments),
+    Validate(validate::Arguments),
 }
 
 /// Parses the command line, runs the command, and says which code to exit with.
@@ -30,7 +37,10 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::for_usage(&error),
     };
     let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
     };
     match result {
         Ok(code) => code,

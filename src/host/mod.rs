@@ -1,5 +1,13 @@
 //! L4. The machine: where an agent's files are, cores, memory, signals, the service manager.
 
+mod core;
 mod directory;
+mod emergency;
+mod memory;
+mod service;
 
+pub use core::{CoreError, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
+pub use emergency::Emergency;
+pub use memory::{lock_all_memory, prefault_stack};
+pub use service::ServiceManager;

@@ -1,6 +1,7 @@
 //! Choosing a backend and loading a policy with it.
 
 use super::{Dimensions, Null, Policy, PolicyError};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What runs a policy.
@@ -29,11 +30,34 @@ impl Backend {
             Self::Null => "null",
         }
     }
+}
 
-    /// The backend of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|backend| backend.name() == name)
+impl std::str::FromStr for Backend {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|backend| backend.name()).collect();
+            format!("no such backend; there are {}", names.join(", "))
+        })
     }
+}
+
+/// The widths a policy is asked to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Widths {
+    /// Elements of one observation; `None` takes what the file says, where it does.
+    pub observation: Option<usize>,
+    /// Elements of one action; `None` takes whatever the policy gives.
+    pub action: Option<usize>,
+}
+
+/// A policy's file, read once: the bytes that were hashed are the bytes that run.
+#[derive(Debug, Clone)]
+pub struct PolicyFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    sha256: [u8; 32],
 }
 
 /// The TorchScript file that a path means: itself, or the one in a bundle directory.
@@ -41,17 +65,82 @@ pub fn policy_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("policy.pt") } else { path.to_owned() }
 }
 
-/// Loads the policy at `path` (a TorchScript file or a bundle directory) with the given widths.
-///
-/// # Errors
-/// When the file is missing, damaged, of other widths, or not one that the backend can run; when the backend is not
-/// part of this build.
-pub fn load(path: &Path, backend: Backend, dimensions: Dimensions) -> Result<Box<dyn Policy>, PolicyError> {
-    match backend {
-        Backend::Null => Ok(Box::new(Null::new(dimensions))),
-        Backend::Native | Backend::Torch | Backend::Auto => Err(PolicyError::Backend {
-            backend: backend.name(),
-            reason: format!("not part of this build; {} was not read", policy_file(path).display()),
-        }),
+/// The largest policy file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+impl PolicyFile {
+    /// Reads a TorchScript file, or the one in a bundle directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is larger than a policy can be (1 GiB).
+    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+        let path = policy_file(path);
+        let unreadable = |source| PolicyError::Unreadable { path: path.clone(), source };
+        let length = std::fs::metadata(&path).map_err(unreadable)?.len();
+        if length > MAX_FILE_BYTES {
+            let reason = format!("{length} bytes; a policy has at most {MAX_FILE_BYTES}");
+            return Err(PolicyError::Malformed { path, reason });
+        }
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        let sha256 = Sha256::digest(&bytes).into();
+        Ok(Self { path, bytes, sha256 })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The hash of what was read.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// Loads the policy with a backend.
+    ///
+    /// # Errors
+    /// When the file is damaged, of other widths, or not one that the backend can run; when the backend is not part of
+    /// this build.
+    pub fn load(&self, backend: Backend, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        match backend {
+            Backend::Null => {
+                let observation = self.needed(widths.observation)?;
+                Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
+            }
+            Backend::Torch | Backend::Auto => self.load_torch(widths),
+            Backend::Native => Err(PolicyError::Backend {
+                backend: backend.name(),
+                reason: "not part of this build".to_owned(),
+            }),
+        }
+    }
+
+    /// The observation's width, where the file does not say.
+    fn needed(&self, observation: Option<usize>) -> Result<usize, PolicyError> {
+        observation.ok_or_else(|| PolicyError::Shape {
+            path: self.path.clone(),
+            reason: "the width of an observation does not follow from the file and has to be given"
+                .to_owned(),
+        })
+    }
+
+    #[cfg(feature = "torch")]
+    fn load_torch(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        let policy = super::Torch::from_archive(
+            &self.bytes,
+            &self.path,
+            self.needed(widths.observation)?,
+            widths.action,
+        )?;
+        Ok(Box::new(policy))
+    }
+
+    #[cfg(not(feature = "torch"))]
+    fn load_torch(&self, _widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        Err(PolicyError::Backend {
+            backend: Backend::Torch.name(),
+            reason: "not part of this build; run scripts/libtorch.sh, then build with --features torch"
+                .to_owned(),
+        })
     }
 }

@@ -12,10 +12,14 @@
 mod backend;
 mod error;
 mod null;
+#[cfg(feature = "torch")]
+mod torch;
 
-pub use backend::{Backend, load, policy_file};
+pub use backend::{Backend, PolicyFile, Widths, policy_file};
 pub use error::{Fault, PolicyError};
 pub use null::Null;
+#[cfg(feature = "torch")]
+pub use torch::Torch;
 
 /// The widths of a policy's two vectors, in `f32` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

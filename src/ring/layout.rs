@@ -37,7 +37,8 @@ const BUNDLE_HASH: usize = 656;
 
 const MAGIC: [u8; 8] = *b"ESCPRING";
 const DTYPE_F32: u32 = 1;
-const MAX_SLOT_SIZE: u32 = 1 << 16;
+/// The largest slot, in bytes.
+pub const MAX_SLOT_SIZE: u32 = 1 << 16;
 
 /// What distinguishes one ring from another: fixed when it is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,6 +234,11 @@ impl Header {
     pub fn state(&self) -> (u32, u32) {
         let word = self.region.word(STATE).load(Ordering::Acquire);
         (word as u32, (word >> 32) as u32)
+    }
+
+    /// Whether an address lies in the header page.
+    pub fn covers(&self, address: usize) -> bool {
+        self.region.header_page().contains(&address)
     }
 
     /// Sets how often a daemon has started on this ring.

@@ -1,7 +1,7 @@
 //! Where a ring lives: the positions and the slots, however they are provided.
 
 use super::layout::{self, Header, LayoutError, Spec};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
@@ -100,6 +100,13 @@ impl Region {
         &self.spec
     }
 
+    /// What both positions are now, committed first: for observers that take neither side.
+    pub fn positions(&self) -> (u64, u64) {
+        // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        let released = self.consumer_position().load(Ordering::Acquire);
+        (self.producer_position().load(Ordering::Acquire), released)
+    }
+
     /// The words beside the positions: heartbeats, state, epoch, bundle hash.
     pub fn header(&self) -> Header {
         Header::new(self.clone())
@@ -111,6 +118,12 @@ impl Region {
         // SAFETY: the offset lies in the header page, which the backing holds (checked when the region was made), and
         // is a multiple of 8 from a page-aligned base. Every process accesses these words as atomics only.
         unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
+    }
+
+    /// The addresses of the header page.
+    pub(super) fn header_page(&self) -> std::ops::Range<usize> {
+        let base = self.base.addr().get();
+        base..base + layout::DATA_OFFSET
     }
 
     fn slot(&self, index: usize) -> *mut u8 {

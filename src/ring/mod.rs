@@ -33,7 +33,7 @@ mod producer;
 
 pub use consumer::{Consumer, Peek};
 pub use heap::HeapRegion;
-pub use layout::{Header, LAYOUT_VERSION, LayoutError, MAX_CAPACITY, MIN_CAPACITY, Spec};
+pub use layout::{Header, LAYOUT_VERSION, LayoutError, MAX_CAPACITY, MAX_SLOT_SIZE, MIN_CAPACITY, Spec};
 pub use memory::{Backing, Memory, Region};
 pub use producer::{Claim, ClaimError, Producer};
 

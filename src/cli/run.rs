@@ -1,0 +1,75 @@
+//! `escapement run -c FILE`: the daemon itself, in the foreground.
+//!
+//! It makes the agent's rings (or takes over those of its predecessor, with all that is in them), loads and warms up
+//! the policy on its core, says READY to the service manager, and answers every observation until it is told to stop.
+//!
+//! | signal | effect |
+//! |---|---|
+//! | TERM, INT | answer what is in the ring, then stop: exit 0 |
+//! | USR1 | write `status.json` into the agent's directory |
+//!
+//! Exit codes are those of `docs/EXIT_CODES.md`; 80 means halted, and must not be answered by a restart.
+
+use super::CommandResult;
+use super::exit::{ExitCode, Failure};
+use crate::config::{self, AgentConfig, PolicySource};
+use crate::daemon::{self, End};
+use crate::host::Emergency;
+use crate::policy::Backend;
+use std::path::PathBuf;
+
+/// Run an agent
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The agent's configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Run the policy with another backend than the configuration's: auto, native, torch or null
+    #[arg(long)]
+    backend: Option<Backend>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let mut config = config::load(&arguments.config)?;
+    if let Some(backend) = arguments.backend {
+        choose_backend(&mut config, backend)?;
+    }
+    start_logging(&config.log)?;
+    let emergency =
+        Emergency { panic_code: ExitCode::Internal as i32, bus_error_code: ExitCode::BusError as i32 };
+    emergency
+        .install()
+        .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
+    Ok(match daemon::run(&config)? {
+        End::Stopped => ExitCode::Ok,
+        End::Halted(_) => ExitCode::Halted,
+        End::Violated(_) => ExitCode::Protocol,
+        End::Hung => ExitCode::Hung,
+    })
+}
+
+fn choose_backend(config: &mut AgentConfig, backend: Backend) -> Result<(), Failure> {
+    if config.policy.source == PolicySource::Null && backend != Backend::Null {
+        let message =
+            format!("--backend {}: the configuration names no policy to run with it", backend.name());
+        return Err(Failure::new(ExitCode::Usage, message));
+    }
+    if backend == Backend::Null {
+        config.policy.source = PolicySource::Null;
+    }
+    config.policy.backend = backend;
+    Ok(())
+}
+
+/// Logs go to standard error, which the service manager keeps.
+fn start_logging(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+    Ok(())
+}

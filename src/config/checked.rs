@@ -1,0 +1,239 @@
+//! From settings that are right one by one to a configuration that is right as a whole.
+
+use super::built::{AgentConfig, EngineConfig, PolicyConfig, PolicySource};
+use super::document::{Document, Setting};
+use super::raw::{self, Idle, Raw};
+use super::rule::{Numbers, Place};
+use crate::clock::Nanos;
+use crate::engine::{Bounds, BudgetSpec, Deadlines, IdleStrategy, OnMiss, Settings, WarmUpSpec};
+use crate::policy::{Backend, Dimensions};
+use crate::ring::MAX_SLOT_SIZE;
+use crate::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+// Every dimension that a file may ask for fits a slot, so that no file has to be refused for its slots.
+const _: () = assert!(ObservationHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
+const _: () = assert!(ActionHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
+
+const DEFAULT_IDLE_SLEEP_US: u64 = 50;
+
+/// Builds the configuration, or notes what contradicts what. `directory` is the one that holds the file. `None` only
+/// where a problem was noted.
+pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<AgentConfig> {
+    let policy = policy(document, &raw.policy, directory);
+    let observation_dimension = raw.observation.dimension.value as usize;
+    let (low, high) = (&raw.observation.low, &raw.observation.high);
+    let observation_bounds = bounds(document, observation_dimension, low, high);
+    let action = action(document, &raw.action);
+    let (deadlines, miss_budget) = deadline(document, &raw.deadline);
+    let error_budget = budget(document, &raw.errors);
+    let engine = engine(document, &raw.engine);
+    let (action_bounds, safe_default, neutral) = action?;
+    let config = AgentConfig {
+        name: raw.agent.name.value.clone(),
+        root: raw.agent.root.as_ref().map(|root| PathBuf::from(&root.value)),
+        strict: raw.agent.strict.value,
+        policy: policy?,
+        dimensions: Dimensions { observation: observation_dimension, action: action_bounds.dimension() },
+        observation_capacity: raw.observation.capacity.value,
+        action_capacity: raw.action.capacity.value,
+        engine,
+        warm_up: WarmUpSpec {
+            round: raw.warm_up.round_calls.value as u32,
+            limit: Nanos::from_millis(raw.warm_up.limit_ms.value),
+            quantile: raw.warm_up.quantile.value,
+        },
+        settings: Settings {
+            enforce: raw.deadline.enforce.value,
+            deadlines,
+            on_miss: raw.deadline.on_miss.value,
+            miss_budget,
+            error_budget,
+            backlog: raw.observation.backlog.value,
+            on_full: raw.action.on_full.value,
+            on_gap: raw.observation.on_gap.value,
+            observation_bounds: observation_bounds?,
+            action_bounds,
+            safe_default,
+            neutral,
+        },
+        drain_timeout: Nanos::from_millis(raw.agent.drain_timeout_ms.value),
+        log: raw.agent.log.value.clone(),
+    };
+    document.is_good().then_some(config)
+}
+
+fn policy(document: &Document<'_>, policy: &raw::Policy, directory: &Path) -> Option<PolicyConfig> {
+    let backend = policy.backend.value;
+    let source = match (&policy.path, backend) {
+        (None, Backend::Null) => PolicySource::Null,
+        (Some(path), Backend::Null) => {
+            let what = "nothing is loaded from it, as policy.backend is \"null\"".to_owned();
+            document.contradicts(path, what, "no path with the backend \"null\"".to_owned());
+            return None;
+        }
+        (Some(path), _) => PolicySource::Path(directory.join(&path.value)),
+        (None, _) => {
+            let at = policy.place.as_ref().map_or(0, |place| place.start);
+            let allowed = Some("a path; none only with policy.backend = \"null\"".to_owned());
+            document.note("policy.path", at, None, "missing".to_owned(), allowed);
+            return None;
+        }
+    };
+    Some(PolicyConfig { source, backend })
+}
+
+type ActionParts = (Bounds, Box<[f32]>, Box<[f32]>);
+
+fn action(document: &Document<'_>, action: &raw::Action) -> Option<ActionParts> {
+    let dimension = action.dimension.value as usize;
+    let bounds = bounds(document, dimension, &action.low, &action.high);
+    let safe_default = elements(document, dimension, &action.safe_default, bounds.as_ref());
+    let neutral = match &action.neutral {
+        Some(neutral) => elements(document, dimension, neutral, bounds.as_ref()),
+        None => safe_default.clone(),
+    };
+    Some((bounds?, safe_default?, neutral?))
+}
+
+/// The limits of every element, each low one at most its high one.
+fn bounds(
+    document: &Document<'_>,
+    dimension: usize,
+    low: &Setting<Numbers>,
+    high: &Setting<Numbers>,
+) -> Option<Bounds> {
+    let (lows, highs) = (spread(document, dimension, low)?, spread(document, dimension, high)?);
+    let inverted = lows.iter().zip(&highs).position(|(low, high)| low > high);
+    let Some(index) = inverted else { return Bounds::new(lows, highs) };
+    // Told at the one that is written for this element alone, if there is one.
+    let (at, other, side, bound) = match (&low.value, &high.value) {
+        (Numbers::Every(_), Numbers::Each(_)) => (high, low, "below", lows[index]),
+        _ => (low, high, "above", highs[index]),
+    };
+    let other = match other.value {
+        Numbers::Every(_) => other.path.clone(),
+        Numbers::Each(_) => format!("{}[{index}]", other.path),
+    };
+    let what = format!("{side} {other} = {bound}");
+    let allowed = format!("at {} {bound}", if side == "above" { "most" } else { "least" });
+    match &at.value {
+        Numbers::Every(_) => document.contradicts(at, what, allowed),
+        Numbers::Each(each) => document.element_contradicts(&at.path, (index, &each[index].1), what, allowed),
+    }
+    None
+}
+
+/// One number for each element.
+fn spread(document: &Document<'_>, dimension: usize, setting: &Setting<Numbers>) -> Option<Vec<f32>> {
+    match &setting.value {
+        Numbers::Every(value) => Some(vec![*value; dimension]),
+        Numbers::Each(each) if each.len() == dimension => {
+            Some(each.iter().map(|(value, _)| *value).collect())
+        }
+        Numbers::Each(each) => {
+            wrong_length(document, setting, each.len(), dimension);
+            None
+        }
+    }
+}
+
+/// One number for each element, within the bounds where those are known.
+fn elements(
+    document: &Document<'_>,
+    dimension: usize,
+    setting: &Setting<Vec<(f32, Place)>>,
+    bounds: Option<&Bounds>,
+) -> Option<Box<[f32]>> {
+    if setting.value.len() != dimension {
+        wrong_length(document, setting, setting.value.len(), dimension);
+        return None;
+    }
+    let mut within = true;
+    for (index, (value, place)) in setting.value.iter().enumerate() {
+        let Some((low, high)) = bounds.map(|bounds| bounds.of(index)) else { continue };
+        if !(low..=high).contains(value) {
+            let what = "outside action.low and action.high".to_owned();
+            let allowed = format!("{low} to {high}");
+            document.element_contradicts(&setting.path, (index, place), what, allowed);
+            within = false;
+        }
+    }
+    within.then(|| setting.value.iter().map(|(value, _)| *value).collect())
+}
+
+fn wrong_length<T>(document: &Document<'_>, setting: &Setting<T>, found: usize, dimension: usize) {
+    let table = setting.path.split('.').next().unwrap_or_default();
+    let what = format!("length {found}, but {table}.dimension = {dimension}");
+    document.contradicts(setting, what, format!("an array of length {dimension}"));
+}
+
+fn deadline(document: &Document<'_>, deadline: &raw::Deadline) -> (Deadlines, BudgetSpec) {
+    let (inference, end_to_end) = (&deadline.inference_us, &deadline.end_to_end_us);
+    if end_to_end.value < inference.value {
+        // The tick contains the call, so the call's own deadline could never be the one that is missed.
+        if end_to_end.place.is_some() {
+            let what = format!("less than {}", named(inference));
+            document.contradicts(end_to_end, what, format!("{} or more", inference.value));
+        } else {
+            let what = format!("more than {}", named(end_to_end));
+            document.contradicts(inference, what, format!("{} or less", end_to_end.value));
+        }
+    }
+    if let (Some(place), OnMiss::SafeDefault) = (&deadline.budget.place, deadline.on_miss.value) {
+        let what = "has no effect, as deadline.on_miss = \"safe_default\" never halts on a miss".to_owned();
+        let allowed = Some("a budget only with deadline.on_miss = \"halt\"".to_owned());
+        // A table with a heading of its own is shown by its name alone.
+        let value = document.written(place).filter(|text| !text.starts_with('['));
+        document.note("deadline.budget", place.start, value, what, allowed);
+    }
+    let deadlines = Deadlines {
+        inference: Nanos::from_micros(inference.value),
+        end_to_end: Nanos::from_micros(end_to_end.value),
+        max_age: deadline.max_age_us.as_ref().map(|age| Nanos::from_micros(age.value)),
+    };
+    (deadlines, budget(document, &deadline.budget))
+}
+
+fn budget(document: &Document<'_>, budget: &raw::Budget) -> BudgetSpec {
+    let (misses, window) = (&budget.misses, &budget.window);
+    if misses.value >= window.value {
+        // Not even a window full of failures would exceed it.
+        if misses.place.is_some() {
+            let what = format!("never exceeded, with {}", named(window));
+            document.contradicts(misses, what, format!("less than {}", window.value));
+        } else {
+            let what = format!("too short for {}", named(misses));
+            document.contradicts(window, what, format!("more than {}", misses.value));
+        }
+    }
+    BudgetSpec { misses: misses.value as u32, window: window.value as u32 }
+}
+
+fn engine(document: &Document<'_>, engine: &raw::Engine) -> EngineConfig {
+    let sleep_us = engine.idle_sleep_us.as_ref();
+    let idle = match engine.idle.value {
+        Idle::Spin => IdleStrategy::Spin,
+        Idle::Pause => IdleStrategy::Pause,
+        Idle::Backoff => IdleStrategy::Backoff {
+            sleep: Duration::from_micros(sleep_us.map_or(DEFAULT_IDLE_SLEEP_US, |sleep| sleep.value)),
+        },
+    };
+    if let (Some(sleep), Idle::Spin | Idle::Pause) = (sleep_us, engine.idle.value) {
+        let what = "has no effect, as engine.idle never sleeps".to_owned();
+        document.contradicts(sleep, what, "a sleep only with engine.idle = \"backoff\"".to_owned());
+    }
+    EngineConfig {
+        core: engine.core.as_ref().map(|core| core.value as usize),
+        idle,
+        realtime_priority: engine.realtime_priority.as_ref().map(|priority| priority.value as u8),
+        lock_memory: engine.lock_memory.value,
+    }
+}
+
+/// A setting as a message about another one names it.
+fn named(setting: &Setting<u64>) -> String {
+    let origin = if setting.place.is_none() { " (the default)" } else { "" };
+    format!("{} = {}{origin}", setting.path, setting.value)
+}

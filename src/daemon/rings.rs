@@ -1,0 +1,105 @@
+//! The agent's pair of rings: taken over from the last daemon where they fit, made anew where there are none.
+
+use crate::clock::wall_clock_ns;
+use crate::config::AgentConfig;
+use crate::host::{AgentDirectory, DirectoryError, RingFile};
+use crate::ring::{Region, Spec};
+
+/// Both rings, of one generation.
+#[derive(Debug)]
+pub(super) struct Rings {
+    pub(super) observations: Region,
+    pub(super) actions: Region,
+}
+
+/// Why existing rings can be neither taken over nor replaced.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: the rings there have {found}, the configuration asks for {asked}, and {unread}; drain them, or remove the \
+     directory if nobody needs what is in them",
+    directory.display()
+)]
+pub struct RingsError {
+    directory: std::path::PathBuf,
+    found: String,
+    asked: String,
+    unread: String,
+}
+
+impl Rings {
+    /// Takes over rings of the configured geometry with all that is in them. Rings of another geometry are replaced if
+    /// nothing is left in them; what was committed is never thrown away.
+    pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, super::DaemonError> {
+        let found = Self::attach(directory)?;
+        if let Some(rings) = &found
+            && rings.fit(config)
+        {
+            return Ok(Self { observations: rings.observations.clone(), actions: rings.actions.clone() });
+        }
+        if let Some(rings) = found {
+            rings.check_replaceable(directory, config)?;
+        }
+        let generation = wall_clock_ns();
+        let [observations, actions] = wanted(config, generation);
+        // A feed attaches to the observation ring; when it sees the new one, the new action ring is there already.
+        let actions = directory.make(RingFile::Actions, actions)?;
+        let observations = directory.make(RingFile::Observations, observations)?;
+        Ok(Self { observations, actions })
+    }
+
+    /// The rings in the directory; `None` where one is missing, which is how a daemon that died between making the two
+    /// leaves it.
+    fn attach(directory: &AgentDirectory) -> Result<Option<Self>, DirectoryError> {
+        let attach = |ring| match directory.attach(ring) {
+            Ok(region) => Ok(Some(region)),
+            Err(DirectoryError::Shm(error)) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        };
+        let (observations, actions) = (attach(RingFile::Observations)?, attach(RingFile::Actions)?);
+        Ok(match (observations, actions) {
+            (Some(observations), Some(actions)) => Some(Self { observations, actions }),
+            _ => None,
+        })
+    }
+
+    fn fit(&self, config: &AgentConfig) -> bool {
+        let generation = self.observations.spec().generation;
+        let [observations, actions] = wanted(config, generation);
+        *self.observations.spec() == observations && *self.actions.spec() == actions
+    }
+
+    fn check_replaceable(&self, directory: &AgentDirectory, config: &AgentConfig) -> Result<(), RingsError> {
+        let unanswered = unread(&self.observations);
+        let unsent = unread(&self.actions);
+        if unanswered == 0 && unsent == 0 {
+            return Ok(());
+        }
+        let [observations, actions] = wanted(config, 0);
+        Err(RingsError {
+            directory: directory.path().to_owned(),
+            found: describe(self.observations.spec(), self.actions.spec()),
+            asked: describe(&observations, &actions),
+            unread: format!("they hold {unanswered} unanswered observations and {unsent} unread actions"),
+        })
+    }
+}
+
+fn wanted(config: &AgentConfig, generation: u64) -> [Spec; 2] {
+    let dimensions = config.dimensions;
+    [
+        RingFile::Observations.spec(dimensions.observation, config.observation_capacity, generation),
+        RingFile::Actions.spec(dimensions.action, config.action_capacity, generation),
+    ]
+}
+
+fn unread(region: &Region) -> u64 {
+    let (committed, released) = region.positions();
+    committed.wrapping_sub(released)
+}
+
+fn describe(observations: &Spec, actions: &Spec) -> String {
+    format!(
+        "{} observations of {} and {} actions of {}",
+        observations.capacity, observations.dimension, actions.capacity, actions.dimension
+    )
+}

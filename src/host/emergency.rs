@@ -1,0 +1,81 @@
+//! The last things a dying process does: the state word says `halted` before anything else, so that the gateway stops
+//! sending, and the exit code says what it died of.
+//!
+//! Two deaths are handled: a panic in any thread, and SIGBUS from a mapped file that was truncated under us. A killed
+//! process (SIGKILL) can do nothing; the gateway notices its heartbeat.
+
+use crate::ring::Header;
+use crate::wire::{AgentState, Reason};
+use std::io;
+use std::sync::OnceLock;
+
+/// The action ring's header, where both handlers can find it.
+static ACTION_HEADER: OnceLock<Header> = OnceLock::new();
+
+/// Exit codes that must be known where no `Drop` and no table can be asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Emergency {
+    /// After a panic.
+    pub panic_code: i32,
+    /// After SIGBUS.
+    pub bus_error_code: i32,
+}
+
+static CODES: OnceLock<Emergency> = OnceLock::new();
+
+impl Emergency {
+    /// Installs both handlers for the process.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be installed.
+    pub fn install(self) -> io::Result<()> {
+        let codes = *CODES.get_or_init(|| self);
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if let Some(header) = ACTION_HEADER.get() {
+                header.set_state(AgentState::Halted.number(), Reason::Panic.number().into());
+            }
+            print(info);
+            // SAFETY: _exit ends the process at once; nothing of it runs afterwards. Unwinding further would run
+            // destructors of a state that is known to be broken.
+            unsafe { libc::_exit(codes.panic_code) }
+        }));
+        install_bus_handler()
+    }
+
+    /// Tells the handlers which header to write to. Only the first call of a process counts: it has one agent.
+    pub fn watch(header: Header) {
+        // A second agent in one process does not exist; a repeated call names the same region.
+        let _ = ACTION_HEADER.set(header);
+    }
+}
+
+fn install_bus_handler() -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value of the C struct.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
+    action.sa_sigaction = handler as usize;
+    // Reset: should the handler's own store fault (the header page itself is gone), the default action ends it.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER;
+    // SAFETY: the struct is filled in, and the handler does only what is allowed in one: loads, stores and two
+    // async-signal-safe calls.
+    let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO, and SIGBUS fills in the address.
+    let fault = unsafe { (*info).si_addr() }.addr();
+    if let Some(header) = ACTION_HEADER.get()
+        && !header.covers(fault)
+    {
+        header.set_state(AgentState::Halted.number(), Reason::BusError.number().into());
+    }
+    let message = b"escapement: SIGBUS: a mapped file was truncated; halted\n";
+    // SAFETY: write and _exit are async-signal-safe; the message is a live buffer of that length. There is nobody left
+    // to tell if the write fails.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
+        libc::_exit(CODES.get().map_or(libc::EXIT_FAILURE, |codes| codes.bus_error_code))
+    }
+}

@@ -1,0 +1,160 @@
+//! The real program with real TorchScript policies that are slow, hang, raise or answer nonsense.
+#![cfg(feature = "torch")]
+
+#[path = "support/fixtures.rs"]
+mod fixtures;
+mod support;
+
+use escapement::ring::Consumer;
+use escapement::wire::{ActionHeader, AgentState, Outcome, Reason};
+use fixtures::{ACTION, FAULTY, GOOD, OBSERVATION, fixture};
+use support::{Agent, next_action, wait_for};
+
+const SAFE_DEFAULT: [f32; ACTION] = [0.125, 0.25, 0.5];
+const NEUTRAL: [f32; ACTION] = [0.0; ACTION];
+
+/// An agent with a fixture for its policy. Half a second is far longer than a good call takes on a busy machine; the
+/// slow fixture is told to take longer.
+fn agent(name: &str, more: &[(&str, &str)]) -> Agent {
+    let path = format!("{:?}", fixture(name));
+    let (observation, action) = (OBSERVATION.to_string(), ACTION.to_string());
+    let mut keys = vec![
+        ("policy.backend", "\"torch\""),
+        ("policy.path", path.as_str()),
+        ("observation.dimension", observation.as_str()),
+        ("action.dimension", action.as_str()),
+        ("action.low", "-1e6"),
+        ("action.high", "1e6"),
+        ("action.safe_default", "[0.125, 0.25, 0.5]"),
+        ("action.neutral", "[0.0, 0.0, 0.0]"),
+        ("warm_up.round_calls", "3"),
+    ];
+    keys.extend_from_slice(more);
+    Agent::new(&keys)
+}
+
+fn answered(gateway: &mut Consumer) -> (Outcome, Reason, ActionHeader, [f32; ACTION]) {
+    let (header, payload) = next_action(gateway);
+    let outcome = Outcome::from_number(header.outcome).expect("a known outcome");
+    let reason = Reason::from_number(header.reason).expect("a known reason");
+    (outcome, reason, header, payload)
+}
+
+/// The good policy's answer to [`GOOD`], through the whole agent.
+#[test]
+fn a_good_policy_is_answered_by_itself() {
+    let agent = agent("mlp.pt", &[]);
+    let process = agent.start_armed();
+    agent.feed().commit(&GOOD);
+    let (outcome, reason, header, payload) = answered(&mut agent.gateway());
+    assert_eq!((outcome, reason), (Outcome::Policy, Reason::None));
+    assert!(header.inference_ns > 0);
+    assert!(payload.iter().all(|value| value.is_finite()) && payload != SAFE_DEFAULT);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+/// slow_sometimes.pt takes about 5 ms for [`FAULTY`]; the deadline is 1 ms, and the good call before shows that it is
+/// the policy, not the machine, that is late (a busy machine may make that one late too, so it is not asserted).
+const TIGHT: [(&str, &str); 3] =
+    [("deadline.inference_us", "1000"), ("deadline.end_to_end_us", "1000"), ("warm_up.quantile", "0.5")];
+
+#[test]
+fn a_slow_policy_halts_under_halt() {
+    let agent = agent("slow_sometimes.pt", &TIGHT);
+    let process = agent.start_armed();
+    agent.feed().commit(&FAULTY);
+    let (status, stderr) = process.wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    assert!(stderr.contains("inference_late"), "{stderr}");
+    let (outcome, reason, header, payload) = answered(&mut agent.gateway());
+    assert_eq!((outcome, reason, payload), (Outcome::Halt, Reason::InferenceLate, NEUTRAL));
+    assert!(header.inference_ns > 1_000_000);
+    assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::InferenceLate.number().into()));
+}
+
+#[test]
+fn a_slow_policy_goes_on_with_safe_defaults() {
+    let agent =
+        agent("slow_sometimes.pt", &[TIGHT[0], TIGHT[1], TIGHT[2], ("deadline.on_miss", "\"safe_default\"")]);
+    let process = agent.start_armed();
+    let mut feed = agent.feed();
+    let mut gateway = agent.gateway();
+    for _ in 0..5 {
+        feed.commit(&FAULTY);
+        let (outcome, reason, _, payload) = answered(&mut gateway);
+        assert_eq!((outcome, reason, payload), (Outcome::SafeDefault, Reason::InferenceLate, SAFE_DEFAULT));
+    }
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_slow_policy_is_only_counted_without_enforcement() {
+    let agent = agent("slow_sometimes.pt", &[TIGHT[0], TIGHT[1], ("deadline.enforce", "false")]);
+    let process = agent.start_armed();
+    agent.feed().commit(&FAULTY);
+    let (outcome, reason, header, _) = answered(&mut agent.gateway());
+    assert_eq!((outcome, reason), (Outcome::Policy, Reason::None));
+    assert_ne!(header.flags, 0);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+/// A policy that is always slow is found out by the warm-up and never armed.
+#[test]
+fn an_always_slow_policy_is_not_armed_under_halt() {
+    let agent = agent("slow.pt", &TIGHT);
+    let (status, stderr) = agent.start().wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    assert!(stderr.contains("warm_up_too_slow"), "{stderr}");
+}
+
+#[test]
+fn a_raising_policy_gives_the_safe_default_and_then_halts() {
+    let agent = agent("throw_sometimes.pt", &[("errors.budget", "{ misses = 2, window = 100 }")]);
+    let process = agent.start_armed();
+    let mut feed = agent.feed();
+    let mut gateway = agent.gateway();
+    feed.commit(&GOOD);
+    assert_eq!(answered(&mut gateway).0, Outcome::Policy);
+    for _ in 0..2 {
+        feed.commit(&FAULTY);
+        let (outcome, reason, _, payload) = answered(&mut gateway);
+        assert_eq!((outcome, reason, payload), (Outcome::SafeDefault, Reason::PolicyError, SAFE_DEFAULT));
+    }
+    feed.commit(&FAULTY);
+    let (outcome, reason, _, payload) = answered(&mut gateway);
+    assert_eq!((outcome, reason, payload), (Outcome::Halt, Reason::ErrorBudget, NEUTRAL));
+    assert_eq!(process.wait().0.code(), Some(80));
+}
+
+#[test]
+fn nan_wrong_shape_and_non_tensor_give_the_safe_default() {
+    for (name, expected) in [
+        ("nan_sometimes.pt", Reason::ActionNonFinite),
+        ("wrong_shape_sometimes.pt", Reason::PolicyError),
+        ("not_a_tensor_sometimes.pt", Reason::PolicyError),
+    ] {
+        let agent = agent(name, &[("errors.budget", "{ misses = 2, window = 100 }")]);
+        let process = agent.start_armed();
+        agent.feed().commit(&FAULTY);
+        let (outcome, reason, _, payload) = answered(&mut agent.gateway());
+        assert_eq!((outcome, reason, payload), (Outcome::SafeDefault, expected, SAFE_DEFAULT), "{name}");
+        assert_eq!(process.stop().0.code(), Some(0));
+    }
+}
+
+/// The forward never returns; told to stop, the agent halts and says why instead of waiting for ever.
+#[test]
+fn code_81_hung_policy() {
+    let agent = agent("hang_sometimes.pt", &[("agent.drain_timeout_ms", "200")]);
+    let process = agent.start_armed();
+    agent.feed().commit(&FAULTY);
+    wait_for("the observation to be taken up", || {
+        let before = agent.attach(escapement::host::RingFile::Actions)?.header().producer_heartbeat_ns();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let after = agent.attach(escapement::host::RingFile::Actions)?.header().producer_heartbeat_ns();
+        (before == after).then_some(())
+    });
+    let (status, stderr) = process.stop();
+    assert_eq!(status.code(), Some(81), "{stderr}");
+    assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::PolicyHung.number().into()));
+}

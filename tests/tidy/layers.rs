@@ -20,6 +20,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     // L3
     ("engine", 30),
     ("journal", 30),
+    ("validation", 30),
     // L4
     ("config", 40),
     ("host", 41),

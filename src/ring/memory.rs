@@ -103,6 +103,8 @@ impl Region {
     /// What both positions are now, committed first: for observers that take neither side.
     pub fn positions(&self) -> (u64, u64) {
         // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        // SYNC POINT `RELEASED`, Acquire, and
+        // SYNC POINT `COMMITTED`, Acquire: only so that the second load cannot come before the first.
         let released = self.consumer_position().load(Ordering::Acquire);
         (self.producer_position().load(Ordering::Acquire), released)
     }

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod denormals;
 pub mod policy;
 pub mod ring;
+#[cfg(not(loom))]
 pub mod shm;
 mod sync;
 pub mod wire;

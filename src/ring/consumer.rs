@@ -5,7 +5,10 @@ use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
 /// The consuming side of a ring. There is one; who it is, is settled by a lock outside.
+///
+/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Consumer<M: Memory = Region> {
     memory: M,
     /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
@@ -138,7 +141,11 @@ impl<M: Memory> Peek<'_, M> {
     /// Hands the slot back to the producer.
     #[inline]
     pub fn release(self) {
-        let next = self.consumer.position + 1;
-        self.consumer.store_position(next);
+        let consumer = self.consumer;
+        consumer.store_position(consumer.position + 1);
+        // Only a slot that is known to be committed: the lines of another belong to the producer.
+        if consumer.producer_seen > consumer.position {
+            consumer.memory.expect_read(slot_index(&consumer.memory, consumer.position));
+        }
     }
 }

@@ -56,6 +56,11 @@ impl Header {
         (word as u32, (word >> 32) as u32)
     }
 
+    /// Whether an address lies in the header page.
+    pub fn covers(&self, address: usize) -> bool {
+        self.region.header_page().contains(&address)
+    }
+
     /// Sets how often a daemon has started on this ring.
     pub fn set_epoch(&self, epoch: u64) {
         self.region.word(EPOCH).store(epoch, Ordering::Relaxed);

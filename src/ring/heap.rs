@@ -19,7 +19,8 @@ unsafe impl Send for HeapRegion {}
 unsafe impl Sync for HeapRegion {}
 
 impl HeapRegion {
-    /// Allocates `len` zeroed bytes (at least one page).
+    /// Allocates `len` zeroed bytes (at least one page), and touches every page: the allocator hands out pages that the
+    /// kernel has yet to provide, and it must not provide them in the middle of a tick.
     ///
     /// # Panics
     /// When `len` is beyond `isize::MAX`, which no ring's is.
@@ -27,10 +28,12 @@ impl HeapRegion {
         let layout = Layout::from_size_align(len.max(4096), 4096).expect("no more than isize::MAX bytes");
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(base) {
-            Some(base) => Self { base, layout },
-            None => handle_alloc_error(layout),
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        for offset in (0..layout.size()).step_by(4096) {
+            // SAFETY: the offset is within the allocation, which nobody else knows of yet.
+            unsafe { base.as_ptr().add(offset).write_volatile(0) };
         }
+        Self { base, layout }
     }
 
     /// Allocates memory for a ring and lays it out.

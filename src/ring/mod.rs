@@ -35,6 +35,8 @@ mod heap;
 #[cfg_attr(loom, allow(dead_code))]
 mod layout;
 mod memory;
+#[cfg(not(loom))]
+mod prefetch;
 mod producer;
 #[cfg(not(loom))]
 mod region;

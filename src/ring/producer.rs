@@ -5,7 +5,10 @@ use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
 /// The producing side of a ring. There is one; who it is, is settled by a lock outside.
+///
+/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Producer<M: Memory = Region> {
     memory: M,
     /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
@@ -160,5 +163,9 @@ impl<M: Memory> Claim<'_, M> {
         // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become visible
         // before the position that covers them.
         producer.memory.producer_position().store(producer.position, Ordering::Release);
+        // Only a slot that is known to be free: the lines of another may be on their way to the consumer.
+        if producer.position - producer.consumer_seen < producer.memory.capacity() {
+            producer.memory.expect_write(slot_index(&producer.memory, producer.position));
+        }
     }
 }

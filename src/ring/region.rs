@@ -3,7 +3,8 @@
 use super::header::Header;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
-use crate::sync::AtomicU64;
+use super::prefetch;
+use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
@@ -84,6 +85,13 @@ impl Region {
         &self.spec
     }
 
+    /// What both positions are now, committed first: for observers that take neither side.
+    pub fn positions(&self) -> (u64, u64) {
+        // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        let released = self.consumer_position().load(Ordering::Acquire);
+        (self.producer_position().load(Ordering::Acquire), released)
+    }
+
     /// The words beside the positions: heartbeats, state, epoch, bundle hash.
     pub fn header(&self) -> Header {
         Header::new(self.clone())
@@ -97,6 +105,12 @@ impl Region {
         // and are multiples of 8; the backing holds that page (checked when the region was made) and its base is
         // page-aligned. Every process accesses these words as atomics only.
         unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
+    }
+
+    /// The addresses of the header page.
+    pub(super) fn header_page(&self) -> std::ops::Range<usize> {
+        let base = self.base.addr().get();
+        base..base + layout::DATA_OFFSET
     }
 
     #[inline]
@@ -142,5 +156,15 @@ unsafe impl Memory for Region {
     #[inline]
     fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R {
         write(self.slot(index))
+    }
+
+    #[inline]
+    fn expect_write(&self, index: usize) {
+        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
+    }
+
+    #[inline]
+    fn expect_read(&self, index: usize) {
+        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
     }
 }

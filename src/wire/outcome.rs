@@ -97,6 +97,10 @@ wire_numbers! {
         WarmUpTooSlow = 18, "warm_up_too_slow";
         /// The process panicked.
         Panic = 19, "panic";
+        /// A mapped file was truncated.
+        BusError = 20, "bus_error";
+        /// The policy did not return.
+        PolicyHung = 21, "policy_hung";
     }
 }
 

@@ -37,7 +37,9 @@ pub fn throughput<S: Sender + Send, R: Receiver + Send>(
     let (mut sender, mut receiver) = ends;
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let start = &start;
+        // Each end moves to its own thread's stack, where it shares no cache line with the other.
+        scope.spawn(move || {
             pin(core(1));
             start.wait();
             for number in 0..messages {
@@ -118,7 +120,8 @@ pub fn round_trip<S: Sender + Send, R: Receiver + Send>(
     let (mut pong_sender, mut ping_receiver) = back;
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let start = &start;
+        scope.spawn(move || {
             pin(core(1));
             start.wait();
             echo(&mut pong_sender, &mut pong_receiver, messages);

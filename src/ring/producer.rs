@@ -64,6 +64,7 @@ impl<M: Memory> Producer<M> {
                 return Err(ClaimError::Full { committed: self.position, released: self.consumer_seen });
             }
         }
+        self.memory.expect_commit();
         Ok(Claim { producer: self })
     }
 

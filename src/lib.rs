@@ -25,6 +25,7 @@ pub mod engine;
 pub mod host;
 pub mod policy;
 pub mod ring;
+#[cfg(not(loom))]
 pub mod shm;
 mod sync;
 pub mod telemetry;

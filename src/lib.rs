@@ -19,3 +19,6 @@
 pub mod denormals;
 pub mod policy;
 mod sync;
+
+#[path = "cli/feed/features.rs"]
+pub mod features;

@@ -22,3 +22,7 @@ mod sync;
 
 #[path = "cli/feed/features.rs"]
 pub mod features;
+#[path = "cli/feed/market.rs"]
+pub mod market;
+#[path = "cli/feed/random.rs"]
+pub mod random;

@@ -55,6 +55,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="observation file to write")
     parser.add_argument("--summary", action="store_true", help="print mean, spread and range of each feature")
     arguments = parser.parse_args()
+    if arguments.out.exists() and arguments.capture.exists() and arguments.out.samefile(arguments.capture):
+        parser.error(f"--out {arguments.out} is the capture itself")
     try:
         count, backward = convert(arguments.capture, arguments.out)
         if arguments.summary:

@@ -6,6 +6,7 @@ raw observations, and there is no second place where normalisation could be forg
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -73,12 +74,27 @@ def export(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> floa
     with torch.no_grad():
         traced = torch.jit.trace(actor, torch.from_numpy(observations[:1].copy()))
         torch.jit.save(torch.jit.freeze(traced), partial)
+        _drop_source_paths(partial)
         difference = largest_difference(model, partial, observations)
     if not difference <= TOLERANCE:
         partial.unlink()
         raise ExportError(f"the exported module differs from model.predict by {difference}; allowed: {TOLERANCE}")
     partial.replace(path)
     return difference
+
+
+def _drop_source_paths(path: Path) -> None:
+    """Takes the debug records out, which name the Python files of the machine that traced the module.
+
+    Loading what is left and saving it makes PyTorch write the records anew, now about the module's own code, and keeps
+    the layout of the archive its own.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = [(name, archive.read(name)) for name in archive.namelist() if not name.endswith(".debug_pkl")]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records:
+            archive.writestr(name, content)
+    torch.jit.save(torch.jit.load(path, map_location="cpu"), path)
 
 
 def largest_difference(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> float:

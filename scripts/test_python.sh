@@ -11,5 +11,6 @@ settings=scripts/pyproject.toml
 export PYTHONDONTWRITEBYTECODE=1
 
 "$python" -m ruff check --quiet --config "$settings" --cache-dir "$caches/ruff" scripts tests/python
+"$python" -m ruff format --check --quiet --config "$settings" --cache-dir "$caches/ruff" scripts tests/python
 "$python" -m mypy --no-error-summary --config-file "$settings" --cache-dir "$caches/mypy" scripts tests/python
-"$python" -m pytest -c "$settings" --rootdir . -o cache_dir="$caches/pytest" "$@"
+"$python" -m pytest -c "$settings" --rootdir . -o cache_dir="$caches/pytest" tests/python "$@"

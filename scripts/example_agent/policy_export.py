@@ -1,7 +1,7 @@
 """An actor of Stable-Baselines3 as one frozen TorchScript module: raw observation [1, n] in, action [1, m] out.
 
-Observation statistics are part of the network (`NormalizedObservation`), so `model.predict` and the module take the same
-raw observations, and there is no second place where normalisation could be forgotten or done differently.
+Observation statistics are part of the network (`NormalizedObservation`), so `model.predict` and the module take the
+same raw observations, and there is no second place where normalisation could be forgotten or done differently.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _drop_source_paths(path: Path) -> None:
 
 
 def largest_difference(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> float:
-    """The largest difference between the actions of the module at `path` and of the model, one observation at a time."""
+    """The largest difference between an action of the module at `path` and of the model, one observation at a time."""
     module = torch.jit.load(path, map_location="cpu")
     largest = 0.0
     with torch.no_grad():

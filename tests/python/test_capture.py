@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_golden
 import numpy
 import pytest
+
+import make_golden
 from convert_capture import convert
 from market_features.capture import CaptureError, Quote, Trade, read_capture
 from market_features.definitions import NAMES
@@ -82,7 +83,7 @@ def test_times_that_go_backward_are_held_and_counted(tmp_path: Path) -> None:
         (f"8 {QUOTE.replace('2.0', '0')}", "key `B` is '0'"),
         (f"8 {TRADE.replace('0.5', '-0.5')}", "key `q` is '-0.5'"),
         (f"8 {TRADE.replace('false', '1')}", "key `m` is '1'; allowed: true, false"),
-        (f'8 {TRADE.replace(chr(34) + "p" + chr(34), chr(34) + "P" + chr(34))}', "key `p` is 'None'"),
+        (f"8 {TRADE.replace(chr(34) + 'p' + chr(34), chr(34) + 'P' + chr(34))}", "key `p` is 'None'"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -121,7 +122,13 @@ def test_a_capture_without_a_quote_gives_no_file(tmp_path: Path) -> None:
 def test_the_command_line_ends_with_one_line_and_65(tmp_path: Path) -> None:
     bad = write_capture(tmp_path / "c.jsonl", f"7 {QUOTE}", "8 {")
     for capture, expected in ((bad, f"{bad}:2: "), (tmp_path / "absent", f"{tmp_path / 'absent'}: No such file")):
-        command = [sys.executable, str(ROOT / "scripts" / "convert_capture.py"), str(capture), "--out", str(tmp_path / "o")]
+        command = [
+            sys.executable,
+            str(ROOT / "scripts" / "convert_capture.py"),
+            str(capture),
+            "--out",
+            str(tmp_path / "o"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 65
         assert done.stderr.startswith(f"convert_capture: {expected}")

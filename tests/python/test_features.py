@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import make_golden
 import pytest
+
+import make_golden
 from market_features.definitions import DEFINITIONS, DIMENSION, NAMES
 from market_features.features import Features
 
@@ -112,3 +113,15 @@ def test_no_observation_before_the_first_quote() -> None:
 
 def test_committed_vectors_are_what_the_features_give() -> None:
     assert GOLDEN.read_text(encoding="utf-8").splitlines() == list(make_golden.lines())
+
+
+def test_the_documented_table_is_the_definitions() -> None:
+    text = (GOLDEN.parents[2] / "docs" / "FEATURES.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert len(rows) == DIMENSION
+    for index, (row, definition) in enumerate(zip(rows, DEFINITIONS, strict=True)):
+        formula = definition.formula.replace("|", "\\|")
+        cells = (
+            f"| {index} | `{definition.name}` | {definition.unit} | {formula} | {definition.low} | {definition.high} |"
+        )
+        assert row.startswith(cells)

@@ -28,7 +28,9 @@ fn native_equals_pytorch() {
             std::env::var_os("ESCAPEMENT_PARITY_REQUIRED").is_none(),
             "ESCAPEMENT_PARITY names no directory: run scripts/parity.sh"
         );
-        eprintln!("not compared with PyTorch: ESCAPEMENT_PARITY is not set (scripts/parity.sh prints what to set)");
+        eprintln!(
+            "not compared with PyTorch: ESCAPEMENT_PARITY is not set (scripts/parity.sh prints what to set)"
+        );
         return;
     };
     let mut cases: Vec<PathBuf> = fs::read_dir(&directory)
@@ -74,7 +76,8 @@ fn compare(path: &Path, report: &mut Report) {
     assert_eq!(observations.rows(), trusted.rows());
     report.rows += observations.rows();
     for isa in Isa::available() {
-        let options = Options { observation: Some(observations.width()), isa: Some(isa), ..Options::default() };
+        let options =
+            Options { observation: Some(observations.width()), isa: Some(isa), ..Options::default() };
         let mut native = match Native::load(path, &options) {
             Ok(native) => native,
             Err(error) => {
@@ -84,7 +87,12 @@ fn compare(path: &Path, report: &mut Report) {
         };
         let mut action = vec![0.0; native.dimensions().action];
         if action.len() != expected.width() {
-            report.failures.push(format!("{}: {} actions for {}", path.display(), action.len(), expected.width()));
+            report.failures.push(format!(
+                "{}: {} actions for {}",
+                path.display(),
+                action.len(),
+                expected.width()
+            ));
             return;
         }
         for row in 0..observations.rows() {
@@ -139,11 +147,16 @@ impl Array {
         assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"), "{}: not npy version 1", path.display());
         let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
         let text = std::str::from_utf8(&bytes[10..10 + header]).expect("an ASCII header");
-        assert!(text.contains("'<f4'") && text.contains("'fortran_order': False"), "{}: {text}", path.display());
+        assert!(
+            text.contains("'<f4'") && text.contains("'fortran_order': False"),
+            "{}: {text}",
+            path.display()
+        );
         let sizes = text.split_once('(').and_then(|(_, rest)| rest.split_once(')')).expect("a shape").0;
         let sizes: Vec<usize> = sizes.split(',').filter_map(|size| size.trim().parse().ok()).collect();
         let shape = [sizes[0], sizes.get(1).copied().unwrap_or(1)];
-        let values: Vec<f32> = bytes[10 + header..].as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect();
+        let values: Vec<f32> =
+            bytes[10 + header..].as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect();
         assert_eq!(values.len(), shape[0] * shape[1]);
         Self { values, shape }
     }

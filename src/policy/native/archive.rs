@@ -58,7 +58,8 @@ impl<'a> Archive<'a> {
                 limits.archive_bytes
             )));
         }
-        let end = end_record(bytes).ok_or_else(|| Problem::malformed("not a TorchScript archive: no zip end record"))?;
+        let end = end_record(bytes)
+            .ok_or_else(|| Problem::malformed("not a TorchScript archive: no zip end record"))?;
         let (count, start) = (usize::from(u16_at(end, 10)), u32_at(end, 16) as usize);
         if count == usize::from(u16::MAX) || count > limits.entries {
             return Err(Problem::malformed(format!(
@@ -66,7 +67,8 @@ impl<'a> Archive<'a> {
                 limits.entries
             )));
         }
-        let mut archive = Self { bytes, members: BTreeMap::new(), limits: *limits, remaining: limits.total_bytes };
+        let mut archive =
+            Self { bytes, members: BTreeMap::new(), limits: *limits, remaining: limits.total_bytes };
         archive.read_directory(start, count)?;
         Ok(archive)
     }
@@ -83,7 +85,8 @@ impl<'a> Archive<'a> {
                     self.limits.name_bytes
                 )));
             }
-            let name = self.bytes.get(at + DIRECTORY_LEN..at + DIRECTORY_LEN + name_len).ok_or_else(damaged)?;
+            let name =
+                self.bytes.get(at + DIRECTORY_LEN..at + DIRECTORY_LEN + name_len).ok_or_else(damaged)?;
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
             let member = Member {
                 flags: u16_at(entry, 8),
@@ -106,7 +109,11 @@ impl<'a> Archive<'a> {
 
     /// The names of all members below `folder` that end in `suffix`, sorted.
     pub(crate) fn names(&self, folder: &str, suffix: &str) -> Vec<String> {
-        self.members.keys().filter(|name| name.starts_with(folder) && name.ends_with(suffix)).cloned().collect()
+        self.members
+            .keys()
+            .filter(|name| name.starts_with(folder) && name.ends_with(suffix))
+            .cloned()
+            .collect()
     }
 
     /// The content of the member `name`, or `None` where there is none.
@@ -119,8 +126,9 @@ impl<'a> Archive<'a> {
 
     /// The content of the member `name`, which must be there.
     pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, Problem> {
-        self.read_if_present(name)?
-            .ok_or_else(|| Problem::malformed(format!("the archive has no member {name}, so it is not TorchScript")))
+        self.read_if_present(name)?.ok_or_else(|| {
+            Problem::malformed(format!("the archive has no member {name}, so it is not TorchScript"))
+        })
     }
 
     fn content(&self, member: Member) -> Result<Vec<u8>, Problem> {
@@ -134,7 +142,8 @@ impl<'a> Archive<'a> {
         }
         let local = record(self.bytes, member.header, LOCAL, LOCAL_LEN)
             .ok_or_else(|| Problem::malformed("its header is damaged"))?;
-        let start = member.header + LOCAL_LEN + usize::from(u16_at(local, 26)) + usize::from(u16_at(local, 28));
+        let start =
+            member.header + LOCAL_LEN + usize::from(u16_at(local, 26)) + usize::from(u16_at(local, 28));
         let packed = start
             .checked_add(member.compressed)
             .and_then(|end| self.bytes.get(start..end))
@@ -145,7 +154,11 @@ impl<'a> Archive<'a> {
             other => return Err(Problem::malformed(format!("compression method {other} is not read"))),
         };
         if content.len() as u64 != member.size {
-            return Err(Problem::malformed(format!("{} bytes where {} are declared", content.len(), member.size)));
+            return Err(Problem::malformed(format!(
+                "{} bytes where {} are declared",
+                content.len(),
+                member.size
+            )));
         }
         let mut crc = Crc::new();
         crc.update(&content);

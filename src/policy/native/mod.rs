@@ -59,7 +59,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { observation: None, states: Vec::new(), isa: None, precision: Precision::F32, limits: Limits::default() }
+        Self {
+            observation: None,
+            states: Vec::new(),
+            isa: None,
+            precision: Precision::F32,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -106,7 +112,10 @@ impl Native {
         match loaded {
             Ok(Ok(built)) => built.map_err(|problem| problem.at(name)),
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(source) => Err(PolicyError::Backend { backend: "native", reason: format!("no thread to load on: {source}") }),
+            Err(source) => Err(PolicyError::Backend {
+                backend: "native",
+                reason: format!("no thread to load on: {source}"),
+            }),
         }
     }
 

@@ -42,7 +42,12 @@ impl Tree {
     }
 
     /// The tensor that the call at `id` would rebuild, read from the archive the first time it is asked for.
-    pub(crate) fn tensor(&mut self, id: Id, archive: &mut Archive<'_>, limits: &Limits) -> Result<Stored, Problem> {
+    pub(crate) fn tensor(
+        &mut self,
+        id: Id,
+        archive: &mut Archive<'_>,
+        limits: &Limits,
+    ) -> Result<Stored, Problem> {
         if let Some(stored) = self.tensors.get(&id) {
             return Ok(stored.clone());
         }
@@ -52,12 +57,17 @@ impl Tree {
     }
 
     fn read_tensor(&self, id: Id, archive: &mut Archive<'_>, limits: &Limits) -> Result<Stored, Problem> {
-        let layout = Layout::parse(&self.pickle, id)
-            .ok_or_else(|| Problem::malformed(format!("value {id} of {}.pkl is not a tensor", self.folder)))?;
-        let name = format!("{}/{}", self.folder, layout.key);
-        let elements = count(&layout.shape).filter(|&elements| elements <= limits.elements).ok_or_else(|| {
-            Problem::malformed(format!("{name}: shape {:?} is beyond {} elements", layout.shape, limits.elements))
+        let layout = Layout::parse(&self.pickle, id).ok_or_else(|| {
+            Problem::malformed(format!("value {id} of {}.pkl is not a tensor", self.folder))
         })?;
+        let name = format!("{}/{}", self.folder, layout.key);
+        let elements =
+            count(&layout.shape).filter(|&elements| elements <= limits.elements).ok_or_else(|| {
+                Problem::malformed(format!(
+                    "{name}: shape {:?} is beyond {} elements",
+                    layout.shape, limits.elements
+                ))
+            })?;
         let bytes = archive.read(&name)?;
         let storage = decode(&layout.storage, &bytes).map_err(|problem| problem.within(&name))?;
         if storage.len() < layout.declared {
@@ -84,7 +94,10 @@ impl Tree {
 
     /// Shapes of all tensors, in the order in which the pickle names them.
     pub(crate) fn shapes(&self) -> Vec<Vec<usize>> {
-        (0..self.pickle.len()).filter_map(|id| Layout::parse(&self.pickle, id)).map(|layout| layout.shape).collect()
+        (0..self.pickle.len())
+            .filter_map(|id| Layout::parse(&self.pickle, id))
+            .map(|layout| layout.shape)
+            .collect()
     }
 
     /// Whether the value at `id` is a tensor.
@@ -183,9 +196,14 @@ mod tests {
 
     #[test]
     fn half_precision_is_widened_exactly() {
-        for (bits, value) in
-            [(0x0000, 0.0), (0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_5e-8), (0x3555, 0.333_251_95)]
-        {
+        for (bits, value) in [
+            (0x0000, 0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x3555, 0.333_251_95),
+        ] {
             assert_eq!(half_to_f32(bits), value);
         }
         assert_eq!(half_to_f32(0xfc00), f32::NEG_INFINITY);

@@ -236,14 +236,20 @@ impl<'a> Machine<'a> {
                 let slot = u32::from_le_bytes(self.array()?) as usize;
                 self.recall(slot)?;
             }
-            other => return Err(Problem::malformed(format!("opcode 0x{other:02x} has no place in a TorchScript file"))),
+            other => {
+                return Err(Problem::malformed(format!(
+                    "opcode 0x{other:02x} has no place in a TorchScript file"
+                )));
+            }
         }
         Ok(())
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Problem> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
-        let Some(end) = end else { return Err(Problem::malformed(format!("pickle ends early, at byte {}", self.at))) };
+        let Some(end) = end else {
+            return Err(Problem::malformed(format!("pickle ends early, at byte {}", self.at)));
+        };
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -356,7 +362,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set_items(&mut self, members: Vec<Id>) -> Result<(), Problem> {
-        if members.len() % 2 != 0 {
+        if !members.len().is_multiple_of(2) {
             return Err(Problem::malformed("a key without a value"));
         }
         self.count_members(members.len())?;

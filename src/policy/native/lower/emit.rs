@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::graph::{BinaryOp, CompareOp, Graph, Op, Origin, ReduceOp, UnaryOp, View};
+use super::graph::{BinaryOp, CompareOp, Graph, Op, ReduceOp, UnaryOp, View};
 use super::interpreter::{Interpreter, Step, mismatch, unsupported};
 use super::value::Value;
 use crate::policy::native::kernels::Activation;
@@ -53,7 +53,13 @@ impl Interpreter<'_, '_> {
     }
 
     /// [`Interpreter::emit`] for operations with one result.
-    pub(super) fn emit_one(&mut self, op: Op, inputs: Vec<View>, dtype: DType, shape: &[usize]) -> Step<View> {
+    pub(super) fn emit_one(
+        &mut self,
+        op: Op,
+        inputs: Vec<View>,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Step<View> {
         let mut views = self.emit(op, inputs, &[(dtype, shape.to_vec())])?;
         match views.pop() {
             Some(view) => Ok(view),
@@ -116,7 +122,10 @@ impl Interpreter<'_, '_> {
         let view = match (op, view.dtype) {
             (UnaryOp::Not, _) => self.cast(view, DType::Bool)?,
             (UnaryOp::Activation(Activation::Abs | Activation::Neg | Activation::Relu), DType::I64)
-            | (UnaryOp::Sign | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Trunc, DType::I64)
+            | (
+                UnaryOp::Sign | UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Trunc,
+                DType::I64,
+            )
             | (_, DType::F32 | DType::F64) => view.clone(),
             _ => self.cast(view, DType::F32)?,
         };
@@ -141,7 +150,9 @@ impl Interpreter<'_, '_> {
             Value::Bool(value) => {
                 Operand { view: self.number(DType::Bool, f64::from(u8::from(*value))), literal: true }
             }
-            Value::Unshaped(input) => return Err(super::interpreter::Stop::NeedsShape { input: *input, suggestion: None }),
+            Value::Unshaped(input) => {
+                return Err(super::interpreter::Stop::NeedsShape { input: *input, suggestion: None });
+            }
             other => return unsupported(format!("a {} as an operand", other.kind())),
         })
     }
@@ -157,7 +168,9 @@ impl Interpreter<'_, '_> {
         let mut result: Option<DType> = None;
         for wanted in 0..3 {
             let in_class = operands.iter().filter(|operand| class(operand) == wanted);
-            let Some(dtype) = in_class.map(|operand| operand.view.dtype).reduce(DType::promote) else { continue };
+            let Some(dtype) = in_class.map(|operand| operand.view.dtype).reduce(DType::promote) else {
+                continue;
+            };
             result = Some(match result {
                 None if wanted == 2 && dtype == DType::F64 => DType::F32,
                 None => dtype,
@@ -231,13 +244,6 @@ impl Interpreter<'_, '_> {
         self.binary(op, &operand, &number)
     }
 
-    /// `number op view`, in the type of `view`.
-    pub(super) fn number_with(&mut self, op: BinaryOp, number: f64, view: &View) -> Step<View> {
-        let operand = Operand { view: view.clone(), literal: false };
-        let number = Operand { view: self.number(DType::F64, number), literal: true };
-        self.binary(op, &number, &operand)
-    }
-
     pub(super) fn two(&mut self, op: BinaryOp, a: &View, b: &View) -> Step<View> {
         let a = Operand { view: a.clone(), literal: false };
         let b = Operand { view: b.clone(), literal: false };
@@ -291,14 +297,5 @@ impl Interpreter<'_, '_> {
             back[source] = position;
         }
         Ok((moved, back))
-    }
-
-    /// Whether the tensor is one of the file's own or computed from those alone.
-    pub(super) fn constant_f32(&mut self, view: &View) -> Step<Option<View>> {
-        if !matches!(self.graph.roots[view.root].origin, Origin::Constant { .. }) {
-            return Ok(None);
-        }
-        let view = self.cast(view, DType::F32)?;
-        Ok(Some(view))
     }
 }

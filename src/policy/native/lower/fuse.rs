@@ -47,7 +47,9 @@ fn fuse_once(graph: &mut Graph, outputs: &mut [View]) -> bool {
     let mut merged = false;
     let mut gone = vec![false; graph.nodes.len()];
     for at in 0..graph.nodes.len() {
-        let Some((from, op, layer_input)) = candidate(graph, &graph.nodes[at], &uses, &producer) else { continue };
+        let Some((from, op, layer_input)) = candidate(graph, &graph.nodes[at], &uses, &producer) else {
+            continue;
+        };
         if gone[from] {
             continue;
         }
@@ -81,7 +83,10 @@ fn candidate(
     producer: &[Option<usize>],
 ) -> Option<(usize, Op, RootId)> {
     let whole = |view: &View| {
-        view.is_contiguous() && view.offset == 0 && view.len() == graph.roots[view.root].len && uses[view.root] == 1
+        view.is_contiguous()
+            && view.offset == 0
+            && view.len() == graph.roots[view.root].len
+            && uses[view.root] == 1
     };
     match &node.op {
         Op::Unary(UnaryOp::Activation(activation)) => {
@@ -94,13 +99,15 @@ fn candidate(
             let [a, b] = &*node.inputs else { return None };
             let (layer, bias) = if graph.is_constant(b) { (a, b) } else { (b, a) };
             let from = producer[layer.root].filter(|_| whole(layer) && graph.is_constant(bias))?;
-            let Op::Dense { weights, bias: None, activation: Activation::Identity } = &graph.nodes[from].op else {
+            let Op::Dense { weights, bias: None, activation: Activation::Identity } = &graph.nodes[from].op
+            else {
                 return None;
             };
             let outputs = weights.shape[0];
             let rows = layer.len() / outputs.max(1);
             let bias = per_output(bias, rows, outputs)?;
-            let op = Op::Dense { weights: weights.clone(), bias: Some(bias), activation: Activation::Identity };
+            let op =
+                Op::Dense { weights: weights.clone(), bias: Some(bias), activation: Activation::Identity };
             Some((from, op, layer.root))
         }
         _ => None,
@@ -110,7 +117,9 @@ fn candidate(
 fn with_activation(op: &Op, wanted: Activation) -> Option<Op> {
     let mut op = op.clone();
     match &mut op {
-        Op::Dense { activation, .. } | Op::Conv1d { activation, .. } if *activation == Activation::Identity => {
+        Op::Dense { activation, .. } | Op::Conv1d { activation, .. }
+            if *activation == Activation::Identity =>
+        {
             *activation = wanted;
             Some(op)
         }

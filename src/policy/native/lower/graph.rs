@@ -68,8 +68,10 @@ impl View {
         if proper(&self.shape) != proper(shape) {
             return None;
         }
-        let mut kept = self.shape.iter().zip(&self.strides).filter(|(size, _)| **size != 1).map(|(_, stride)| *stride);
-        let strides = shape.iter().map(|&size| if size == 1 { 0 } else { kept.next().unwrap_or(0) }).collect();
+        let mut kept =
+            self.shape.iter().zip(&self.strides).filter(|(size, _)| **size != 1).map(|(_, stride)| *stride);
+        let strides =
+            shape.iter().map(|&size| if size == 1 { 0 } else { kept.next().unwrap_or(0) }).collect();
         Some(Self { shape: shape.to_vec(), strides, ..self.clone() })
     }
 
@@ -163,8 +165,6 @@ pub(crate) enum UnaryOp {
     Round,
     Trunc,
     Sign,
-    Sin,
-    Cos,
     Tan,
     Asin,
     Acos,
@@ -212,7 +212,11 @@ pub(crate) struct RecurrentWeights {
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     /// `activation(x Wᵀ + b)` for each row of `[rows, inputs]`.
-    Dense { weights: View, bias: Option<View>, activation: Activation },
+    Dense {
+        weights: View,
+        bias: Option<View>,
+        activation: Activation,
+    },
     Unary(UnaryOp),
     Binary(BinaryOp),
     Compare(CompareOp),
@@ -221,9 +225,15 @@ pub(crate) enum Op {
     /// `[rows, width]` to `[rows]`.
     Reduce(ReduceOp),
     /// Over the last axis.
-    Softmax { log: bool },
+    Softmax {
+        log: bool,
+    },
     /// Over the last axis.
-    LayerNorm { weight: Option<View>, bias: Option<View>, epsilon: f64 },
+    LayerNorm {
+        weight: Option<View>,
+        bias: Option<View>,
+        epsilon: f64,
+    },
     /// Running sum over the last axis.
     CumulativeSum,
     /// Operands of shape `[outer, inner_i]` side by side: `[outer, Σ inner_i]`.
@@ -232,13 +242,24 @@ pub(crate) enum Op {
     Copy,
     Cast,
     /// Rows of a `[count, width]` table by an integer index each.
-    Embedding { table: View },
+    Embedding {
+        table: View,
+    },
     /// One layer over `[steps, inputs]`; operands input, h, c; results output, h, c.
-    Lstm { weights: RecurrentWeights },
+    Lstm {
+        weights: RecurrentWeights,
+    },
     /// One layer over `[steps, inputs]`; operands input, h; results output, h.
-    Gru { weights: RecurrentWeights },
+    Gru {
+        weights: RecurrentWeights,
+    },
     /// `[channels, length]` with weights `[out, in / groups, kernel]`.
-    Conv1d { weights: View, bias: Option<View>, geometry: ConvGeometry, activation: Activation },
+    Conv1d {
+        weights: View,
+        bias: Option<View>,
+        geometry: ConvGeometry,
+        activation: Activation,
+    },
     /// `[batch, m, k] × [batch, k, n]`, neither of them constant.
     MatMul,
 }
@@ -294,7 +315,10 @@ pub(crate) enum Origin {
     /// An argument of `forward`.
     Input(usize),
     /// `stored` tells the file's own tensors from values computed while lowering.
-    Constant { data: Rc<Data>, stored: bool },
+    Constant {
+        data: Rc<Data>,
+        stored: bool,
+    },
     Computed,
 }
 

@@ -14,10 +14,10 @@ use crate::policy::native::limits::Limits;
 use crate::policy::native::module::Tree;
 use crate::policy::native::pickle::{Id, Node};
 use crate::policy::native::problem::Problem;
-use crate::policy::native::tensor::{DType, Data};
 use crate::policy::native::source::{
     Expression, ExpressionKind, Function, Library, Statement, StatementKind,
 };
+use crate::policy::native::tensor::{DType, Data};
 
 /// Why a walk ended early.
 #[derive(Debug)]
@@ -148,9 +148,20 @@ impl<'p, 'a> Interpreter<'p, 'a> {
     pub(super) fn view(&self, id: TensorId) -> Step<View> {
         let tensor = &self.tensors[id];
         if let Some(operator) = &tensor.overwritten {
-            return unsupported(format!("reads a tensor through a view after {operator} wrote over it in place"));
+            return unsupported(format!(
+                "reads a tensor through a view after {operator} wrote over it in place"
+            ));
         }
         Ok(tensor.view.clone())
+    }
+
+    /// The view behind a tensor value that nothing else refers to yet; its place in the table is given up.
+    pub(super) fn take_last(&mut self, id: TensorId) -> Step<View> {
+        let view = self.view(id)?;
+        if id + 1 == self.tensors.len() {
+            self.tensors.pop();
+        }
+        Ok(view)
     }
 
     /// Whether a tensor stands for a number of the source.
@@ -475,7 +486,6 @@ impl<'p, 'a> Interpreter<'p, 'a> {
                 _ => {}
             }
         }
-        let line = self.line;
         let (target, method) = match &function.kind {
             ExpressionKind::Attribute(base, name) => match self.evaluate(base, scope)? {
                 Value::Object(id) => (Value::Object(id), Some(name.clone())),
@@ -488,7 +498,8 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         for (name, value) in keyword {
             named.push((name.clone(), self.evaluate(value, scope)?));
         }
-        self.line = line;
+        // Arguments may stand on other lines, and in other files where they call modules.
+        self.line = function.line;
         match (target, method) {
             (Value::Object(id), Some(name)) => self.method(id, &name, positional, named),
             (Value::Path(path), _) => self.call_path(&path, positional, named),
@@ -561,7 +572,9 @@ impl<'p, 'a> Interpreter<'p, 'a> {
     fn load(&mut self, source: Source, id: Id, depth: usize) -> Step<Value> {
         self.charge(1)?;
         if depth > self.program.limits.depth {
-            return Err(Problem::malformed(format!("values nest deeper than {}", self.program.limits.depth)).into());
+            return Err(
+                Problem::malformed(format!("values nest deeper than {}", self.program.limits.depth)).into()
+            );
         }
         if let Some(&tensor) = self.loaded.get(&(source, id)) {
             return Ok(Value::Tensor(tensor));
@@ -577,7 +590,8 @@ impl<'p, 'a> Interpreter<'p, 'a> {
             let value = self.tensor(view);
             if let Value::Tensor(tensor) = value {
                 let constant = source == Source::Constants && stored.shape.is_empty();
-                self.tensors[tensor].number = constant && matches!(self.tensors[tensor].view.dtype, DType::F64 | DType::I64);
+                self.tensors[tensor].number =
+                    constant && matches!(self.tensors[tensor].view.dtype, DType::F64 | DType::I64);
                 self.loaded.insert((source, id), tensor);
             }
             return Ok(value);

@@ -96,7 +96,7 @@ impl Search<'_, '_> {
     }
 
     /// Lowers with these shapes, filling in those that are missing. `None` where the shapes do not fit.
-    fn attempt(&mut self, shapes: &mut Vec<Option<Vec<usize>>>) -> Result<Option<Lowered>, Problem> {
+    fn attempt(&mut self, shapes: &mut [Option<Vec<usize>>]) -> Result<Option<Lowered>, Problem> {
         loop {
             self.attempts += 1;
             if self.attempts > ATTEMPTS {
@@ -118,7 +118,7 @@ impl Search<'_, '_> {
                 Err(Stop::NeedsShape { input, suggestion: Some(shape) }) => shapes[input] = Some(shape),
                 Err(Stop::NeedsShape { input, suggestion: None }) => {
                     for shape in self.program.state_shapes() {
-                        let mut tried = shapes.clone();
+                        let mut tried = shapes.to_vec();
                         tried[input] = Some(shape);
                         if let Some(lowered) = self.attempt(&mut tried)? {
                             return Ok(Some(lowered));
@@ -172,9 +172,9 @@ fn collect(
     }
     let problem = |stop| match stop {
         Stop::Refused(problem) => problem,
-        Stop::NeedsShape { input, .. } => {
-            Problem::shape(format!("the shape of argument {input} of forward cannot be told: give it explicitly"))
-        }
+        Stop::NeedsShape { input, .. } => Problem::shape(format!(
+            "the shape of argument {input} of forward cannot be told: give it explicitly"
+        )),
     };
     let mut views = Vec::with_capacity(flat.len());
     for (index, value) in flat.into_iter().enumerate() {
@@ -222,7 +222,8 @@ impl Program<'_> {
             super::pickle::Node::Object { class, .. } => pickle.global(*class),
             _ => None,
         };
-        let forward = class.and_then(|class| self.library.class(class)).and_then(|class| class.method("forward"));
+        let forward =
+            class.and_then(|class| self.library.class(class)).and_then(|class| class.method("forward"));
         match forward {
             Some(forward) => Ok(forward.parameters.len().saturating_sub(1)),
             None => Err(Problem::malformed("data.pkl holds no module with a forward method in code/")),

@@ -31,7 +31,12 @@ struct Compiler<'g> {
     descriptions: Vec<StepDescription>,
 }
 
-pub(super) fn compile(graph: &Graph, outputs: &[View], inputs: &[usize], target: Target) -> Result<Plan, Problem> {
+pub(super) fn compile(
+    graph: &Graph,
+    outputs: &[View],
+    inputs: &[usize],
+    target: Target,
+) -> Result<Plan, Problem> {
     let mut compiler = Compiler {
         graph,
         target,
@@ -113,7 +118,9 @@ impl Compiler<'_> {
         }
         let table = view
             .positions()
-            .map(|position| u32::try_from(position).map_err(|_| Problem::malformed("a value is too large to index")))
+            .map(|position| {
+                u32::try_from(position).map_err(|_| Problem::malformed("a value is too large to index"))
+            })
             .collect::<Result<Box<[u32]>, Problem>>()?;
         let input = Span { buffer, start, len: self.graph.roots[view.root].len };
         let output = self.fresh(view.dtype, view.len());
@@ -211,7 +218,9 @@ impl Compiler<'_> {
             Op::Binary(op) => {
                 let (a, b) = (self.operand(&node.inputs[0], node)?, self.operand(&node.inputs[1], node)?);
                 match vectorised(*op) {
-                    Some(op) if dtype == DType::F32 => Step::Elementwise { op, a, b, output: self.output(node) },
+                    Some(op) if dtype == DType::F32 => {
+                        Step::Elementwise { op, a, b, output: self.output(node) }
+                    }
                     _ => Step::Binary { dtype, op: *op, a, b, output: self.output(node) },
                 }
             }
@@ -226,7 +235,13 @@ impl Compiler<'_> {
             }
             Op::Reduce(op) => {
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Reduce { dtype, op: *op, width: node.inputs[0].shape[1], input, output: self.output(node) }
+                Step::Reduce {
+                    dtype,
+                    op: *op,
+                    width: node.inputs[0].shape[1],
+                    input,
+                    output: self.output(node),
+                }
             }
             Op::Softmax { log } => {
                 let (rows, width) = rows_of(&node.inputs[0]);
@@ -269,13 +284,19 @@ impl Compiler<'_> {
                 let rows = self.constant(table)?;
                 description.weight_bytes = rows.len() * size_of::<f32>();
                 let index = self.span(&node.inputs[0], Some(node))?;
-                Step::Embedding { table: rows.into(), width: table.shape[1], index, output: self.output(node) }
+                Step::Embedding {
+                    table: rows.into(),
+                    width: table.shape[1],
+                    index,
+                    output: self.output(node),
+                }
             }
             Op::MatMul => {
                 let (m, k) = (node.inputs[0].shape[1], node.inputs[0].shape[2]);
                 let n = node.inputs[1].shape[2];
                 description.multiply_adds = node.inputs[0].shape[0] * m * k * n;
-                let (a, b) = (self.span(&node.inputs[0], Some(node))?, self.span(&node.inputs[1], Some(node))?);
+                let (a, b) =
+                    (self.span(&node.inputs[0], Some(node))?, self.span(&node.inputs[1], Some(node))?);
                 Step::MatMul { dtype, m, k, n, a, b, output: self.output(node) }
             }
         };
@@ -495,7 +516,8 @@ fn describe(node: Option<&Node>, operator: &str) -> StepDescription {
         fused: node.map_or_else(Vec::new, |node| node.fused.iter().map(ToString::to_string).collect()),
         place: place.map_or_else(String::new, |place| format!("{}:{}", place.file, place.line)),
         kernel: "copy (scalar)".to_owned(),
-        inputs: node.map_or_else(Vec::new, |node| node.inputs.iter().map(|view| view.shape.clone()).collect()),
+        inputs: node
+            .map_or_else(Vec::new, |node| node.inputs.iter().map(|view| view.shape.clone()).collect()),
         outputs: Vec::new(),
         multiply_adds: 0,
         weight_bytes: 0,

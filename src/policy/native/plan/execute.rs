@@ -46,7 +46,11 @@ pub(super) fn execute(step: &mut Step, arenas: &mut Arenas, isa: Isa) -> Result<
     match step {
         Step::Dense { layer, rows, input, output } => {
             let (rest, output) = carve(&mut arenas.f32, *output);
-            if *rows == 1 { layer.run(rest.get(*input), output) } else { layer.run_rows(*rows, rest.get(*input), output) }
+            if *rows == 1 {
+                layer.run(rest.get(*input), output)
+            } else {
+                layer.run_rows(*rows, rest.get(*input), output)
+            }
         }
         Step::Activate { activation, input, output } => {
             let (rest, output) = carve(&mut arenas.f32, *output);
@@ -83,8 +87,12 @@ pub(super) fn execute(step: &mut Step, arenas: &mut Arenas, isa: Isa) -> Result<
             let (rest, output) = carve(&mut arenas.bool, *output);
             elementwise::choose(rest.get(*condition), rest.get(*a), rest.get(*b), output);
         }
-        Step::Where { dtype, condition, a, b, output } => numeric!(*dtype, T => choose::<T>(arenas, *condition, *a, *b, *output)),
-        Step::Reduce { dtype, op, width, input, output } => fold(arenas, *dtype, *op, *width, *input, *output),
+        Step::Where { dtype, condition, a, b, output } => {
+            numeric!(*dtype, T => choose::<T>(arenas, *condition, *a, *b, *output))
+        }
+        Step::Reduce { dtype, op, width, input, output } => {
+            fold(arenas, *dtype, *op, *width, *input, *output)
+        }
         Step::Softmax { log, rows, width, input, output } => {
             let (rest, output) = carve(&mut arenas.f32, *output);
             let form = if *log { kernels::Softmax::Logarithm } else { kernels::Softmax::Probability };
@@ -210,7 +218,12 @@ fn fold(arenas: &mut Arenas, dtype: DType, op: ReduceOp, width: usize, input: Sp
 }
 
 fn cast(arenas: &mut Arenas, from: DType, to: DType, input: Span, output: Span) {
-    fn each<A: Element, B: Element>(arenas: &mut Arenas, input: Span, output: Span, convert: impl Fn(A) -> B) {
+    fn each<A: Element, B: Element>(
+        arenas: &mut Arenas,
+        input: Span,
+        output: Span,
+        convert: impl Fn(A) -> B,
+    ) {
         across::<A, B>(arenas, output, |all, output| {
             for (output, &x) in output.iter_mut().zip(&all[input.range()]) {
                 *output = convert(x);

@@ -143,7 +143,8 @@ pub(crate) fn reduce<T: Foldable>(op: ReduceOp, width: usize, input: &[T], outpu
 pub(crate) fn arg<T: Foldable>(op: ReduceOp, width: usize, input: &[T], output: &mut [i64]) {
     for (at, output) in output.iter_mut().enumerate() {
         let row = &input[at * width..(at + 1) * width];
-        let best = if op == ReduceOp::ArgMin { extreme(row, |a, b| a < b) } else { extreme(row, |a, b| a > b) };
+        let best =
+            if op == ReduceOp::ArgMin { extreme(row, |a, b| a < b) } else { extreme(row, |a, b| a > b) };
         *output = best as i64;
     }
 }
@@ -179,6 +180,6 @@ mod tests {
     fn logsumexp_does_not_overflow() {
         let mut output = [0.0f32];
         reduce(ReduceOp::LogSumExp, 2, &[1000.0f32, 1000.0], &mut output);
-        assert!((output[0] - 1000.693_1).abs() < 1e-3);
+        assert!((output[0] - 1_000.693_1).abs() < 1e-3);
     }
 }

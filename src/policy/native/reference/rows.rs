@@ -15,7 +15,8 @@ pub(crate) fn gather<T: Copy>(table: &[u32], input: &[T], output: &mut [T]) {
 /// [`Fault::Raised`] for an index outside the table, where PyTorch raises too.
 pub(crate) fn embedding(table: &[f32], width: usize, index: &[i64], output: &mut [f32]) -> Result<(), Fault> {
     for (row, &index) in output.chunks_exact_mut(width.max(1)).zip(index) {
-        let start = usize::try_from(index).ok().and_then(|index| index.checked_mul(width)).ok_or(Fault::Raised)?;
+        let start =
+            usize::try_from(index).ok().and_then(|index| index.checked_mul(width)).ok_or(Fault::Raised)?;
         let found = table.get(start..start.saturating_add(width)).ok_or(Fault::Raised)?;
         row.copy_from_slice(found);
     }

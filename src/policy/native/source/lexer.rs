@@ -134,8 +134,11 @@ impl Lexer<'_> {
             '"' | '\'' => self.string(first)?,
             '0'..='9' => self.number()?,
             '_' | 'a'..='z' | 'A'..='Z' => {
-                let length =
-                    self.rest().bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+                let length = self
+                    .rest()
+                    .bytes()
+                    .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+                    .count();
                 let name = self.rest()[..length].into();
                 self.at += length;
                 self.push(Token::Name(name));
@@ -182,7 +185,8 @@ impl Lexer<'_> {
             length += 1;
         }
         let text = &self.rest()[..length];
-        let token = if float { text.parse().map(Token::Float).ok() } else { text.parse().map(Token::Int).ok() };
+        let token =
+            if float { text.parse().map(Token::Float).ok() } else { text.parse().map(Token::Int).ok() };
         let Some(token) = token else { return self.fail(format!("{text} is not a number that fits")) };
         self.at += length;
         self.push(token);

@@ -30,7 +30,8 @@ impl Library {
             bytes_left = bytes_left.checked_sub(bytes.len()).ok_or_else(|| {
                 Problem::malformed(format!("{name}: more than {} bytes of source", limits.source_bytes))
             })?;
-            let text = String::from_utf8(bytes).map_err(|_| Problem::malformed(format!("{name}: not UTF-8")))?;
+            let text =
+                String::from_utf8(bytes).map_err(|_| Problem::malformed(format!("{name}: not UTF-8")))?;
             let prefix = name.trim_start_matches("code/").trim_end_matches(".py").replace('/', ".");
             library.add(&name, &prefix, &text, limits)?;
         }
@@ -38,7 +39,13 @@ impl Library {
     }
 
     /// Parses one file's `text`, whose definitions are called `prefix.…`.
-    pub(crate) fn add(&mut self, file: &str, prefix: &str, text: &str, limits: &Limits) -> Result<(), Problem> {
+    pub(crate) fn add(
+        &mut self,
+        file: &str,
+        prefix: &str,
+        text: &str,
+        limits: &Limits,
+    ) -> Result<(), Problem> {
         let file: Rc<str> = file.into();
         let definitions = parser::parse(&file, text, limits)?;
         for class in definitions.classes {

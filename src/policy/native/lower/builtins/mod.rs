@@ -88,7 +88,9 @@ fn in_place(interpreter: &mut Interpreter<'_, '_>, target: &str, call: &Call) ->
             interpreter.filled(old.dtype, &old.shape, value)?
         }
         _ => match dispatch(interpreter, target, call)? {
-            Some(Value::Tensor(result)) => interpreter.view(result)?,
+            Some(Value::Tensor(result)) if result == *id => return Ok(Value::Tensor(*id)),
+            // A name of its own for the result would have to follow every later operation in place.
+            Some(Value::Tensor(result)) => interpreter.take_last(result)?,
             _ => return unsupported("not an operator that runs natively"),
         },
     };
@@ -181,7 +183,13 @@ impl Call {
         }
     }
 
-    fn flag(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str, default: bool) -> Step<bool> {
+    fn flag(
+        &self,
+        interpreter: &Interpreter<'_, '_>,
+        position: usize,
+        name: &str,
+        default: bool,
+    ) -> Step<bool> {
         match self.present(position, name) {
             Some(value) => interpreter.truth(value),
             None => Ok(default),

@@ -140,14 +140,19 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
 
 /// A shape in which one size may be -1.
 fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
-    let known = wanted.iter().filter(|&&wanted| wanted != -1).map(|&wanted| size(wanted)).collect::<Step<Vec<_>>>()?;
+    let known = wanted
+        .iter()
+        .filter(|&&wanted| wanted != -1)
+        .map(|&wanted| size(wanted))
+        .collect::<Step<Vec<_>>>()?;
     let product = count(&known);
     let unknown = wanted.len() - known.len();
     match (unknown, product) {
         (0, _) => Ok(known),
-        (1, Some(product)) if product > 0 && elements.is_multiple_of(product) => {
-            wanted.iter().map(|&wanted| if wanted == -1 { Ok(elements / product) } else { size(wanted) }).collect()
-        }
+        (1, Some(product)) if product > 0 && elements.is_multiple_of(product) => wanted
+            .iter()
+            .map(|&wanted| if wanted == -1 { Ok(elements / product) } else { size(wanted) })
+            .collect(),
         _ => mismatch(format!("{elements} elements do not fit shape {wanted:?}")),
     }
 }
@@ -271,7 +276,9 @@ fn pick(interpreter: &mut Interpreter<'_, '_>, view: &View, at: usize, indices: 
 /// `x[..., indices, ...]` with constant indices on one axis, or a runtime index on the first.
 fn index(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let view = call.tensor(interpreter, 0, "self")?;
-    let Some(members) = call.required(1, "indices")?.members() else { return mismatch("indices are no list") };
+    let Some(members) = call.required(1, "indices")?.members() else {
+        return mismatch("indices are no list");
+    };
     let mut chosen = None;
     for (at, member) in members.iter().enumerate() {
         match member {
@@ -333,7 +340,12 @@ fn concat(interpreter: &mut Interpreter<'_, '_>, views: &[View], at: usize) -> S
     let mut parts = Vec::with_capacity(views.len());
     for view in views {
         let fits = view.rank() == shape.len()
-            && view.shape.iter().zip(&shape).enumerate().all(|(axis, (own, common))| axis == at || own == common);
+            && view
+                .shape
+                .iter()
+                .zip(&shape)
+                .enumerate()
+                .all(|(axis, (own, common))| axis == at || own == common);
         if !fits {
             return mismatch(format!("shapes {:?} and {:?} do not join along {at}", first.shape, view.shape));
         }
@@ -376,7 +388,8 @@ fn create(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         call.ints(interpreter, position, "size")?.into_iter().map(size).collect::<Step<Vec<usize>>>()?;
     bounded(interpreter, &shape)?;
     // The printer writes `dtype=` for these, but older files pass it by position.
-    let by_position = if name == "zeros" || name == "ones" { call.dtype(interpreter, 1, "dtype")? } else { None };
+    let by_position =
+        if name == "zeros" || name == "ones" { call.dtype(interpreter, 1, "dtype")? } else { None };
     interpreter.filled(dtype.or(by_position).unwrap_or(own), &shape, value).map(Some)
 }
 
@@ -393,7 +406,9 @@ fn arange(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
         _ => return unsupported("arange with a step"),
     };
     let length = end.checked_sub(start).map(|length| length.max(0) as usize);
-    let Some(length) = length.filter(|&length| length <= 1 << 20) else { return mismatch("arange is too long") };
+    let Some(length) = length.filter(|&length| length <= 1 << 20) else {
+        return mismatch("arange is too long");
+    };
     interpreter.charge(length)?;
     let dtype = call.dtype(interpreter, usize::MAX, "dtype")?.unwrap_or(DType::I64);
     let data = Data::I64((0..length as i64).map(|at| start + at).collect());
@@ -459,6 +474,8 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
         members.push(interpreter.tensor(view.narrowed(at, start, 1, part)));
         start += part;
     }
-    debug_assert!(!matches!(interpreter.graph.roots[view.root].origin, Origin::Input(_)) || start <= view.len());
+    debug_assert!(
+        !matches!(interpreter.graph.roots[view.root].origin, Origin::Input(_)) || start <= view.len()
+    );
     Ok(Some(Value::list(members)))
 }

@@ -48,7 +48,12 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
     Ok(Some(interpreter.tensor(view)))
 }
 
-fn linear(interpreter: &mut Interpreter<'_, '_>, input: &View, weights: &View, bias: Option<View>) -> Step<View> {
+fn linear(
+    interpreter: &mut Interpreter<'_, '_>,
+    input: &View,
+    weights: &View,
+    bias: Option<View>,
+) -> Step<View> {
     let (Some(&inputs), [outputs, columns]) = (input.shape.last(), &*weights.shape) else {
         return mismatch(format!("input {:?} for weights {:?}", input.shape, weights.shape));
     };
@@ -93,7 +98,8 @@ fn addmm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let beta = call.float(interpreter, 3, "beta", Some(1.0))?;
     let alpha = call.float(interpreter, 4, "alpha", Some(1.0))?;
     let product = matmul(interpreter, &a, &b)?;
-    let product = if alpha == 1.0 { product } else { interpreter.with_number(BinaryOp::Mul, &product, alpha)? };
+    let product =
+        if alpha == 1.0 { product } else { interpreter.with_number(BinaryOp::Mul, &product, alpha)? };
     let bias = if beta == 1.0 { bias } else { interpreter.with_number(BinaryOp::Mul, &bias, beta)? };
     interpreter.two(BinaryOp::Add, &product, &bias)
 }
@@ -103,7 +109,11 @@ fn matmul(interpreter: &mut Interpreter<'_, '_>, a: &View, b: &View) -> Step<Vie
     if a.rank() == 0 || b.rank() == 0 || a.dtype != b.dtype || !a.dtype.is_float() {
         return mismatch(format!("a product of {:?} {} and {:?} {}", a.shape, a.dtype, b.shape, b.dtype));
     }
-    if interpreter.graph.is_constant(b) && b.rank() <= 2 && a.dtype == DType::F32 && !interpreter.graph.is_constant(a) {
+    if interpreter.graph.is_constant(b)
+        && b.rank() <= 2
+        && a.dtype == DType::F32
+        && !interpreter.graph.is_constant(a)
+    {
         let column = b.rank() == 1;
         let weights = if column { b.unsqueezed(0) } else { b.permuted(&[1, 0]) };
         let result = linear(interpreter, a, &weights, None)?;
@@ -222,18 +232,26 @@ fn batch_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
 }
 
 /// Rows of `table` along axis `at`, chosen by integers that are known only when the plan runs.
-pub(super) fn lookup(interpreter: &mut Interpreter<'_, '_>, table: &View, at: usize, index: &View) -> Step<View> {
+pub(super) fn lookup(
+    interpreter: &mut Interpreter<'_, '_>,
+    table: &View,
+    at: usize,
+    index: &View,
+) -> Step<View> {
     if index.dtype != DType::I64 {
         return mismatch(format!("an index of type {}", index.dtype));
     }
     if at != 0 || !interpreter.graph.is_constant(table) || table.dtype != DType::F32 || table.rank() == 0 {
-        return unsupported("an index computed by the network into anything but the rows of a constant table");
+        return unsupported(
+            "an index computed by the network into anything but the rows of a constant table",
+        );
     }
     let count = table.shape[0];
     let width: usize = table.shape[1..].iter().product();
     let rows = interpreter.reshape(table, &[count, width])?;
     let flat = interpreter.reshape(index, &[index.len()])?;
-    let result = interpreter.emit_one(Op::Embedding { table: rows }, vec![flat], DType::F32, &[index.len(), width])?;
+    let result =
+        interpreter.emit_one(Op::Embedding { table: rows }, vec![flat], DType::F32, &[index.len(), width])?;
     let shape: Vec<usize> = index.shape.iter().chain(&table.shape[1..]).copied().collect();
     interpreter.reshape(&result, &shape)
 }
@@ -298,7 +316,12 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
     let mut parts = Vec::with_capacity(batch);
     for index in 0..batch {
         let one = interpreter.contiguous(&input.selected(0, index))?;
-        let op = Op::Conv1d { weights: weights.clone(), bias: bias.clone(), geometry, activation: Activation::Identity };
+        let op = Op::Conv1d {
+            weights: weights.clone(),
+            bias: bias.clone(),
+            geometry,
+            activation: Activation::Identity,
+        };
         let result = interpreter.emit_one(op, vec![one], DType::F32, &[outputs, steps])?;
         parts.push(interpreter.reshape(&result, &[1, outputs * steps])?);
     }
@@ -311,7 +334,11 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
 }
 
 /// The weights of one layer and direction, checked against each other.
-fn layer_weights(interpreter: &Interpreter<'_, '_>, weights: &[View], gates: usize) -> Step<(RecurrentWeights, usize, usize)> {
+fn layer_weights(
+    interpreter: &Interpreter<'_, '_>,
+    weights: &[View],
+    gates: usize,
+) -> Step<(RecurrentWeights, usize, usize)> {
     let (input, hidden, bias) = match weights {
         [input, hidden] => (input, hidden, None),
         [input, hidden, first, second] => (input, hidden, Some((first.clone(), second.clone()))),
@@ -370,10 +397,16 @@ fn recurrent(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
     let input = super::tensor(interpreter, input)?;
     let batched = input.rank() == 3;
     let state_shape = if batched { vec![layers, 1, units] } else { vec![layers, units] };
-    let states = states.iter().map(|state| shaped(interpreter, state, &state_shape)).collect::<Step<Vec<_>>>()?;
+    let states =
+        states.iter().map(|state| shaped(interpreter, state, &state_shape)).collect::<Step<Vec<_>>>()?;
     let steps = match (&*input.shape, batch_first) {
         (&[1, steps, width], true) | (&[steps, 1, width] | &[steps, width], _) if width == inputs => steps,
-        _ => return mismatch(format!("input {:?} for a recurrent layer of {inputs} inputs and batch 1", input.shape)),
+        _ => {
+            return mismatch(format!(
+                "input {:?} for a recurrent layer of {inputs} inputs and batch 1",
+                input.shape
+            ));
+        }
     };
     if steps == 0 || input.dtype != DType::F32 {
         return mismatch("a recurrent layer over no steps");
@@ -416,7 +449,10 @@ fn recurrent(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
         let joined = match &*parts {
             [only] => only.clone(),
             _ => {
-                let flat = parts.iter().map(|part| interpreter.reshape(part, &[1, units])).collect::<Step<Vec<_>>>()?;
+                let flat = parts
+                    .iter()
+                    .map(|part| interpreter.reshape(part, &[1, units]))
+                    .collect::<Step<Vec<_>>>()?;
                 interpreter.emit_one(Op::Concat, flat, DType::F32, &[1, layers * units])?
             }
         };

@@ -29,7 +29,8 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
 }
 
 fn unary_op(interpreter: &Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<UnaryOp>> {
-    let float = |position, name, default| call.float(interpreter, position, name, Some(default)).map(|x| x as f32);
+    let float =
+        |position, name, default| call.float(interpreter, position, name, Some(default)).map(|x| x as f32);
     let activation = match name {
         "tanh" => Activation::Tanh,
         "sigmoid" => Activation::Sigmoid,
@@ -53,7 +54,9 @@ fn unary_op(interpreter: &Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
         "hardswish" => Activation::HardSwish,
         "celu" => Activation::Celu { alpha: float(1, "alpha", 1.0)? },
         "leaky_relu" => Activation::LeakyRelu { slope: float(1, "negative_slope", 0.01)? },
-        "hardtanh" => Activation::HardTanh { low: float(1, "min_val", -1.0)?, high: float(2, "max_val", 1.0)? },
+        "hardtanh" => {
+            Activation::HardTanh { low: float(1, "min_val", -1.0)?, high: float(2, "max_val", 1.0)? }
+        }
         "softplus" => {
             Activation::Softplus { beta: float(1, "beta", 1.0)?, threshold: float(2, "threshold", 20.0)? }
         }
@@ -68,9 +71,8 @@ fn unary_op(interpreter: &Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
             _ => Activation::Gelu,
         },
         // Nothing changes in evaluation, and a plan never shares memory in a way that a copy would undo.
-        "detach" | "clone" | "alias" | "contiguous" | "data" | "requires_grad_" | "positive" | "lift_fresh" => {
-            Activation::Identity
-        }
+        "detach" | "clone" | "alias" | "contiguous" | "data" | "requires_grad_" | "positive"
+        | "lift_fresh" => Activation::Identity,
         "dropout" | "feature_dropout" | "alpha_dropout" => {
             if call.flag(interpreter, 2, "train", false)? {
                 return unsupported("dropout in training mode: call eval() before exporting");
@@ -176,7 +178,9 @@ fn binary(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             interpreter.binary(op, &a, &b)?
         }
         BinaryOp::Div => match call.present(2, "rounding_mode") {
-            Some(Value::Str(mode)) if &**mode == "floor" => interpreter.binary(BinaryOp::FloorDivide, &a, &b)?,
+            Some(Value::Str(mode)) if &**mode == "floor" => {
+                interpreter.binary(BinaryOp::FloorDivide, &a, &b)?
+            }
             Some(_) => return unsupported("division rounded towards zero"),
             None => interpreter.binary(op, &a, &b)?,
         },

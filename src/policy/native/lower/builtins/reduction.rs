@@ -40,7 +40,8 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             if view.rank() == 0 {
                 view
             } else {
-                let view = if view.dtype == DType::Bool { interpreter.cast(&view, DType::I64)? } else { view };
+                let view =
+                    if view.dtype == DType::Bool { interpreter.cast(&view, DType::I64)? } else { view };
                 let (rows, back) = interpreter.axis_last(&view, at)?;
                 let dtype = rows.dtype;
                 let shape = rows.shape.clone();
@@ -62,10 +63,9 @@ fn axes(
 ) -> Step<Vec<usize>> {
     let mut axes = match call.present(position, name) {
         None => Vec::new(),
-        Some(dims) => ints(interpreter, dims)?
-            .into_iter()
-            .map(|dim| axis(dim, rank))
-            .collect::<Step<Vec<_>>>()?,
+        Some(dims) => {
+            ints(interpreter, dims)?.into_iter().map(|dim| axis(dim, rank)).collect::<Step<Vec<_>>>()?
+        }
     };
     axes.retain(|&at| at < rank);
     axes.sort_unstable();

@@ -248,7 +248,8 @@ fn describe(value: &Value, depth: usize) -> String {
         Value::Str(text) => text.chars().take(200).collect(),
         Value::List(_) | Value::Tuple(_) if depth < 2 => {
             let members = value.members().unwrap_or_default();
-            let shown: Vec<String> = members.iter().take(8).map(|member| describe(member, depth + 1)).collect();
+            let shown: Vec<String> =
+                members.iter().take(8).map(|member| describe(member, depth + 1)).collect();
             format!("[{}]", shown.join(", "))
         }
         other => other.kind().to_owned(),

@@ -1,10 +1,12 @@
 //! From an archive to a graph: finds shapes that lower, walks `forward`, and optimises what it leaves behind.
 
+mod attributes;
 mod builtins;
 mod emit;
 mod fuse;
 pub(crate) mod graph;
 mod interpreter;
+mod tensors;
 mod value;
 
 use std::collections::BTreeSet;

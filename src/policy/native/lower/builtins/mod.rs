@@ -3,6 +3,7 @@
 mod movement;
 mod network;
 mod pointwise;
+mod recurrent;
 mod reduction;
 mod scalar;
 
@@ -62,6 +63,9 @@ fn dispatch(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
         return Ok(Some(value));
     }
     if let Some(value) = reduction::call(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
+    if let Some(value) = recurrent::call(interpreter, name, call)? {
         return Ok(Some(value));
     }
     network::call(interpreter, name, call)

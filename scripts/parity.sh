@@ -22,7 +22,7 @@ for argument in "$@"; do
     esac
 done
 
-key=$({ cat "$scripts/make_parity.py" "$scripts/requirements/train.txt" && echo "$networks $rows"; } |
+key=$({ cat "$scripts/make_parity.py" "$scripts/requirements/test.txt" && echo "$networks $rows"; } |
     sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 cases=$cache/parity-$key
@@ -30,7 +30,7 @@ mkdir -p "$cache"
 exec 9>"$cases.lock"
 flock 9
 if [[ ! -e $cases/.complete ]]; then
-    venv=$("$scripts/venv.sh" train)
+    venv=$("$scripts/venv.sh" test)
     printf 'parity: exporting %s random networks and the trained policies (once per machine)\n' "$networks" >&2
     rm -rf "$cases"
     "$venv/bin/python" "$scripts/make_parity.py" "$cases" --networks "$networks" --rows "$rows" >&2

@@ -176,8 +176,10 @@ fn load_policy(config: &AgentConfig) -> Result<(Box<dyn Policy>, [u8; 32]), Poli
         PolicySource::Null => Ok((Box::new(Null::new(config.dimensions)), [0; 32])),
         PolicySource::Path(path) => {
             let file = PolicyFile::read(path)?;
-            let widths =
-                Widths { observation: config.dimensions.observation, action: Some(config.dimensions.action) };
+            let widths = Widths {
+                observation: Some(config.dimensions.observation),
+                action: Some(config.dimensions.action),
+            };
             Ok((file.load(config.policy.backend, widths)?, file.sha256()))
         }
     }

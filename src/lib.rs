@@ -12,7 +12,7 @@
 //! | L0 | `sync`, [`clock`], [`denormals`] | atomics and cells, time, float mode |
 //! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
 //! | L2 | [`ring`], [`shm`], [`policy`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, histograms |
-//! | L3 | [`engine`] | the hot loop: tick, deadline, idle strategy |
+//! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
@@ -31,4 +31,5 @@ pub mod ring;
 pub mod shm;
 mod sync;
 pub mod telemetry;
+pub mod validation;
 pub mod wire;

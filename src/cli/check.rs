@@ -5,10 +5,10 @@
 //! config/agent.toml: good
 //!   agent        example, in the directory that systemd makes, else in /dev/shm/escapement; not strict
 //!   policy       config/example.bundle, backend auto
-//!   observation  24 features; ring of 4096 slots of 192 bytes; every one is answered; a sequence break gives the safe default
+//!   observation  32 features; ring of 4096 slots of 192 bytes; every one is answered; a sequence break gives the safe default
 //!   ...
 //! $ escapement check -c wrong.toml; echo $?
-//! escapement: wrong.toml:98: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
+//! escapement: wrong.toml:113: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
 //! 78
 //! ```
 //! With `--json`, the configuration with every default filled in, under the names of the file's own keys; what is not
@@ -158,10 +158,10 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
         "on miss",
         match settings.on_miss {
             OnMiss::SafeDefault => "safe default".to_owned(),
-            OnMiss::Halt => halt_after(settings.miss_budget, "misses"),
+            OnMiss::Halt => halt_after(settings.miss_budget, "miss", "misses"),
         },
     );
-    line("on error", halt_after(settings.error_budget, "errors of the policy"));
+    line("on error", halt_after(settings.error_budget, "error of the policy", "errors of the policy"));
     line(
         "engine",
         format!(
@@ -193,10 +193,10 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     text
 }
 
-fn halt_after(budget: BudgetSpec, what: &str) -> String {
+fn halt_after(budget: BudgetSpec, one: &str, several: &str) -> String {
     match budget.misses {
-        0 => format!("halt at the first of the {what}"),
-        misses => format!("safe default, halt at more than {misses} {what} in {} ticks", budget.window),
+        0 => format!("halt at the first {one}"),
+        misses => format!("safe default, halt at more than {misses} {several} in {} ticks", budget.window),
     }
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod npy;
 mod predict;
 mod run;
+mod validate;
 
 use clap::{Parser, Subcommand};
 use exit::{ExitCode, Failure};
@@ -26,6 +27,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Predict(predict::Arguments),
+    Validate(validate::Arguments),
 }
 
 /// Parses the command line, runs the command, and says which code to exit with.
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observations = Matrix::read(&arguments.observations)?;
     let file = PolicyFile::read(&arguments.policy)?;
     let mut policy =
-        file.load(arguments.backend, Widths { observation: observations.width, action: None })?;
+        file.load(arguments.backend, Widths { observation: Some(observations.width), action: None })?;
     let actions = predict(policy.as_mut(), &observations)?;
     actions.write(&arguments.out)?;
     println!(

@@ -165,8 +165,8 @@ fn elements(
 
 fn wrong_length<T>(document: &Document<'_>, setting: &Setting<T>, found: usize, dimension: usize) {
     let table = setting.path.split('.').next().unwrap_or_default();
-    let what = format!("{found} elements, but {table}.dimension = {dimension}");
-    document.contradicts(setting, what, format!("{dimension} elements"));
+    let what = format!("length {found}, but {table}.dimension = {dimension}");
+    document.contradicts(setting, what, format!("an array of length {dimension}"));
 }
 
 fn deadline(document: &Document<'_>, deadline: &raw::Deadline) -> (Deadlines, BudgetSpec) {

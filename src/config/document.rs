@@ -1,14 +1,14 @@
 //! The text as a tree with places, read key by key. What is read is noted, so that one walk at the end finds every
 //! key that nobody asked for; what is wrong is noted too, so that one run reports all of it.
 
-use super::error::{Problem, one_line};
+use super::error::{ConfigError, Problem, one_line};
 use super::rule::{Allowed, Node, Place, Rule};
 use std::cell::RefCell;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Characters of a value that a message shows.
+/// Characters of a key or value that a message shows.
 const SHOWN_CHARACTERS: usize = 60;
 /// Problems that are reported. More of them say nothing more about a file, and a hostile one may have any number.
 const REPORTED_PROBLEMS: usize = 50;
@@ -69,7 +69,7 @@ pub(super) struct Table<'d, 't> {
 impl<'t> Document<'t> {
     /// Parses the text. A text that is not TOML gives the first place where it is not: what follows such a place
     /// cannot be understood.
-    pub(super) fn parse(text: &'t str, file: &'t Path) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &'t str, file: &'t Path) -> Result<Self, ConfigError> {
         let (root, mut errors) = DeTable::parse_recoverable(text);
         errors.sort_by_key(|error| error.span().map_or(text.len(), |place| place.start));
         let document = Self {
@@ -89,7 +89,7 @@ impl<'t> Document<'t> {
                     .map_or(1, |before| before.rsplit('\n').next().unwrap_or_default().chars().count() + 1);
                 let what = format!("not TOML at column {column}: {}", one_line(error.message()));
                 let line = 1 + line_breaks(text, 0..at);
-                Err(Problem { file: file.to_owned(), line, key: None, value: None, what, allowed: None })
+                Err(ConfigError::unintelligible(file, line, what))
             }
         }
     }
@@ -146,13 +146,7 @@ impl<'t> Document<'t> {
     /// begins with its name.
     pub(super) fn written(&self, place: &Place) -> Option<String> {
         let text = self.text.get(place.clone()).filter(|text| !text.is_empty())?;
-        let flat = one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "));
-        if flat.chars().count() <= SHOWN_CHARACTERS {
-            return Some(flat);
-        }
-        let mut short: String = flat.chars().take(SHOWN_CHARACTERS).collect();
-        short.push('…');
-        Some(short)
+        Some(shortened(&text.split_whitespace().collect::<Vec<_>>().join(" ")))
     }
 
     /// Whether nothing wrong was found so far.
@@ -186,7 +180,7 @@ impl<'t> Document<'t> {
             let is_table = node.get_ref().is_table();
             let value = if is_table { None } else { self.written(&node.span()) };
             let what = format!("unknown {}{hint}", if is_table { "table" } else { "key" });
-            self.note(&one_line(&path), name.span().start, value, what, Some(here.join(", ")));
+            self.note(&shortened(&path), name.span().start, value, what, Some(here.join(", ")));
         }
     }
 
@@ -269,6 +263,15 @@ impl<'d, 't> Table<'d, 't> {
             }
         }
     }
+}
+
+/// The text on one line, cut off where it would fill a screen.
+fn shortened(text: &str) -> String {
+    let mut shown = one_line(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
+    if text.chars().nth(SHOWN_CHARACTERS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 fn line_breaks(text: &str, place: Place) -> usize {

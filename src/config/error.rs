@@ -23,6 +23,12 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// A file that cannot be understood from `line` on.
+    pub(super) fn unintelligible(file: &Path, line: usize, what: String) -> Self {
+        let file = file.to_owned();
+        Self::Refused { problems: vec![Problem { file, line, key: None, value: None, what, allowed: None }] }
+    }
+
     /// What is wrong in the file; empty when there was no file to read.
     pub fn problems(&self) -> &[Problem] {
         match self {

@@ -38,10 +38,14 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     let text = str::from_utf8(&bytes).map_err(|error| {
         let whole_lines = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        refused(path, 1 + whole_lines, "not UTF-8 text")
+        ConfigError::unintelligible(path, 1 + whole_lines, "not UTF-8 text".to_owned())
     });
     if bytes.len() > MAX_FILE_BYTES {
-        return Err(refused(path, 1, "the file has more than 1048576 bytes"));
+        return Err(ConfigError::unintelligible(
+            path,
+            1,
+            format!("the file has more than {MAX_FILE_BYTES} bytes"),
+        ));
     }
     parse(text?, path)
 }
@@ -51,8 +55,7 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
 /// # Errors
 /// When anything in it is wrong.
 pub fn parse(text: &str, path: &Path) -> Result<AgentConfig, ConfigError> {
-    let document =
-        Document::parse(text, path).map_err(|problem| ConfigError::Refused { problems: vec![problem] })?;
+    let document = Document::parse(text, path)?;
     let directory = path.parent().unwrap_or(Path::new(""));
     let config = raw::read(&document).and_then(|raw| checked::check(&document, &raw, directory));
     config.ok_or_else(|| ConfigError::Refused { problems: document.into_problems() })
@@ -68,10 +71,4 @@ pub fn keys() -> Vec<Key> {
         }
         Err(_) => Vec::new(),
     }
-}
-
-fn refused(path: &Path, line: usize, what: &str) -> ConfigError {
-    let problem =
-        Problem { file: path.to_owned(), line, key: None, value: None, what: what.to_owned(), allowed: None };
-    ConfigError::Refused { problems: vec![problem] }
 }

@@ -84,6 +84,15 @@ impl<C: Clock> Engine<C> {
     }
 }
 
+/// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
+pub fn made_up_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
+    let bounds = super::Bounds::unlimited(width);
+    let mut source = Observations::new();
+    let mut observations = vec![vec![0.0; width]; count];
+    observations.iter_mut().for_each(|observation| source.next_into(observation, &bounds));
+    observations
+}
+
 /// Made-up observations: uniform within a feature's limits where both are finite, else within -1 to 1, clamped to the
 /// limit there is. SplitMix64 (Steele, Lea, Flood 2014), so that every warm-up sees the same.
 struct Observations {

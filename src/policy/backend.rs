@@ -1,6 +1,7 @@
 //! Choosing a backend and loading a policy with it.
 
-use super::{Null, Policy, PolicyError};
+use super::native::{self, Native};
+use super::{Dimensions, Null, Policy, PolicyError};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -46,8 +47,8 @@ impl std::str::FromStr for Backend {
 /// The widths a policy is asked to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Widths {
-    /// Elements of one observation.
-    pub observation: usize,
+    /// Elements of one observation; `None` takes what the file says, where it does.
+    pub observation: Option<usize>,
     /// Elements of one action; `None` takes whatever the policy gives.
     pub action: Option<usize>,
 }
@@ -103,21 +104,57 @@ impl PolicyFile {
     /// this build.
     pub fn load(&self, backend: Backend, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
         match backend {
-            Backend::Null => Ok(Box::new(Null::new(super::Dimensions {
-                observation: widths.observation,
-                action: widths.action.unwrap_or(1),
-            }))),
-            Backend::Torch | Backend::Auto => self.load_torch(widths),
-            Backend::Native => Err(PolicyError::Backend {
-                backend: backend.name(),
-                reason: "not part of this build".to_owned(),
-            }),
+            Backend::Null => {
+                let observation = self.needed(widths.observation)?;
+                Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
+            }
+            Backend::Native => self.load_native(widths),
+            Backend::Torch => self.load_torch(widths),
+            Backend::Auto => match self.load_native(widths) {
+                Err(PolicyError::Unsupported { path, reason }) => {
+                    self.load_torch(widths).map_err(|torch| match torch {
+                        PolicyError::Backend { .. } => PolicyError::Unsupported {
+                            path,
+                            reason: format!("{reason}; the torch backend may run it, but is {torch}"),
+                        },
+                        other => other,
+                    })
+                }
+                loaded => loaded,
+            },
         }
+    }
+
+    fn load_native(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        let options = native::Options { observation: widths.observation, ..native::Options::default() };
+        let policy = Native::from_bytes(&self.bytes, &self.path, &options)?;
+        let found = policy.dimensions();
+        match widths.action {
+            Some(expected) if expected != found.action => Err(PolicyError::Shape {
+                path: self.path.clone(),
+                reason: format!("expected an action of {expected} elements, found {}", found.action),
+            }),
+            _ => Ok(Box::new(policy)),
+        }
+    }
+
+    /// The observation's width, where the file does not say.
+    fn needed(&self, observation: Option<usize>) -> Result<usize, PolicyError> {
+        observation.ok_or_else(|| PolicyError::Shape {
+            path: self.path.clone(),
+            reason: "the width of an observation does not follow from the file and has to be given"
+                .to_owned(),
+        })
     }
 
     #[cfg(feature = "torch")]
     fn load_torch(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
-        let policy = super::Torch::from_archive(&self.bytes, &self.path, widths.observation, widths.action)?;
+        let policy = super::Torch::from_archive(
+            &self.bytes,
+            &self.path,
+            self.needed(widths.observation)?,
+            widths.action,
+        )?;
         Ok(Box::new(policy))
     }
 

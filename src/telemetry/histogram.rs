@@ -43,6 +43,11 @@ impl Histogram {
         self.inner.saturating_record(latency_ns);
     }
 
+    /// Adds every sample of another histogram.
+    pub fn merge(&mut self, other: &Self) {
+        self.inner += &other.inner;
+    }
+
     /// The share of samples, 0 to 1, that are at most `limit_ns`; 1 where there are none.
     pub fn share_within(&self, limit_ns: u64) -> f64 {
         self.inner.percentile_below(limit_ns) / 100.0

@@ -1,0 +1,202 @@
+//! `escapement validate POLICY --trials N`: does this policy meet its deadline on this core?
+//!
+//! ```text
+//! $ escapement validate config/example.bundle --core 1
+//! ns          count     min     p50     p90     p99   p99.9      max
+//! inference   10000     310     339     371     403     1032    14271
+//! hiccups     10000       9      10      19      20      120    13895
+//! backend native, core 1: 100.0000 % within 100 us, 99 % asked for: pass
+//! ```
+//!
+//! The policy is called in a loop on a pinned core, after a warm-up, with nothing enforced. Beside its latencies stand
+//! the platform's own hiccups, measured in turn with them (see the `validation` module). Observations are made up,
+//! uniform in -1 to 1, unless a file of them is given. Exit code 0 when the share asked for met the deadline and no
+//! regression against the baseline was found, else 1.
+//!
+//! A baseline is what an earlier `--json` printed. A run regresses when its median exceeds the baseline's by more than
+//! both runs vary by themselves, plus 5 %.
+
+use super::CommandResult;
+use super::exit::{ExitCode, Failure};
+use super::npy::Matrix;
+use crate::clock::{MachineClock, Nanos};
+use crate::host::{lock_all_memory, pin_to, prefault_stack};
+use crate::policy::{Backend, PolicyFile, Widths};
+use crate::telemetry::{Histogram, Percentiles};
+use crate::validation::{Baseline, Comparison, Objective, Summary, Validation, html_report, validate};
+use hdrhistogram::serialization::V2Serializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Measure a policy against a deadline, with enforcement off
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A TorchScript file, or a bundle directory
+    policy: PathBuf,
+    /// Timed calls
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    trials: u64,
+    /// What runs the policy: auto, native, torch or null
+    #[arg(long, default_value = "auto")]
+    backend: Backend,
+    /// Deadline of one call, in microseconds
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
+    deadline_us: u64,
+    /// Share of calls, in percent, that must meet it
+    #[arg(long, default_value_t = 99.0, value_parser = percent)]
+    within: f64,
+    /// Core to pin to; the last one that this process may use, if not given
+    #[arg(long)]
+    core: Option<usize>,
+    /// Observations to call it with: a .npy file, float32, [n, observation]
+    #[arg(long, value_name = "FILE.npy")]
+    observations: Option<PathBuf>,
+    /// Elements of one observation, where neither the policy nor a file of observations says so
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    dimension: Option<u16>,
+    /// An earlier run's --json to compare with
+    #[arg(long, value_name = "FILE.json")]
+    baseline: Option<PathBuf>,
+    /// Print figures as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write a self-contained HTML report
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+    /// Write both histograms as an interval log
+    #[arg(long, value_name = "FILE.hlog")]
+    hlog: Option<PathBuf>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
+        _ => Err("allowed: 0 to 100".to_owned()),
+    }
+}
+
+/// Observations that are made up when none are given.
+const MADE_UP: usize = 1024;
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    // Everything that can be wrong with the arguments comes before the minutes that a long run may take.
+    let baseline = arguments.baseline.as_deref().map(read_baseline).transpose()?;
+    let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
+    if given.as_ref().is_some_and(|matrix| matrix.rows == 0) {
+        return Err(Failure::new(ExitCode::Usage, "--observations: there are none in the file"));
+    }
+    let file = PolicyFile::read(&arguments.policy)?;
+    let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
+    let mut policy = file.load(arguments.backend, Widths { observation, action: None })?;
+    let width = policy.dimensions().observation;
+    let observations = match &given {
+        Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
+        None => crate::engine::made_up_observations(width, MADE_UP),
+    };
+
+    let core = match arguments.core.or_else(last_core) {
+        Some(core) => {
+            pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
+            core.to_string()
+        }
+        None => "any".to_owned(),
+    };
+    // Without the permission the figures show the page faults there are; the daemon's own start says so.
+    let _ = lock_all_memory();
+    prefault_stack();
+    let objective = Objective {
+        trials: arguments.trials,
+        deadline: Nanos::from_micros(arguments.deadline_us),
+        share: arguments.within / 100.0,
+    };
+    let validation = validate(policy.as_mut(), &mut MachineClock::new(), &observations, objective)
+        .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
+
+    let summary = validation.summary();
+    let comparison = baseline.map(|baseline| baseline.compare(&summary));
+    if let Some(path) = &arguments.html {
+        write(path, html_report(&validation, &file.path().display().to_string()).as_bytes())?;
+    }
+    if let Some(path) = &arguments.hlog {
+        write(path, &interval_log(&validation))?;
+    }
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&summary).expect("figures are plain numbers and words");
+        println!("{json}");
+    } else {
+        print(&summary, &core, comparison);
+    }
+    let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
+    if let Some(comparison) = comparison.filter(|_| regressed) {
+        eprintln!(
+            "escapement: regression: the median is {:.3} times the baseline's; noise explains {:.3}",
+            comparison.median_ratio, comparison.noise_ratio
+        );
+    }
+    Ok(if validation.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
+}
+
+fn last_core() -> Option<usize> {
+    core_affinity::get_core_ids()?.last().map(|id| id.id)
+}
+
+fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
+    Baseline::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Failure::from_io(path, &error),
+        _ => Failure::new(
+            ExitCode::Usage,
+            format!("{}: not what `validate --json` prints: {error}", path.display()),
+        ),
+    })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, bytes).map_err(|error| Failure::from_io(path, &error))
+}
+
+fn print(summary: &Summary, core: &str, comparison: Option<Comparison>) {
+    println!(
+        "{:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "ns", "count", "min", "p50", "p90", "p99", "p99.9", "max"
+    );
+    let line = |name: &str, figures: &Percentiles| {
+        let Percentiles { count, min, p50, p90, p99, p999, max } = figures;
+        println!("{name:<10} {count:>8} {min:>8} {p50:>8} {p90:>8} {p99:>8} {p999:>8} {max:>8}");
+    };
+    line("inference", &summary.inference_ns);
+    line("hiccups", &summary.hiccup_ns);
+    println!(
+        "backend {}, core {core}: {:.4} % within {} us, {} % asked for: {}",
+        summary.backend,
+        summary.within_deadline * 100.0,
+        summary.deadline_us,
+        summary.required_share * 100.0,
+        summary.verdict
+    );
+    if let Some(comparison) = comparison {
+        println!(
+            "median {:.3} times the baseline's; noise explains up to {:.3}",
+            comparison.median_ratio, comparison.noise_ratio
+        );
+    }
+}
+
+/// Both histograms in the interval-log format of HdrHistogram (version 1.3), tagged by what they are.
+fn interval_log(validation: &Validation) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut serializer = V2Serializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .add_comment("latencies in ns; written by escapement validate")
+        .with_start_time(SystemTime::now())
+        .begin_log_with(&mut bytes, &mut serializer)
+        .expect("a vector takes all");
+    let mut add = |name: &str, histogram: &Histogram| {
+        let tag = hdrhistogram::serialization::interval_log::Tag::new(name).expect("a plain word is a tag");
+        log.write_histogram(histogram.as_hdr(), Duration::ZERO, Duration::ZERO, Some(tag))
+            .expect("a vector takes all");
+    };
+    add("inference", &validation.inference);
+    add("hiccup", &validation.hiccup);
+    bytes
+}

@@ -1,0 +1,90 @@
+//! Files to test with.
+
+use escapement::config::{self, AgentConfig, ConfigError, Problem};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub const AGENT: &str = include_str!("../../config/agent.toml");
+pub const FILE: &str = "some/agent.toml";
+
+pub fn parse(text: &str) -> Result<AgentConfig, ConfigError> {
+    config::parse(text, Path::new(FILE))
+}
+
+pub fn problems(text: &str) -> Vec<Problem> {
+    match parse(text) {
+        Ok(config) => panic!("accepted as {config:?}:\n{text}"),
+        Err(error) => error.problems().to_vec(),
+    }
+}
+
+/// A file as keys and values, so that one of them can be changed.
+#[derive(Clone)]
+pub struct Draft(pub BTreeMap<String, String>);
+
+impl Draft {
+    /// The keys that must be there, and no other.
+    pub fn minimal() -> Self {
+        let keys = [
+            ("agent.name", "\"a\""),
+            ("policy.path", "\"p\""),
+            ("observation.dimension", "2"),
+            ("action.dimension", "2"),
+            ("action.low", "-1"),
+            ("action.high", "1"),
+            ("action.safe_default", "[0, 0]"),
+        ];
+        Self(keys.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.0.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn without(mut self, key: &str) -> Self {
+        self.0.remove(key);
+        self
+    }
+
+    /// What else must be set so that `value` does not contradict it.
+    pub fn with_company(self, key: &str, value: &str) -> Self {
+        match key {
+            "deadline.inference_us" => self.set("deadline.end_to_end_us", "10000000"),
+            "deadline.end_to_end_us" => self.set("deadline.inference_us", "1"),
+            "deadline.budget.misses" => self.set("deadline.budget.window", "1048576"),
+            "errors.budget.misses" => self.set("errors.budget.window", "1048576"),
+            "errors.budget.window" => self.set("errors.budget.misses", "0"),
+            "engine.idle_sleep_us" => self.set("engine.idle", "\"backoff\""),
+            "policy.backend" if value == "\"null\"" => self.without("policy.path"),
+            "action.dimension" => {
+                let zeros = vec!["0"; value.parse().unwrap_or(0)].join(", ");
+                self.set("action.safe_default", &format!("[{zeros}]"))
+            }
+            _ => self,
+        }
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut current = "";
+        for (key, value) in &self.0 {
+            let (table, name) = key.rsplit_once('.').expect("keys stand in tables");
+            if table != current {
+                text += &format!("[{table}]\n");
+                current = table;
+            }
+            text += &format!("{name} = {value}\n");
+        }
+        text
+    }
+
+    pub fn line_of(&self, key: &str) -> usize {
+        let (table, name) = key.rsplit_once('.').expect("keys stand in tables");
+        let text = self.text();
+        let from = text.lines().position(|line| line == format!("[{table}]")).expect("the table is there");
+        let below = text.lines().skip(from).position(|line| line.starts_with(&format!("{name} =")));
+        1 + from + below.expect("the key is there")
+    }
+}

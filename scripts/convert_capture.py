@@ -51,10 +51,14 @@ def summary(path: Path) -> str:
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Turn a Binance spot capture into observations.")
-    parser.add_argument("capture", type=Path, help="capture, one `local_receive_time_ns {json}` per line, gzipped or not")
+    parser.add_argument(
+        "capture", type=Path, help="capture, one `local_receive_time_ns {json}` per line, gzipped or not"
+    )
     parser.add_argument("--out", type=Path, required=True, help="observation file to write")
     parser.add_argument("--summary", action="store_true", help="print mean, spread and range of each feature")
     arguments = parser.parse_args()
+    if arguments.out.exists() and arguments.capture.exists() and arguments.out.samefile(arguments.capture):
+        parser.error(f"--out {arguments.out} is the capture itself")
     try:
         count, backward = convert(arguments.capture, arguments.out)
         if arguments.summary:

@@ -2,11 +2,11 @@
 
 Usage: python train_example.py --observations FILE.obs [--out DIRECTORY] [--steps N] [--seed N]
 
-The observations come from `convert_capture.py`, or from `escapement feed`. The first four fifths of them are trained on,
-also for the statistics that normalise observations; the last fifth shows what the policy is worth beside doing nothing
-and beside quoting without looking. DIRECTORY then holds `policy.pt`, whose input is the raw observation [1, n] and
-whose output is the action [1, 3], and `features.txt`, the names of the inputs in their order. The module is written only
-if it agrees with `model.predict`.
+The observations come from `convert_capture.py`. The first four fifths of them are trained on, also for the statistics
+that normalise observations; the last fifth shows what the policy is worth beside doing nothing and beside quoting
+without looking. DIRECTORY then holds `policy.pt`, whose input is the raw observation [1, n] and whose output is the
+action [1, 3], and `features.txt`, the names of the inputs in their order. The module is written only if it agrees with
+`model.predict`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy
 import torch
+from stable_baselines3 import PPO
+
 from example_agent.environment import Action, Observation, QuotingEnvironment
 from example_agent.policy_export import ExportError, NormalizedObservation, export
 from market_features.definitions import NAMES
 from market_features.obs_file import ObsFileError, Recording, read_obs
-from stable_baselines3 import PPO
 
 EXIT_BAD_INPUT = 65
 CHECKED_OBSERVATIONS = 10_000
@@ -62,7 +63,9 @@ def train(recording: Recording, steps: int, seed: int, episode_steps: int = 1024
     return model.learn(total_timesteps=steps)
 
 
-def reward_of(recording: Recording, model: PPO | None, constant: tuple[float, float, float] = (0.0, -1.0, -1.0)) -> float:
+def reward_of(
+    recording: Recording, model: PPO | None, constant: tuple[float, float, float] = (0.0, -1.0, -1.0)
+) -> float:
     """What the model, or a constant action, earns over a whole recording, in basis points of the largest position."""
     environment = QuotingEnvironment(recording, len(recording.sequence) - 1, random_start=False)
     observation, _ = environment.reset()
@@ -112,7 +115,9 @@ def main() -> int:
     print(f"  policy                   {reward_of(held_out, model):10.2f}")
     print(f"  quoting without looking  {reward_of(held_out, None, (0.0, 0.0, 0.0)):10.2f}")
     print(f"  doing nothing            {reward_of(held_out, None):10.2f}")
-    print(f"{arguments.out / 'policy.pt'}: at most {difference:.1e} from model.predict over {len(checked)} observations")
+    print(
+        f"{arguments.out / 'policy.pt'}: at most {difference:.1e} from model.predict over {len(checked)} observations"
+    )
     return 0
 
 

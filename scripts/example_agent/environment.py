@@ -25,10 +25,11 @@ from typing import Any
 import gymnasium
 import numpy
 from gymnasium import spaces
+from numpy.typing import NDArray
+
 from market_features.definitions import DEFINITIONS, NAMES
 from market_features.features import TEN_SECONDS, WINDOWS_S
 from market_features.obs_file import Recording
-from numpy.typing import NDArray
 
 ACTION_NAMES = ("target_position", "bid_skew", "ask_skew")
 TAKE_PER_STEP = 0.05
@@ -62,7 +63,9 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
         if recording.names != NAMES:
             raise ValueError("the recording's features are not those of config/features.toml")
         if len(recording.observations) <= episode_steps:
-            raise ValueError(f"{len(recording.observations)} observations; an episode takes {episode_steps} and one more")
+            raise ValueError(
+                f"{len(recording.observations)} observations; an episode takes {episode_steps} and one more"
+            )
         self.observation_space = spaces.Box(
             numpy.array([definition.low for definition in DEFINITIONS], dtype=numpy.float32),
             numpy.array([definition.high for definition in DEFINITIONS], dtype=numpy.float32),
@@ -88,7 +91,7 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
         self._index = int(self.np_random.integers(last_start + 1)) if self._random_start else 0
         self._end = self._index + self._episode_steps
         self._position = 0.0
-        return self._observations[self._index], {}
+        return self._observations[self._index].copy(), {}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Acts on the current observation and goes to the next."""
@@ -110,4 +113,4 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
         reward += position * float(self._move_bp[self._index]) - INVENTORY_PENALTY_BP * position * position
         self._position = position
         self._index += 1
-        return self._observations[self._index], reward, False, self._index >= self._end, {"position": position}
+        return self._observations[self._index].copy(), reward, False, self._index >= self._end, {"position": position}

@@ -1,11 +1,12 @@
 """An actor of Stable-Baselines3 as one frozen TorchScript module: raw observation [1, n] in, action [1, m] out.
 
-Observation statistics are part of the network (`NormalizedObservation`), so `model.predict` and the module take the same
-raw observations, and there is no second place where normalisation could be forgotten or done differently.
+Observation statistics are part of the network (`NormalizedObservation`), so `model.predict` and the module take the
+same raw observations, and there is no second place where normalisation could be forgotten or done differently.
 """
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -73,6 +74,7 @@ def export(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> floa
     with torch.no_grad():
         traced = torch.jit.trace(actor, torch.from_numpy(observations[:1].copy()))
         torch.jit.save(torch.jit.freeze(traced), partial)
+        _drop_source_paths(partial)
         difference = largest_difference(model, partial, observations)
     if not difference <= TOLERANCE:
         partial.unlink()
@@ -81,8 +83,22 @@ def export(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> floa
     return difference
 
 
+def _drop_source_paths(path: Path) -> None:
+    """Takes the debug records out, which name the Python files of the machine that traced the module.
+
+    Loading what is left and saving it makes PyTorch write the records anew, now about the module's own code, and keeps
+    the layout of the archive its own.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = [(name, archive.read(name)) for name in archive.namelist() if not name.endswith(".debug_pkl")]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records:
+            archive.writestr(name, content)
+    torch.jit.save(torch.jit.load(path, map_location="cpu"), path)
+
+
 def largest_difference(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> float:
-    """The largest difference between the actions of the module at `path` and of the model, one observation at a time."""
+    """The largest difference between an action of the module at `path` and of the model, one observation at a time."""
     module = torch.jit.load(path, map_location="cpu")
     largest = 0.0
     with torch.no_grad():

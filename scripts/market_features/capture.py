@@ -54,7 +54,7 @@ class Trade:
         features.trade(self.ts_ns, self.price, self.qty, self.buyer_is_maker)
 
 
-class _BadLine(Exception):
+class _BadLineError(Exception):
     """What is wrong with one line."""
 
 
@@ -64,15 +64,18 @@ def read_capture(path: Path) -> Iterator[Quote | Trade]:
     symbol: str | None = None
     try:
         with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
+            for line in lines:
+                number += 1
                 found, event = _parse(line)
                 if found is not None:
                     if symbol not in (None, found):
-                        raise _BadLine(f"symbol {found!r} in a capture of {symbol!r}; one capture holds one symbol")
+                        raise _BadLineError(
+                            f"symbol {found!r} in a capture of {symbol!r}; one capture holds one symbol"
+                        )
                     symbol = found
                 if event is not None:
                     yield event
-    except _BadLine as error:
+    except _BadLineError as error:
         raise CaptureError(f"{path}:{number}: {error}") from None
     except UnicodeDecodeError:
         raise CaptureError(f"{path}:{number + 1}: not UTF-8 text") from None
@@ -90,43 +93,43 @@ def _open(path: Path) -> IO[str]:
 
 def _parse(line: str) -> tuple[str | None, Quote | Trade | None]:
     """The symbol and the event of one line, where it has them."""
-    stamp, _, text = line.partition(" ")
+    stamp, _, text = line.rstrip("\n").partition(" ")
     if not (stamp.isascii() and stamp.isdigit()) or int(stamp) > MAXIMUM_TS_NS:
-        raise _BadLine(f"receive time {stamp[:40]!r}; allowed: nanoseconds, a whole number up to {MAXIMUM_TS_NS}")
+        raise _BadLineError(f"receive time {stamp[:40]!r}; allowed: nanoseconds, a whole number up to {MAXIMUM_TS_NS}")
     try:
         message = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
-        raise _BadLine("not `local_receive_time_ns {json}`: the JSON is broken or cut off") from None
+        raise _BadLineError("not `local_receive_time_ns {json}`: the JSON is broken or cut off") from None
     if not isinstance(message, dict):
-        raise _BadLine("the message is not a JSON object")
+        raise _BadLineError("the message is not a JSON object")
     if "stream" not in message:
         if "lastUpdateId" in message:
             return None, None
-        raise _BadLine("neither a stream message (key `stream`) nor a snapshot (key `lastUpdateId`)")
+        raise _BadLineError("neither a stream message (key `stream`) nor a snapshot (key `lastUpdateId`)")
     symbol, _, channel = str(message["stream"]).partition("@")
     data = message.get("data")
     if not isinstance(data, dict):
-        raise _BadLine("key `data` is missing or not an object")
+        raise _BadLineError("key `data` is missing or not an object")
     if channel == "bookTicker":
         return symbol, _quote(int(stamp), data)
     if channel == "trade":
         return symbol, _trade(int(stamp), data)
     if channel.split("@")[0] == "depth":
         return symbol, None
-    raise _BadLine(f"stream {str(message['stream'])[:60]!r}; allowed: <symbol>@bookTicker, @trade, @depth...")
+    raise _BadLineError(f"stream {str(message['stream'])[:60]!r}; allowed: <symbol>@bookTicker, @trade, @depth...")
 
 
 def _quote(ts_ns: int, data: dict[str, Any]) -> Quote:
     quote = Quote(ts_ns, *(_positive(data, key) for key in ("b", "B", "a", "A")))
     if quote.bid >= quote.ask:
-        raise _BadLine(f"bid `b` {quote.bid} is not below ask `a` {quote.ask}")
+        raise _BadLineError(f"bid `b` {quote.bid} is not below ask `a` {quote.ask}")
     return quote
 
 
 def _trade(ts_ns: int, data: dict[str, Any]) -> Trade:
     buyer_is_maker = data.get("m")
     if not isinstance(buyer_is_maker, bool):
-        raise _BadLine(f"key `m` is {str(buyer_is_maker)[:40]!r}; allowed: true, false")
+        raise _BadLineError(f"key `m` is {str(buyer_is_maker)[:40]!r}; allowed: true, false")
     return Trade(ts_ns, _positive(data, "p"), _positive(data, "q"), buyer_is_maker)
 
 
@@ -138,5 +141,5 @@ def _positive(data: dict[str, Any], key: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0.0):
-        raise _BadLine(f"key `{key}` is {str(value)[:40]!r}; allowed: a finite number above 0, as a string")
+        raise _BadLineError(f"key `{key}` is {str(value)[:40]!r}; allowed: a finite number above 0, as a string")
     return number

@@ -19,7 +19,7 @@ SEED = 20240808
 
 
 def events() -> Iterator[Quote | Trade]:
-    """Bursts, silences of seconds, a trade before the first quote, equal and backward times, wide and one-tick spreads."""
+    """Bursts, silences, a trade before the first quote, equal and backward times, wide and one-tick spreads."""
     draw = random.Random(SEED)
     ts_ns = 1_700_000_000_000_000_000
     mid_ticks = 268_000
@@ -34,7 +34,9 @@ def events() -> Iterator[Quote | Trade]:
             bid, ask = (mid_ticks - half_spread) / 100, (mid_ticks + half_spread) / 100
             yield Quote(ts_ns, bid, draw.randint(1, 200_000) / 1e4, ask, draw.randint(1, 200_000) / 1e4)
         else:
-            yield Trade(ts_ns, (mid_ticks + draw.choice((-1, 1))) / 100, draw.randint(1, 9_000) / 1e4, draw.random() < 0.5)
+            yield Trade(
+                ts_ns, (mid_ticks + draw.choice((-1, 1))) / 100, draw.randint(1, 9_000) / 1e4, draw.random() < 0.5
+            )
 
 
 def lines() -> Iterator[str]:

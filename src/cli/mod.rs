@@ -5,7 +5,9 @@
 
 pub mod exit;
 
+mod agent;
 mod check;
+mod feed;
 mod npy;
 mod predict;
 mod run;
@@ -26,6 +28,7 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Feed(feed::Arguments),
     Predict(predict::Arguments),
     Validate(validate::Arguments),
 }
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Feed(arguments) => feed::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };

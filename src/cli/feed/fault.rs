@@ -150,6 +150,13 @@ impl Injector {
         header
     }
 
+    /// Takes back one that was drawn and could not be carried out.
+    pub(super) fn retract(&mut self, fault: Fault) {
+        if let Some(count) = self.counts.get_mut(fault.name()) {
+            *count -= 1;
+        }
+    }
+
     /// How many of each kind there were.
     pub(super) fn counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.counts
@@ -168,7 +175,8 @@ mod tests {
     fn rates_are_read_and_bad_ones_refused_with_what_is_allowed() {
         let rates: FaultRates = "nan=0.5,gap=1".parse().unwrap();
         assert_eq!(rates.rates, [(Fault::Nan, 0.5), (Fault::Gap, 1.0)]);
-        for (bad, says) in [("nan", "NAME=RATE"), ("nan=2", "from 0 to 1"), ("wrong=0.1", "out_of_range"), ("", "NAME=RATE")]
+        for (bad, says) in
+            [("nan", "NAME=RATE"), ("nan=2", "from 0 to 1"), ("wrong=0.1", "out_of_range"), ("", "NAME=RATE")]
         {
             let error = bad.parse::<FaultRates>().unwrap_err();
             assert!(error.contains(says), "{bad}: {error}");

@@ -50,9 +50,12 @@ impl Recording {
             file.read_exact(&mut header).map_err(io)?;
             header[..8] != MAGIC
         } {
-            return Err(malformed("not a recording: it does not begin with ESCOBSV1 and its header".to_owned()));
+            return Err(malformed(
+                "not a recording: it does not begin with ESCOBSV1 and its header".to_owned(),
+            ));
         }
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (header_bytes, dimension, names_bytes) = (u64::from(word(8)), word(12), u64::from(word(24)));
         let count = u64::from(word(16)) | u64::from(word(20)) << 32;
         if !(1..=MAX_DIMENSION as u32).contains(&dimension) {

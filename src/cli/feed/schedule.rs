@@ -25,7 +25,9 @@ impl FromStr for Rate {
             return Ok(Self::Max);
         }
         match text.parse() {
-            Ok(rate @ 1..=MAX_RATE) => Ok(Self::PerSecond(NonZeroU64::new(rate).expect("the range begins at 1"))),
+            Ok(rate @ 1..=MAX_RATE) => {
+                Ok(Self::PerSecond(NonZeroU64::new(rate).expect("the range begins at 1")))
+            }
             _ => Err("allowed: a whole number from 1 to 1000000000, or max".to_owned()),
         }
     }

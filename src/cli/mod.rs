@@ -11,6 +11,7 @@ mod feed;
 mod npy;
 mod predict;
 mod run;
+mod tap;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Feed(feed::Arguments),
+    Tap(tap::Arguments),
     Predict(predict::Arguments),
     Validate(validate::Arguments),
 }
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Feed(arguments) => feed::run(&arguments),
+        Command::Tap(arguments) => tap::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };

@@ -82,6 +82,12 @@ impl Ledger {
         self.actions
     }
 
+    /// The account up to the last action, for whoever cannot look at the observation ring.
+    pub fn settled(&self) -> Account {
+        let answered_to = self.last.map_or_else(|| self.base.unwrap_or(0), |last| last + 1);
+        self.account(answered_to, answered_to)
+    }
+
     /// Balances the account against the observation ring: `committed` observations in all, of which the agent has
     /// released `released`. Those released behind the last answered one were skipped.
     pub fn account(&self, committed: u64, released: u64) -> Account {

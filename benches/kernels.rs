@@ -150,9 +150,10 @@ mod x86 {
         let timer = Timer::calibrate();
         let limits = Limits::measure(&timer);
         println!(
-            "core {core}{}, {:.2} GHz TSC, empty measurement {:.1} ns (subtracted)",
+            "core {core}{}, {:.2} GHz TSC in steps of {:.1} ns, empty measurement {:.1} ns (subtracted)",
             if pinned { "" } else { " (NOT pinned)" },
             timer.ticks_per_ns(),
+            timer.resolution_ns(),
             timer.overhead_ns()
         );
         println!("limits: {limits}");

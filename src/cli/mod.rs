@@ -7,6 +7,7 @@ pub mod exit;
 
 mod agent;
 mod check;
+mod demo;
 mod feed;
 mod npy;
 mod predict;
@@ -31,6 +32,7 @@ enum Command {
     Check(check::Arguments),
     Feed(feed::Arguments),
     Tap(tap::Arguments),
+    Demo(demo::Arguments),
     Predict(predict::Arguments),
     Validate(validate::Arguments),
 }
@@ -46,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
@@ -57,3 +60,12 @@ pub fn main() -> ExitCode {
 
 /// What a command ends with.
 type CommandResult = Result<ExitCode, Failure>;
+
+#[cfg(test)]
+mod tests {
+    /// clap finds contradictions among the declarations themselves when it is asked to.
+    #[test]
+    fn the_command_line_is_consistent() {
+        <super::Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

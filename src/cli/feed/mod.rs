@@ -139,6 +139,29 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
+/// For a command that passes its arguments on to a feed: the text, once it is known to be good.
+fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned())
+}
+
+pub(super) fn checked_rate(text: &str) -> Result<String, String> {
+    checked::<Rate>(text)
+}
+
+pub(super) fn checked_pace(text: &str) -> Result<String, String> {
+    checked::<Pace>(text)
+}
+
+pub(super) fn checked_faults(text: &str) -> Result<String, String> {
+    checked::<FaultRates>(text)
+}
+
+/// Says what is wrong with a recording, as far as its header tells.
+pub(super) fn check_recording(path: &std::path::Path) -> Result<(), Failure> {
+    Recording::open(path)?;
+    Ok(())
+}
+
 /// What the arguments mean for an agent of this dimension.
 fn plan(arguments: &Arguments, recording: Option<Recording>, dimension: usize) -> Result<Plan, Failure> {
     let usage = |message: String| Failure::new(ExitCode::Usage, message);

@@ -28,6 +28,7 @@ pub mod gateway;
 pub mod host;
 pub mod policy;
 pub mod ring;
+#[cfg(not(loom))]
 pub mod shm;
 mod sync;
 pub mod telemetry;

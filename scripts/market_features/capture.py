@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .features import Features
+from .features import LARGEST, SMALLEST, Features
 
 MAXIMUM_TS_NS = 2**63 - 1
 
@@ -140,6 +140,7 @@ def _positive(data: dict[str, Any], key: str) -> float:
         number = float(value) if isinstance(value, str) else math.nan
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number > 0.0):
-        raise _BadLineError(f"key `{key}` is {str(value)[:40]!r}; allowed: a finite number above 0, as a string")
+    if not SMALLEST <= number <= LARGEST:
+        allowed = f"a number from {SMALLEST} to {LARGEST}, as a string"
+        raise _BadLineError(f"key `{key}` is {str(value)[:40]!r}; allowed: {allowed}")
     return number

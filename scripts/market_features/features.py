@@ -17,8 +17,12 @@ TRADE_SIZE_WEIGHT = 1.0 / 64.0
 """Weight of the newest trade in the mean trade size."""
 
 
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Bounds of prices and quantities, within which no feature can overflow or lose its meaning."""
+
+
 class Features:
-    """What has been seen of one instrument. Prices and quantities have to be finite and positive."""
+    """What has been seen of one instrument. Prices and quantities have to lie in [SMALLEST, LARGEST]."""
 
     def __init__(self) -> None:
         self.ts_ns: int | None = None
@@ -168,7 +172,8 @@ class Features:
 
 
 def _towards(mean: float, held: float, decay: float) -> float:
-    return held + (mean - held) * decay
+    # As a sum of shares: held + (mean - held) * decay can cancel to zero or beyond.
+    return mean * decay + held * (1.0 - decay)
 
 
 def _log_ms(duration_ns: int) -> float:

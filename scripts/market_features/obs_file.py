@@ -116,4 +116,6 @@ def read_obs(path: Path) -> Recording:
     ts_event_ns = records["ts_event_ns"].copy()
     if numpy.any(ts_event_ns[1:] < ts_event_ns[:-1]):
         raise ObsFileError(f"{path}: ts_event_ns decreases")
+    if not numpy.all(numpy.isfinite(records["values"])):
+        raise ObsFileError(f"{path}: a value is not finite")
     return Recording(names, records["sequence"].copy(), ts_event_ns, records["values"].copy())

@@ -9,6 +9,7 @@ mod agent;
 mod check;
 mod demo;
 mod feed;
+mod inspect;
 mod npy;
 mod predict;
 mod run;
@@ -34,6 +35,7 @@ enum Command {
     Tap(tap::Arguments),
     Demo(demo::Arguments),
     Predict(predict::Arguments),
+    Inspect(inspect::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Tap(arguments) => tap::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match result {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import pytest
 
 import make_golden
 from market_features.definitions import DEFINITIONS, DIMENSION, NAMES
-from market_features.features import Features
+from market_features.features import LARGEST, SMALLEST, Features
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "features.jsonl"
 MS = 1_000_000
@@ -101,6 +102,23 @@ def test_an_earlier_time_counts_as_the_last_one() -> None:
         features.trade(second_ns, 100.01, 1.0, buyer_is_maker=False)
     assert backward.ts_ns == 50 * MS
     assert backward.observation() == straight.observation()
+
+
+def test_no_input_within_bounds_gives_a_value_beyond_bounds() -> None:
+    draw = random.Random(11)
+    for _ in range(300):
+        features, ts_ns = Features(), 0
+        for _ in range(20):
+            ts_ns += draw.choice((0, 1, 10**9, 10**15, 10**18 // 20))
+            sizes = [draw.choice((SMALLEST, LARGEST, 10.0 ** draw.uniform(-12, 12))) for _ in range(4)]
+            if draw.random() < 0.6:
+                low, high = sorted(sizes[:2])
+                features.quote(ts_ns, low, sizes[2], high, sizes[3])
+            else:
+                features.trade(ts_ns, sizes[0], sizes[1], draw.random() < 0.5)
+            if features.ready:
+                for value, definition in zip(features.observation(), DEFINITIONS, strict=True):
+                    assert definition.low <= value <= definition.high, definition.name
 
 
 def test_no_observation_before_the_first_quote() -> None:

@@ -78,6 +78,7 @@ def test_names_that_cannot_be_kept_are_refused(tmp_path: Path, names: tuple[str,
         (16, struct.pack("<Q", 2**63), "observations of 2 values"),
         (24, struct.pack("<I", 5), "1 feature names for 2 values"),
         (64, b"\xff", "not UTF-8"),
+        (128 + 16, struct.pack("<f", float("nan")), "a value is not finite"),
         (128 + 8, struct.pack("<Q", 6), "ts_event_ns decreases"),
     ],
 )

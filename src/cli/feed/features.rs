@@ -148,7 +148,8 @@ struct LastTrade {
     sign: f64,
 }
 
-/// What has been seen of one instrument. Prices and quantities have to be finite and positive.
+/// What has been seen of one instrument. Prices and quantities have to lie in [1e-12, 1e12], within which no feature
+/// can overflow.
 #[derive(Debug, Clone, Default)]
 pub struct Features {
     /// Time of the first and of the last event.
@@ -332,7 +333,8 @@ fn add(sums: &mut PerWindow, value: f64) {
 }
 
 fn approach(mean: &mut f64, held: f64, decay: f64) {
-    *mean = held + (*mean - held) * decay;
+    // As a sum of shares: held + (mean - held) * decay can cancel to zero or beyond.
+    *mean = *mean * decay + held * (1.0 - decay);
 }
 
 fn log_ms(duration_ns: u64) -> f64 {

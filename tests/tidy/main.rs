@@ -14,6 +14,7 @@ use std::path::Path;
 /// The files that hold `unsafe`. The list can only shrink by itself: a file that no longer needs it must leave it, and
 /// a new one enters by a change to this line that a reviewer sees.
 const MAY_HOLD_UNSAFE: &[&str] = &[
+    "src/cli/demo/children.rs",
     "src/clock.rs",
     "src/denormals.rs",
     "src/engine/tests.rs",

@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     backend: Option<Backend>,
     /// Feed for so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     seconds: Duration,
     /// Publish so many observations a second [default: 1000, but a replay as recorded]; or max
     #[arg(long, value_name = "N", value_parser = feed::checked_rate)]

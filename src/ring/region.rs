@@ -159,11 +159,6 @@ unsafe impl Memory for Region {
     }
 
     #[inline]
-    fn expect_commit(&self) {
-        prefetch::for_write(core::ptr::from_ref(self.producer_position()).cast());
-    }
-
-    #[inline]
     fn expect_write(&self, index: usize) {
         prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
     }

@@ -77,6 +77,7 @@ pub struct Native {
     plan: Plan,
     dimensions: Dimensions,
     states: Vec<Vec<usize>>,
+    faulted: bool,
 }
 
 impl Native {
@@ -126,7 +127,7 @@ impl Native {
         let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
         let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
-        Ok(Self { plan, dimensions, states: lowered.shapes[1..].to_vec() })
+        Ok(Self { plan, dimensions, states: lowered.shapes[1..].to_vec(), faulted: false })
     }
 
     /// What the plan consists of, for reports.
@@ -186,7 +187,10 @@ impl Policy for Native {
 
     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         self.plan.input_mut(0).copy_from_slice(observation);
-        self.plan.run()?;
+        if let Err(fault) = self.plan.run() {
+            self.faulted = true;
+            return Err(fault);
+        }
         action.copy_from_slice(self.plan.output(0));
         // Only now: a call that faults leaves the states as they were.
         for state in 1..=self.states.len() {
@@ -203,6 +207,6 @@ impl Policy for Native {
 
     fn last_fault(&self) -> Option<&str> {
         // The only fault that a plan has, besides those checked when it was loaded.
-        Some("an index computed by the network lies outside its table")
+        self.faulted.then_some("an index computed by the network lies outside its table")
     }
 }

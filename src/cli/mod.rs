@@ -6,6 +6,7 @@
 pub mod exit;
 
 mod check;
+mod inspect;
 mod npy;
 mod predict;
 mod run;
@@ -27,6 +28,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Predict(predict::Arguments),
+    Inspect(inspect::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -40,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match result {

@@ -30,7 +30,7 @@ SUFFIX = ".bundle"
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said about any bundle. Only `name` is worked out, from the directory's name, where it is not given."""
+    """What may be said about any bundle. `name` comes from the directory's name where it is not given."""
 
     name: str | None = None
     observation_names: Sequence[str] | None = None
@@ -107,8 +107,8 @@ def export_module(
 ) -> Exported:
     """Writes any torch module as a bundle.
 
-    Its `forward` takes (observation [1, obs], noise [1, k] if `noise`, each of `state`) and returns the action that is to
-    be sent, or (action, each next state). It is traced, so it must not branch on data.
+    Its `forward` takes (observation [1, obs], noise [1, k] if `noise`, each of `state`) and returns the action that is
+    to be sent, or (action, each next state). It is traced, so it must not branch on data.
     """
     subject = ModuleSubject(module, observation_space, action_space, Signature(noise, tuple(state)), algorithm)
     return write_bundle(subject, Path(out), options or Options())

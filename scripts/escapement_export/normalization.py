@@ -1,7 +1,7 @@
 """VecNormalize and VecFrameStack: what lies between an environment's observation and the model.
 
 The model may have been trained behind VecNormalize(VecFrameStack(env)) or behind VecFrameStack(VecNormalize(env)). The
-first keeps statistics for each element of the stacked observation, the second for one frame; the shapes tell them apart.
+first keeps statistics for each element of the stacked observation, the second for one frame; the shapes tell which.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def frame_stack(frames: int, layout: ObservationLayout) -> FrameStack | None:
 def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> ObservationLayout:
     """The layout with bounds that belong to the elements they stand at.
 
-    VecFrameStack concatenates frames, [a, b, a, b], but makes the bounds of its space with `numpy.repeat`, [a, a, b, b].
+    VecFrameStack concatenates frames, [a, b, a, b], but makes its space's bounds with `numpy.repeat`, [a, a, b, b].
     """
     bounds = []
     for side in ("low", "high"):
@@ -136,7 +136,9 @@ def normalized_as_in_training(
     if not isinstance(observations, dict):
         return numpy.concatenate([vec_normalize.normalize_obs(frame) for frame in stack.unstack(observations)], axis=-1)
     split = {name: stack.unstack(values) for name, values in observations.items()}
-    frames = [vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()}) for i in range(stack.frames)]
+    frames = [
+        vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()}) for i in range(stack.frames)
+    ]
     return {name: numpy.concatenate([frame[name] for frame in frames], axis=-1) for name in observations}
 
 

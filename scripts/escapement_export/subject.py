@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .errors import ExportError
-from .families import action_bounds, algorithm_of, graph_of, model_layout
+from .families import action_bounds, algorithm_of, graph_of, model_layout, refuse_convolutions
 from .graph import PolicyGraph, Signature
 from .layout import ObservationLayout, Vector, layout_of
 from .normalization import (
@@ -25,7 +25,7 @@ from .normalization import (
 from .samples import batched, unbatched
 
 PERTURBATION = 1e-4
-"""How far `ModuleSubject` moves the inputs, relative to max(1, |input|), to see whether a discrete action turns over."""
+"""How far `ModuleSubject` nudges the inputs, relative to max(1, |input|), to see whether a discrete action holds."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class ModelSubject:
         self.model = model
         self.vec_normalize = vec_normalize
         self.algorithm = algorithm_of(model)
+        refuse_convolutions(model.policy)
         self.layout = model_layout(model, frames)
         self.stack = frame_stack(frames, self.layout)
         self.normalization = normalization_of(vec_normalize, self.layout, self.stack)
@@ -135,8 +136,8 @@ class ModelSubject:
 class ModuleSubject:
     """Any torch module with the signature of a bundle's `forward`; the reference is the module itself."""
 
-    normalization = None
-    stack = None
+    normalization: Normalization | None = None
+    stack: FrameStack | None = None
 
     def __init__(
         self,

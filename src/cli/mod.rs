@@ -5,11 +5,14 @@
 
 pub mod exit;
 
+mod agent;
 mod check;
+mod feed;
 mod inspect;
 mod npy;
 mod predict;
 mod run;
+mod tap;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +30,8 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Feed(feed::Arguments),
+    Tap(tap::Arguments),
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Validate(validate::Arguments),
@@ -41,6 +46,8 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Feed(arguments) => feed::run(&arguments),
+        Command::Tap(arguments) => tap::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),

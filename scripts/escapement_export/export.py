@@ -222,9 +222,7 @@ def document(
     return content
 
 
-def observation_table(
-    subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None
-) -> dict[str, Any]:
+def observation_table(subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None) -> dict[str, Any]:
     """`[observation]` and what is in it."""
     layout = subject.layout
     table: dict[str, Any] = {"dimension": layout.dimension}

@@ -81,9 +81,7 @@ def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> Observati
     return layout.with_bounds(bounds[0], bounds[1])
 
 
-def normalization_of(
-    vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None
-) -> Normalization | None:
+def normalization_of(vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None) -> Normalization | None:
     """The observation statistics of a `VecNormalize`, checked against the layout. None where it leaves observations."""
     if vec_normalize is None or not vec_normalize.norm_obs:
         return None

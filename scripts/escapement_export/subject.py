@@ -218,7 +218,5 @@ class FlatAction(nn.Module):
     def flat(self, action: torch.Tensor) -> torch.Tensor:
         """An action of any shape with the right number of elements."""
         if action.numel() != self.dimension:
-            raise ExportError(
-                f"the module's action has {action.numel()} elements, the action space {self.dimension}"
-            )
+            raise ExportError(f"the module's action has {action.numel()} elements, the action space {self.dimension}")
         return action.reshape(1, self.dimension).to(torch.float32)

@@ -179,6 +179,11 @@ def check_options(subject: Subject, out: Path, options: Options) -> None:
         raise ExportError(f"recorded observations of shape {list(recorded.shape)}; expected [n, {dimension}]")
     if recorded is not None and not numpy.all(numpy.isfinite(recorded)):
         raise ExportError("recorded observations that are not finite")
+    if options.slo is not None and not (options.slo[0] > 0.0 and 0.0 < options.slo[1] <= 100.0):
+        raise ExportError(
+            f"an SLO of {options.slo[0]:g} us at percentile {options.slo[1]:g}; allowed: a time above 0, a percentile "
+            "above 0 and at most 100"
+        )
     if options.safe_default is not None:
         check_safe_default(options.safe_default, subject.action)
 

@@ -145,16 +145,23 @@ def training_statistics(
 ) -> tuple[Vector, Vector] | None:
     """Mean and standard deviation of each raw element: VecNormalize's, or of recorded observations, or none.
 
-    Elements that VecNormalize leaves alone come from the recorded observations; without those there is no full vector.
+    Elements that VecNormalize leaves alone come from the recorded observations. Without those, indices and masks, which
+    have bounds and no distribution worth guarding, get the middle and half the width of theirs; other elements leave
+    the vector incomplete, and then there is none.
     """
     if recorded is not None:
         mean = recorded.mean(axis=0, dtype=numpy.float64)
         deviation = recorded.std(axis=0, dtype=numpy.float64)
-    elif normalization is None or any(segment.key not in normalization.statistics for segment in layout.segments):
+    elif normalization is None or any(
+        segment.kind == "box" and segment.key not in normalization.statistics for segment in layout.segments
+    ):
         return None
     else:
         mean, deviation = numpy.zeros(layout.dimension), numpy.zeros(layout.dimension)
     for segment in layout.segments:
+        if recorded is None and segment.kind != "box":
+            mean[segment.offset : segment.end] = 0.5 * (segment.low + segment.high)
+            deviation[segment.offset : segment.end] = 0.5 * (segment.high - segment.low)
         if normalization is not None and segment.key in normalization.statistics:
             statistics = normalization.statistics[segment.key]
             mean[segment.offset : segment.end] = statistics.mean

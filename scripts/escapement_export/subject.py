@@ -24,7 +24,8 @@ from .normalization import (
 )
 from .samples import batched, unbatched
 
-PERTURBATION = 1e-4
+NUDGES = 32
+PERTURBATION = 1e-3
 """How far `ModuleSubject` nudges the inputs, relative to max(1, |input|), to see whether a discrete action holds."""
 
 
@@ -180,7 +181,7 @@ class ModuleSubject:
         return self.call(vectors, noise, state)
 
     def margin(self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]) -> NDArray[numpy.float64]:
-        """A module's scores are not to be seen: a row counts as stable if none of eight small nudges turns it over."""
+        """A module's scores are not to be seen: a row counts as stable if none of many small nudges turns it over."""
         if self.action.space == "box":
             return numpy.full(len(vectors), numpy.inf)
         random = numpy.random.default_rng(0)
@@ -189,7 +190,7 @@ class ModuleSubject:
             zeros = numpy.zeros((len(vectors), self.signature.noise.dimension), dtype=numpy.float32)
         settled, _ = self.call(vectors, zeros, state)
         stable = numpy.ones(len(vectors), dtype=bool)
-        for _ in range(8):
+        for _ in range(NUDGES):
             nudge = random.choice([-PERTURBATION, PERTURBATION], size=vectors.shape)
             nudged = vectors + (nudge * numpy.maximum(1.0, numpy.abs(vectors))).astype(numpy.float32)
             # Indices and masks have no neighbours.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from collections.abc import Callable
@@ -101,7 +102,8 @@ def train(name: str, env: gymnasium.Env[Any, Any] | VecEnv, steps: int = 300, **
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = policy.replace("Mlp", "MultiInput")
-    keywords = {**SETTINGS[name], **settings}
+    # Copied, because DDPG and TD3 write into the policy's arguments.
+    keywords = copy.deepcopy({**SETTINGS[name], **settings})
     model = algorithm(name)(policy, env, device="cpu", seed=7, **keywords)
     if steps:
         has_masks = hasattr(env, "action_masks") or not isinstance(env, VecEnv)

@@ -39,7 +39,8 @@ def observations_near(env: Any, count: int, seed: int) -> Array:
     seen = numpy.array([env.observation_space.sample() for _ in range(64)])
     centre = numpy.clip(seen[random.integers(len(seen), size=count)], -10.0, 10.0)
     spread = random.choice([0.0, 0.1, 1.0, 20.0], size=(count, 1))
-    return (centre + spread * random.standard_normal(centre.shape)).astype(numpy.float32)
+    rows: Array = centre + spread * random.standard_normal(centre.shape)
+    return rows.astype(numpy.float32)
 
 
 @pytest.mark.parametrize("normalized", [False, True], ids=["raw", "normalized"])
@@ -64,10 +65,10 @@ def test_the_bundle_acts_as_predict(tmp_path: Path, name: str, environment: str,
     assert ("mean" in bundle.manifest["observation"]) == normalized
 
     raw = observations_near(env, OBSERVATIONS, seed=5)
-    normal = env.normalize_obs(raw) if isinstance(env, VecNormalize) else raw
+    normal: Any = env.normalize_obs(raw) if isinstance(env, VecNormalize) else raw
     vectors, extra = raw, {}
     if name == "MaskablePPO":
-        masks = numpy.random.default_rng(6).random((len(raw), env.action_space.n)) < 0.7
+        masks = numpy.random.default_rng(6).random((len(raw), int(model.action_space.n))) < 0.7
         masks[~masks.any(axis=1), 0] = True
         vectors, extra = numpy.concatenate([raw, masks], axis=1), {"action_masks": masks}
     expected, _ = model.predict(normal, deterministic=True, **extra)

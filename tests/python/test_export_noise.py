@@ -1,4 +1,4 @@
-"""With noise, actions are distributed as `predict(deterministic=False)` draws them: 100,000 draws at one observation."""
+"""With noise, actions are distributed as `predict(deterministic=False)` draws them: 100,000 draws each."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_gaussian(tmp_path: Path, name: str, squashed: bool) -> None:
     assert (bundle.noise_kind, bundle.noise_dimension) == ("gaussian", 3)
     ours, theirs = drawn(model, bundle, OBSERVATION)
     assert moments_differ(ours, theirs) < SIGMAS
-    # That the test can fail: two per cent more noise shows.
-    wider = bundle.act(numpy.repeat(OBSERVATION[None], DRAWS, axis=0), 1.02 * bundle.draw_noise(DRAWS))
+    # That the test can fail: five per cent more noise shows.
+    wider = bundle.act(numpy.repeat(OBSERVATION[None], DRAWS, axis=0), 1.05 * bundle.draw_noise(DRAWS))
     assert moments_differ(wider, theirs) > SIGMAS
 
 
@@ -95,7 +95,7 @@ def test_state_dependent_exploration(tmp_path: Path, name: str) -> None:
 def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts: list[int], dimension: int) -> None:
     model = train(name, RandomEnv(box(4), space), 0)
     # Logits that differ clearly, as a trained policy's do.
-    model.policy.action_net.weight.data.mul_(60.0)
+    model.policy.action_net.weight.data.mul_(200.0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     assert (bundle.noise_kind, bundle.noise_dimension) == ("gumbel", dimension)
     extra = {}
@@ -105,9 +105,10 @@ def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts:
         extra["action_masks"] = numpy.repeat(mask[None], DRAWS, axis=0)
     ours, theirs = drawn(model, bundle, OBSERVATION, **extra)
     assert frequencies_differ(ours, theirs, counts) < SIGMAS
+    # That the test can fail: a fifth more noise shows.
     softer = bundle.act(
         numpy.repeat(numpy.concatenate([OBSERVATION, *([mask] if extra else [])])[None], DRAWS, axis=0),
-        1.1 * bundle.draw_noise(DRAWS),
+        1.2 * bundle.draw_noise(DRAWS),
     )
     assert frequencies_differ(softer, theirs, counts) > SIGMAS
 

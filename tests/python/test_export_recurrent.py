@@ -40,7 +40,7 @@ def test_episodes_of_a_thousand_steps_with_resets(tmp_path: Path, environment: s
         expected, state = model.predict(seen, state=state, episode_start=starts, deterministic=True)
         if starts[0]:
             states = bundle.zero_states()
-        raw = env.get_original_obs() if isinstance(env, VecNormalize) else seen
+        raw: Any = env.get_original_obs() if isinstance(env, VecNormalize) else seen
         got, states = bundle.step(raw[0], states)
         assert_same_actions(bundle, got[None], expected.reshape(1, -1).astype(numpy.float32))
         for ours, theirs in zip(states, state, strict=True):

@@ -152,7 +152,8 @@ def test_a_large_mean_beside_a_small_deviation_loses_nothing(tmp_path: Path) -> 
     mean, deviation = numpy.array([60_000.123, -1e6 / 3, 7.0]), numpy.array([0.02, 0.5, 1e-3])
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(box(3, low=-1e7, high=1e7), UNEVEN)]))
     model = train("PPO", env, 0)
-    env.obs_rms.mean, env.obs_rms.var = mean, deviation**2
+    statistics: Any = env.obs_rms
+    statistics.mean, statistics.var = mean, deviation**2
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     random = numpy.random.default_rng(3)
     raw = (mean + 3.0 * deviation * random.standard_normal((OBSERVATIONS, 3))).astype(numpy.float32)
@@ -181,7 +182,7 @@ def test_frame_stack(tmp_path: Path, space: spaces.Space[Any], order: str) -> No
     layout = layout_of(space)
     fill = unstacked(numpy.array(bundle.manifest["observation"]["stack"]["fill"]), layout_of(space), 4)
     if order == "normalized_stack":
-        assert numpy.all(fill == 0.0)
+        assert not numpy.any(fill)
 
     seen = env.reset()
     frames = [*fill[1:], flatten(original(normalize, order, space), layout)]

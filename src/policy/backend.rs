@@ -1,5 +1,6 @@
 //! Choosing a backend and loading a policy with it.
 
+use super::native::{self, Native};
 use super::{Dimensions, Null, Policy, PolicyError};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -107,11 +108,33 @@ impl PolicyFile {
                 let observation = self.needed(widths.observation)?;
                 Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
             }
-            Backend::Torch | Backend::Auto => self.load_torch(widths),
-            Backend::Native => Err(PolicyError::Backend {
-                backend: backend.name(),
-                reason: "not part of this build".to_owned(),
+            Backend::Native => self.load_native(widths),
+            Backend::Torch => self.load_torch(widths),
+            Backend::Auto => match self.load_native(widths) {
+                Err(PolicyError::Unsupported { path, reason }) => {
+                    self.load_torch(widths).map_err(|torch| match torch {
+                        PolicyError::Backend { .. } => PolicyError::Unsupported {
+                            path,
+                            reason: format!("{reason}; the torch backend may run it, but is {torch}"),
+                        },
+                        other => other,
+                    })
+                }
+                loaded => loaded,
+            },
+        }
+    }
+
+    fn load_native(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        let options = native::Options { observation: widths.observation, ..native::Options::default() };
+        let policy = Native::from_bytes(&self.bytes, &self.path, &options)?;
+        let found = policy.dimensions();
+        match widths.action {
+            Some(expected) if expected != found.action => Err(PolicyError::Shape {
+                path: self.path.clone(),
+                reason: format!("expected an action of {expected} elements, found {}", found.action),
             }),
+            _ => Ok(Box::new(policy)),
         }
     }
 

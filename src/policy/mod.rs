@@ -11,6 +11,7 @@
 
 mod backend;
 mod error;
+pub mod native;
 mod null;
 #[cfg(feature = "torch")]
 mod torch;

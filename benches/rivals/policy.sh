@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs the comparison of policy engines: libtorch, ONNX Runtime, tract and Escapement's kernels, in one run on one core.
+#
+# Usage: benches/rivals/policy.sh [--core N] [--calls N]
+#
+# Run scripts/libtorch.sh once before, or set LIBTORCH; without either, libtorch is left out and the script says so.
+# The networks and the Python environment that writes them are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement.
+set -euo pipefail
+
+rivals=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$rivals/../.." && pwd)
+venv=$("$root/scripts/venv.sh" rivals)
+
+key=$(cat "$rivals/models.py" "$root/scripts/requirements/rivals.txt" | sha256sum | cut -c1-16)
+models=${XDG_CACHE_HOME:-$HOME/.cache}/escapement/rivals-$key
+if [[ ! -d $models ]]; then
+    rm -rf "$models.partial"
+    "$venv/bin/python" "$rivals/models.py" "$models.partial" >&2
+    mv -T "$models.partial" "$models"
+fi
+
+libraries=("$venv"/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
+export ORT_DYLIB_PATH=${libraries[0]}
+
+features=()
+if [[ -z ${LIBTORCH:-} && -e $root/.libtorch ]]; then
+    LIBTORCH=$root/.libtorch
+fi
+if [[ -n ${LIBTORCH:-} ]]; then
+    export LIBTORCH LD_LIBRARY_PATH=$LIBTORCH/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    features=(--features torch)
+else
+    echo "rivals: libtorch is left out: run scripts/libtorch.sh, or set LIBTORCH" >&2
+fi
+cd "$rivals"
+exec cargo run --release --quiet --locked "${features[@]}" --bin policy -- "$models" "$@"

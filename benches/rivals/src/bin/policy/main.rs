@@ -1,0 +1,125 @@
+//! Escapement's kernels beside other engines: the same networks, in one run, on one pinned core, one call at a time.
+//!
+//! `policy MODELS [--core N] [--calls N]`, where `models.py` wrote MODELS. Every engine must first give what PyTorch
+//! gave; bf16 weights are held to the tolerance that their rounding allows. Then the engines take turns, so that a
+//! disturbance of the machine meets all of them.
+
+mod engine;
+#[cfg(feature = "torch")]
+mod libtorch;
+mod network;
+mod onnxruntime;
+mod ours;
+#[path = "../../../../kernels/timing.rs"]
+mod timing;
+mod tract;
+
+use std::path::PathBuf;
+
+use escapement::denormals::FlushDenormals;
+use escapement::policy::native::kernels::Precision;
+
+use engine::{Engine, Result};
+use network::{Files, NETWORKS, Network};
+use timing::{Sample, Timer};
+
+/// Turns in which the calls of each engine are split.
+const TURNS: usize = 10;
+
+struct Options {
+    models: PathBuf,
+    core: usize,
+    calls: usize,
+}
+
+fn options() -> Result<Options> {
+    let last_core = std::thread::available_parallelism()?.get() - 1;
+    let mut options = Options { models: PathBuf::new(), core: last_core, calls: 20_000 };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let number = |value: Option<String>| -> Result<usize> { Ok(value.ok_or("a number is missing")?.parse()?) };
+        match argument.as_str() {
+            "--core" => options.core = number(arguments.next())?,
+            "--calls" => options.calls = number(arguments.next())?,
+            path => options.models = PathBuf::from(path),
+        }
+    }
+    if !options.models.is_dir() {
+        return Err("usage: policy MODELS [--core N] [--calls N], where models.py wrote MODELS".into());
+    }
+    Ok(options)
+}
+
+fn load(network: &Network, files: &Files) -> Result<Vec<Box<dyn Engine>>> {
+    Ok(vec![
+        Box::new(ours::Ours::load(network, files, Precision::F32)),
+        Box::new(ours::Ours::load(network, files, Precision::Bf16)),
+        Box::new(onnxruntime::OnnxRuntime::load(network, files)?),
+        Box::new(tract::Tract::load(network, files)?),
+        #[cfg(feature = "torch")]
+        Box::new(libtorch::LibTorch::load(network, files)?),
+    ])
+}
+
+/// Calls the engine once and compares with PyTorch's output.
+fn check(engine: &mut dyn Engine, expected: &[f32]) -> Result<()> {
+    engine.call()?;
+    let output = engine.output()?;
+    let tolerance = if engine.name().ends_with("bf16") { 2e-2 } else { 1e-5 };
+    let agrees = |(&a, &b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs().max(1.0);
+    if output.len() != expected.len() || !output.iter().zip(expected).all(agrees) {
+        return Err(format!("{} does not compute what PyTorch computed", engine.name()).into());
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let options = options()?;
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: options.core });
+    let _flush = FlushDenormals::enter();
+    let timer = Timer::calibrate();
+    println!(
+        "core {}{}, empty measurement {:.1} ns (subtracted), {} calls each in {TURNS} turns",
+        options.core,
+        if pinned { "" } else { " (NOT pinned)" },
+        timer.overhead_ns(),
+        options.calls
+    );
+    for network in &NETWORKS {
+        let files = Files::new(&options.models, network);
+        let expected = files.floats("output");
+        let mut engines = load(network, &files)?;
+        for engine in &mut engines {
+            check(&mut **engine, &expected)?;
+        }
+        let mut samples: Vec<Sample> = engines.iter().map(|_| Sample::with_capacity(options.calls)).collect();
+        for _ in 0..TURNS {
+            for (engine, sample) in engines.iter_mut().zip(&mut samples) {
+                // A failure after the check would be a defect of the engine; it must not pass as a fast call.
+                timer.sample(sample, options.calls / TURNS, &mut || engine.call().expect("the engine failed"));
+            }
+        }
+        println!("\n{}", network.name);
+        println!(
+            "  {:<28} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>12} {:>8}",
+            "engine", "min us", "p50", "p99", "p99.9", "max", "calls", "p50 ratio", "p99.9"
+        );
+        let (p50, tail) = (samples[0].quantile(0.5), samples[0].quantile(0.999));
+        for (engine, sample) in engines.iter().zip(&samples) {
+            let us = |share| sample.quantile(share) / 1e3;
+            println!(
+                "  {:<28} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.1} {:>8} {:>11.1}x {:>7.1}x",
+                engine.name(),
+                us(0.0),
+                us(0.5),
+                us(0.99),
+                us(0.999),
+                us(1.0),
+                sample.len(),
+                sample.quantile(0.5) / p50,
+                sample.quantile(0.999) / tail,
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! One vector of `f32`, whatever its width: the few operations from which every SIMD kernel is built.
+//!
+//! A type that implements [`Lanes`] is a token: it has no content, and having one proves that the processor has the
+//! instructions. That makes the arithmetic safe to call. Kernels are written once, generic over `Lanes` and marked
+//! `#[inline(always)]`, and run through [`Isa::run`], whose two entry points carry the target features; inlined there,
+//! every operation becomes its one instruction.
+
+use super::isa::Isa;
+
+/// A vector of `LANES` single-precision values.
+pub trait Lanes: Copy {
+    /// The values.
+    type Vector: Copy;
+    /// The outcome of a comparison, one truth value per lane.
+    type Mask: Copy;
+    /// Values in a vector.
+    const LANES: usize;
+
+    /// The same value in every lane.
+    fn splat(self, value: f32) -> Self::Vector;
+
+    /// Reads `LANES` values; no alignment needed.
+    ///
+    /// # Safety
+    /// `source` is valid for reading `LANES` values.
+    unsafe fn load(self, source: *const f32) -> Self::Vector;
+
+    /// Reads `count` values and fills the other lanes with zero.
+    ///
+    /// # Safety
+    /// `source` is valid for reading `count` values, and `count <= LANES`.
+    unsafe fn load_first(self, source: *const f32, count: usize) -> Self::Vector;
+
+    /// Writes `LANES` values; no alignment needed.
+    ///
+    /// # Safety
+    /// `target` is valid for writing `LANES` values.
+    unsafe fn store(self, target: *mut f32, vector: Self::Vector);
+
+    /// Writes the first `count` lanes and nothing else.
+    ///
+    /// # Safety
+    /// `target` is valid for writing `count` values, and `count <= LANES`.
+    unsafe fn store_first(self, target: *mut f32, count: usize, vector: Self::Vector);
+
+    /// Reads `2 * LANES` bfloat16 values stored as pairs, and widens them: the first of every pair, then the second.
+    ///
+    /// # Safety
+    /// `source` is valid for reading `LANES` values of 32 bits.
+    unsafe fn load_bf16_pairs(self, source: *const f32) -> (Self::Vector, Self::Vector);
+
+    /// `a + b`
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a - b`
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b`
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a / b`, correctly rounded.
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `c - a * b`, rounded once.
+    fn neg_mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The smaller of the two; `b` if either is NaN or both are zero.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger of the two; `b` if either is NaN or both are zero.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The square root, correctly rounded.
+    fn sqrt(self, a: Self::Vector) -> Self::Vector;
+    /// `a` without its sign.
+    fn abs(self, a: Self::Vector) -> Self::Vector;
+    /// `a` with its sign changed.
+    fn neg(self, a: Self::Vector) -> Self::Vector;
+    /// The magnitude of `a`, which must have no sign of its own, with the sign of `b`.
+    fn with_sign_of(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// `a > b`; false if either is NaN.
+    fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// Whether `a` is NaN.
+    fn is_nan(self, a: Self::Vector) -> Self::Mask;
+    /// `yes` where the mask is true, `no` elsewhere.
+    fn select(self, mask: Self::Mask, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
+
+    /// The low nine bits of every lane moved to where a float has sign and exponent: `2^(i - 127)` for the `i` in
+    /// the lowest eight bits of the mantissa, zero for 0 and infinity for 255.
+    fn exponent_from_low_bits(self, a: Self::Vector) -> Self::Vector;
+    /// `a * 2^n` for a whole `n` from -252 to 252, with overflow to infinity and gradual underflow.
+    fn scale(self, a: Self::Vector, n: Self::Vector) -> Self::Vector;
+    /// Splits a positive normal value into `m` and whole `e` with `a = m * 2^e` and `m` in `[√½, √2)`.
+    fn split_exponent(self, a: Self::Vector) -> (Self::Vector, Self::Vector);
+
+    /// The sum of all lanes.
+    fn sum(self, a: Self::Vector) -> f32;
+    /// The largest lane, none of which may be NaN.
+    fn largest(self, a: Self::Vector) -> f32;
+    /// The sums of four vectors, in the first four lanes.
+    fn sum_four(self, vectors: [Self::Vector; 4]) -> Self::Vector;
+}
+
+/// A computation that has a plain form and a vector form.
+pub trait Kernel {
+    /// What it gives back.
+    type Output;
+    /// The reference: plain code in double precision.
+    fn scalar(self) -> Self::Output;
+    /// The same on vectors. Must be `#[inline(always)]`, so that it is compiled with the features of its entry point.
+    fn vector<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+impl Isa {
+    /// Runs a kernel with the instructions of this set.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Isa::Scalar => kernel.scalar(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the token exists only where detection found AVX2 and FMA.
+            Isa::Avx2(token) => unsafe { run_avx2(token, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the token exists only where detection found AVX-512 F, VL, DQ and BW, AVX2 and FMA.
+            Isa::Avx512(token) => unsafe { run_avx512(token, kernel) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(token: super::avx2::Avx2, kernel: K) -> K::Output {
+    kernel.vector(token)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
+fn run_avx512<K: Kernel>(token: super::avx512::Avx512, kernel: K) -> K::Output {
+    kernel.vector(token)
+}

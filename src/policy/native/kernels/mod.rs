@@ -1,0 +1,43 @@
+//! Kernels: free functions on slices and packed layers, without allocation, locks or system calls once packed.
+//!
+//! Every kernel has a scalar reference in double precision, and one vector form that is generic over [`lanes`] and
+//! compiled for AVX2 and for AVX-512. Weights are packed when a policy is loaded, for the width that detection found.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`isa`] | which instructions there are, and how weights are stored |
+//! | `lanes`, `avx2`, `avx512` | one vector of `f32` |
+//! | `functions`, [`activation`] | exp, log, tanh and their like, with their error bounds |
+//! | `storage`, `panel` | packed weights and the loops that multiply them |
+//! | [`dense`], [`lstm`], [`gru`], [`conv`] | layers |
+//! | [`elementwise`], [`normalize`] | functions of values and of rows |
+
+#[macro_use]
+mod activation;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod conformance;
+mod conv;
+mod dense;
+mod elementwise;
+mod functions;
+mod gru;
+mod isa;
+mod lanes;
+mod lstm;
+mod normalize;
+mod panel;
+mod recurrent;
+mod storage;
+
+pub use activation::Activation;
+pub use conv::{Conv1d, Shape as Conv1dShape};
+pub use dense::Dense;
+pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
+pub use gru::Gru;
+pub use isa::{Isa, Precision};
+pub use lstm::Lstm;
+pub use normalize::{Softmax, layer_norm, softmax};

@@ -1,0 +1,49 @@
+//! Bounds on everything that a file may make the reader do. A file beyond one is refused with the bound's name.
+
+/// The bounds. [`Limits::default`] admits networks of up to some 64 million weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the archive itself.
+    pub archive_bytes: u64,
+    /// Bytes of all members together after decompression.
+    pub total_bytes: u64,
+    /// Bytes of one member after decompression.
+    pub entry_bytes: u64,
+    /// Members of the archive.
+    pub entries: usize,
+    /// Bytes of a member's name.
+    pub name_bytes: usize,
+    /// Values in one pickle.
+    pub pickle_values: usize,
+    /// Depth of nesting in a pickle, in an expression and in a block of source.
+    pub depth: usize,
+    /// Bytes of all source files together.
+    pub source_bytes: usize,
+    /// Elements of one tensor, and of all values of a plan together.
+    pub elements: usize,
+    /// Statements and expressions evaluated while a `forward` is lowered.
+    pub evaluations: usize,
+    /// Operations of the lowered graph.
+    pub operations: usize,
+    /// Multiply-adds of the lowered graph, those folded away included.
+    pub multiply_adds: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            archive_bytes: 512 << 20,
+            total_bytes: 512 << 20,
+            entry_bytes: 256 << 20,
+            entries: 16_384,
+            name_bytes: 512,
+            pickle_values: 1 << 20,
+            depth: 96,
+            source_bytes: 8 << 20,
+            elements: 32 << 20,
+            evaluations: 1 << 20,
+            operations: 1 << 14,
+            multiply_adds: 1 << 31,
+        }
+    }
+}

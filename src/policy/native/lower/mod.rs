@@ -1,0 +1,282 @@
+//! From an archive to a graph: finds shapes that lower, walks `forward`, and optimises what it leaves behind.
+
+mod builtins;
+mod emit;
+mod fuse;
+pub(crate) mod graph;
+mod interpreter;
+mod value;
+
+use std::collections::BTreeSet;
+
+use super::archive::Archive;
+use super::limits::Limits;
+use super::module::Tree;
+use super::problem::Problem;
+use super::source::Library;
+use super::tensor::DType;
+use graph::{Graph, View};
+use interpreter::{Interpreter, Program, Stop};
+use value::Value;
+
+/// A `forward` with every shape known.
+pub(crate) struct Lowered {
+    pub(crate) graph: Graph,
+    /// The action, then the states, in the order of their arguments.
+    pub(crate) outputs: Vec<View>,
+    /// The observation, then the states.
+    pub(crate) shapes: Vec<Vec<usize>>,
+}
+
+/// What the caller knows about the arguments of `forward`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) observation: Option<usize>,
+    pub(crate) states: Vec<Vec<usize>>,
+}
+
+/// How many shapes are tried where the caller names none.
+const ATTEMPTS: usize = 256;
+
+/// Lowers the policy in `bytes`.
+pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowered, Problem> {
+    let mut archive = Archive::open(bytes, limits)?;
+    if let Some(order) = archive.read_if_present("byteorder")?
+        && order != b"little"
+    {
+        return Err(Problem::unsupported("tensors are stored in big-endian order"));
+    }
+    let attributes = Tree::read(&mut archive, "data.pkl", "data", limits)?;
+    let constants = Tree::read(&mut archive, "constants.pkl", "constants", limits)?;
+    let library = Library::read(&mut archive, limits)?;
+    let mut program = Program { archive, library, attributes, constants, limits: *limits };
+    let arguments = program.arguments()?;
+    if arguments == 0 {
+        return Err(Problem::unsupported("forward takes no observation"));
+    }
+    Search { program: &mut program, arguments, attempts: 0, deepest: None }.run(known)
+}
+
+/// Finds shapes for the arguments: those given, those that operators tell, and else by trying what the weights allow.
+struct Search<'p, 'a> {
+    program: &'p mut Program<'a>,
+    arguments: usize,
+    attempts: usize,
+    /// The refusal that came furthest, which says most about what is wrong.
+    deepest: Option<(usize, Problem)>,
+}
+
+impl Search<'_, '_> {
+    fn run(mut self, known: &Known) -> Result<Lowered, Problem> {
+        let mut shapes: Vec<Option<Vec<usize>>> = vec![None; self.arguments];
+        for (shape, state) in shapes.iter_mut().skip(1).zip(&known.states) {
+            *shape = Some(state.clone());
+        }
+        if !known.states.is_empty() && known.states.len() != self.arguments - 1 {
+            return Err(Problem::shape(format!(
+                "{} states are given, forward takes {}",
+                known.states.len(),
+                self.arguments - 1
+            )));
+        }
+        let widths: Vec<usize> = match known.observation {
+            Some(width) => vec![width],
+            None => self.program.widths(),
+        };
+        for width in widths {
+            shapes[0] = Some(vec![1, width]);
+            if let Some(lowered) = self.attempt(&mut shapes.clone())? {
+                return Ok(lowered);
+            }
+        }
+        Err(match self.deepest {
+            Some((_, problem)) => problem,
+            None => Problem::shape("no width of the observation fits the weights: give it explicitly"),
+        })
+    }
+
+    /// Lowers with these shapes, filling in those that are missing. `None` where the shapes do not fit.
+    fn attempt(&mut self, shapes: &mut Vec<Option<Vec<usize>>>) -> Result<Option<Lowered>, Problem> {
+        loop {
+            self.attempts += 1;
+            if self.attempts > ATTEMPTS {
+                return Err(Problem::unsupported(format!(
+                    "no shapes found for the arguments of forward in {ATTEMPTS} attempts: give them explicitly"
+                )));
+            }
+            let mut interpreter = Interpreter::new(self.program);
+            match interpreter.forward(shapes) {
+                Ok(value) => {
+                    let result = collect(&mut interpreter, &value, shapes);
+                    let operations = interpreter.graph.nodes.len();
+                    let graph = std::mem::take(&mut interpreter.graph);
+                    match result {
+                        Ok(outputs) => return Ok(Some(optimised(graph, outputs, shapes))),
+                        Err(problem) => return self.refused(operations, problem),
+                    }
+                }
+                Err(Stop::NeedsShape { input, suggestion: Some(shape) }) => shapes[input] = Some(shape),
+                Err(Stop::NeedsShape { input, suggestion: None }) => {
+                    for shape in self.program.state_shapes() {
+                        let mut tried = shapes.clone();
+                        tried[input] = Some(shape);
+                        if let Some(lowered) = self.attempt(&mut tried)? {
+                            return Ok(Some(lowered));
+                        }
+                    }
+                    let problem = Problem::shape(format!(
+                        "the shape of argument {input} of forward cannot be told from the weights: give it explicitly"
+                    ));
+                    return self.refused(0, problem);
+                }
+                Err(Stop::Refused(problem)) => {
+                    let operations = interpreter.graph.nodes.len();
+                    return self.refused(operations, problem);
+                }
+            }
+        }
+    }
+
+    /// Remembers a refusal; only one about shapes leaves hope for others.
+    fn refused(&mut self, operations: usize, problem: Problem) -> Result<Option<Lowered>, Problem> {
+        if matches!(problem, Problem::Malformed(_)) {
+            return Err(problem);
+        }
+        if self.deepest.as_ref().is_none_or(|(deepest, _)| operations > *deepest) {
+            self.deepest = Some((operations, problem));
+        }
+        Ok(None)
+    }
+}
+
+fn optimised(mut graph: Graph, mut outputs: Vec<View>, shapes: &[Option<Vec<usize>>]) -> Lowered {
+    fuse::optimise(&mut graph, &mut outputs);
+    Lowered { graph, outputs, shapes: shapes.iter().map(|shape| shape.clone().unwrap_or_default()).collect() }
+}
+
+/// The tensors that `forward` returned, checked: one action, and a state for each state.
+fn collect(
+    interpreter: &mut Interpreter<'_, '_>,
+    value: &Value,
+    shapes: &[Option<Vec<usize>>],
+) -> Result<Vec<View>, Problem> {
+    let mut flat = Vec::new();
+    flatten(value, 0, &mut flat)?;
+    let states = shapes.len() - 1;
+    if flat.len() != states + 1 {
+        return Err(Problem::unsupported(format!(
+            "forward takes {} arguments and returns {} tensors: (observation, state…) → (action, state…) is run",
+            shapes.len(),
+            flat.len()
+        )));
+    }
+    let problem = |stop| match stop {
+        Stop::Refused(problem) => problem,
+        Stop::NeedsShape { input, .. } => Problem::shape(format!(
+            "the shape of argument {input} of forward cannot be told: give it explicitly"
+        )),
+    };
+    let mut views = Vec::with_capacity(flat.len());
+    for (index, value) in flat.into_iter().enumerate() {
+        let view = match value {
+            Value::Tensor(id) => interpreter.view(id).map_err(problem)?,
+            Value::Unshaped(input) => {
+                return Err(problem(Stop::NeedsShape { input, suggestion: None }));
+            }
+            other => return Err(Problem::unsupported(format!("forward returns a {}", other.kind()))),
+        };
+        if index == 0 && view.len() == 0 {
+            return Err(Problem::shape("the action has no elements"));
+        }
+        if index > 0 && shapes[index].as_ref() != Some(&view.shape) {
+            return Err(Problem::shape(format!(
+                "state {index} has shape {:?} as an argument and {:?} as a result",
+                shapes[index].as_ref(),
+                view.shape
+            )));
+        }
+        // An action may be computed in another type; the engine takes single precision.
+        views.push(interpreter.cast(&view, DType::F32).map_err(problem)?);
+    }
+    Ok(views)
+}
+
+fn flatten(value: &Value, depth: usize, flat: &mut Vec<Value>) -> Result<(), Problem> {
+    match value.members() {
+        Some(members) if depth < 4 && flat.len() + members.len() <= 256 => {
+            members.iter().try_for_each(|member| flatten(member, depth + 1, flat))
+        }
+        Some(_) => Err(Problem::unsupported("forward returns nested or very long lists")),
+        None => {
+            flat.push(value.clone());
+            Ok(())
+        }
+    }
+}
+
+impl Program<'_> {
+    /// How many tensors the root's `forward` takes.
+    fn arguments(&self) -> Result<usize, Problem> {
+        let pickle = self.attributes.pickle();
+        let class = match pickle.get(pickle.root()) {
+            super::pickle::Node::Object { class, .. } => pickle.global(*class),
+            _ => None,
+        };
+        let forward =
+            class.and_then(|class| self.library.class(class)).and_then(|class| class.method("forward"));
+        match forward {
+            Some(forward) => Ok(forward.parameters.len().saturating_sub(1)),
+            None => Err(Problem::malformed("data.pkl holds no module with a forward method in code/")),
+        }
+    }
+
+    /// Shapes of all stored tensors, in the order in which they are stored.
+    fn stored_shapes(&self) -> Vec<Vec<usize>> {
+        self.constants.shapes().into_iter().chain(self.attributes.shapes()).collect()
+    }
+
+    /// Widths that an observation could have: what the stored tensors could be applied to.
+    fn widths(&self) -> Vec<usize> {
+        let mut widths = Vec::new();
+        let shapes = self.stored_shapes();
+        let candidates = shapes
+            .iter()
+            .filter_map(|shape| match **shape {
+                [_, inputs] => Some(inputs),
+                _ => None,
+            })
+            .chain(shapes.iter().filter_map(|shape| match **shape {
+                [only] => Some(only),
+                [channels, inputs, _] => Some(channels.max(inputs)),
+                _ => None,
+            }));
+        for width in candidates {
+            if width > 0 && width <= 1 << 20 && !widths.contains(&width) && widths.len() < 32 {
+                widths.push(width);
+            }
+        }
+        widths
+    }
+
+    /// Shapes that a recurrent state could have, from weights between a layer's states: `[4 h, h]` or `[3 h, h]`.
+    fn state_shapes(&self) -> Vec<Vec<usize>> {
+        let units: BTreeSet<usize> = self
+            .stored_shapes()
+            .iter()
+            .filter_map(|shape| match **shape {
+                [rows, units] if units > 0 && (rows == 4 * units || rows == 3 * units) => Some(units),
+                _ => None,
+            })
+            .take(4)
+            .collect();
+        let mut shapes = Vec::new();
+        for &units in &units {
+            shapes.push(vec![1, 1, units]);
+            shapes.push(vec![1, units]);
+        }
+        for &units in &units {
+            shapes.extend((2..=3).map(|layers| vec![layers, 1, units]));
+        }
+        shapes
+    }
+}

@@ -1,0 +1,208 @@
+//! The native backend: reads the TorchScript archive, lowers its `forward` to a fixed plan of SIMD kernels, and runs
+//! that. No libtorch, nothing from the file is executed, nothing is allocated per call.
+//!
+//! ```text
+//! bytes ─▶ archive ─▶ pickle ─▶ module ──┐
+//!              └────▶ source ────────────┴─▶ lower ─▶ plan ─▶ kernels, reference
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `archive`, `pickle`, `module` | the file: bounded zip, a data tree, tensors |
+//! | `source` | lexer and parser of the code inside |
+//! | `lower` | `forward` to a graph on strided views, by walking it once |
+//! | `plan` | the graph to steps over one arena, and their execution |
+//! | [`kernels`] | vector kernels with their scalar references |
+//! | `reference` | scalar kernels of the operators that need no speed |
+
+mod archive;
+pub mod kernels;
+mod limits;
+mod lower;
+mod module;
+mod pickle;
+mod plan;
+mod problem;
+mod reference;
+mod source;
+mod tensor;
+
+use std::path::Path;
+
+pub use limits::Limits;
+pub use plan::{Description, StepDescription};
+
+use super::{Dimensions, Fault, Policy, PolicyError};
+use kernels::{Isa, Precision};
+use lower::Known;
+use plan::{Plan, Target};
+use problem::Problem;
+
+/// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows, which must hold
+/// whatever the stack of the caller is.
+const LOADER_STACK: usize = 64 << 20;
+
+/// How to load a policy.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Elements of one observation; inferred from the first weights where `None`.
+    pub observation: Option<usize>,
+    /// Shapes of the carried states, in the order of `forward`'s arguments; inferred where empty.
+    pub states: Vec<Vec<usize>>,
+    /// The instruction set to pack for; the widest one of this machine where `None`.
+    pub isa: Option<Isa>,
+    /// How weights are held.
+    pub precision: Precision,
+    /// Bounds on what the file may make the reader do.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            observation: None,
+            states: Vec::new(),
+            isa: None,
+            precision: Precision::F32,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A policy lowered from a TorchScript archive.
+///
+/// `forward` takes an observation of shape `[1, observation]` and any number of states, and returns the action and
+/// as many states of the same shapes. States start at zero and are carried from call to call.
+pub struct Native {
+    plan: Plan,
+    dimensions: Dimensions,
+    states: Vec<Vec<usize>>,
+}
+
+impl Native {
+    /// Loads the file at `path`.
+    ///
+    /// # Errors
+    /// [`PolicyError::Unreadable`], [`PolicyError::Malformed`] for damaged or hostile files,
+    /// [`PolicyError::Unsupported`] with file, line and operator for what only torch can run, and
+    /// [`PolicyError::Shape`] where the widths do not fit.
+    pub fn load(path: &Path, options: &Options) -> Result<Self, PolicyError> {
+        let unreadable = |source| PolicyError::Unreadable { path: path.to_path_buf(), source };
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > options.limits.archive_bytes {
+            let limit = options.limits.archive_bytes;
+            return Err(Problem::malformed(format!("{length} bytes, at most {limit} are read")).at(path));
+        }
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        Self::from_bytes(&bytes, path, options)
+    }
+
+    /// Loads an archive from memory; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Native::load`].
+    pub fn from_bytes(bytes: &[u8], name: &Path, options: &Options) -> Result<Self, PolicyError> {
+        let loaded = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("policy-loader".to_owned())
+                .stack_size(LOADER_STACK)
+                .spawn_scoped(scope, || Self::build(bytes, options))
+                .map(|thread| thread.join())
+        });
+        match loaded {
+            Ok(Ok(built)) => built.map_err(|problem| problem.at(name)),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(source) => Err(PolicyError::Backend {
+                backend: "native",
+                reason: format!("no thread to load on: {source}"),
+            }),
+        }
+    }
+
+    fn build(bytes: &[u8], options: &Options) -> Result<Self, Problem> {
+        let known = Known { observation: options.observation, states: options.states.clone() };
+        let lowered = lower::lower(bytes, &known, &options.limits)?;
+        let target = Target { isa: options.isa.unwrap_or_else(Isa::detect), precision: options.precision };
+        let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
+        let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
+        let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
+        Ok(Self { plan, dimensions, states: lowered.shapes[1..].to_vec() })
+    }
+
+    /// What the plan consists of, for reports.
+    #[must_use]
+    pub fn describe(&self) -> Description {
+        let target = self.plan.target();
+        let steps = self.plan.steps().to_vec();
+        Description {
+            isa: target.isa.name(),
+            precision: target.precision.name(),
+            observation: self.dimensions.observation,
+            action: self.dimensions.action,
+            states: self.states.clone(),
+            multiply_adds: steps.iter().map(|step| step.multiply_adds).sum(),
+            weight_bytes: steps.iter().map(|step| step.weight_bytes).sum(),
+            arena_bytes: self.plan.arena_bytes(),
+            steps,
+        }
+    }
+
+    /// Shapes of the carried states, in the order of `forward`'s arguments.
+    #[must_use]
+    pub fn state_shapes(&self) -> &[Vec<usize>] {
+        &self.states
+    }
+
+    /// The carried state `index`, row-major.
+    ///
+    /// # Panics
+    /// When there is no such state.
+    #[must_use]
+    pub fn state_mut(&mut self, index: usize) -> &mut [f32] {
+        assert!(index < self.states.len(), "state {index} of {}", self.states.len());
+        self.plan.input_mut(index + 1)
+    }
+}
+
+impl std::fmt::Debug for Native {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Native")
+            .field("dimensions", &self.dimensions)
+            .field("states", &self.states)
+            .field("steps", &self.plan.steps().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Policy for Native {
+    fn dimensions(&self) -> Dimensions {
+        self.dimensions
+    }
+
+    fn backend(&self) -> &'static str {
+        "native"
+    }
+
+    fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+        self.plan.input_mut(0).copy_from_slice(observation);
+        self.plan.run()?;
+        action.copy_from_slice(self.plan.output(0));
+        // Only now: a call that faults leaves the states as they were.
+        for state in 1..=self.states.len() {
+            self.plan.carry(state, state);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        for state in 0..self.states.len() {
+            self.plan.input_mut(state + 1).fill(0.0);
+        }
+    }
+
+    fn last_fault(&self) -> Option<&str> {
+        // The only fault that a plan has, besides those checked when it was loaded.
+        Some("an index computed by the network lies outside its table")
+    }
+}

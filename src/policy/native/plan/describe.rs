@@ -1,0 +1,47 @@
+//! What `inspect` prints: plain data about a plan.
+
+use serde::Serialize;
+
+/// A lowered policy, for people and for JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Description {
+    /// Instruction set of the kernels: `scalar`, `avx2` or `avx512`.
+    pub isa: &'static str,
+    /// How weights are held: `f32` or `bf16`.
+    pub precision: &'static str,
+    /// Elements of one observation.
+    pub observation: usize,
+    /// Elements of one action.
+    pub action: usize,
+    /// Shapes of the carried states, in the order of `forward`'s arguments.
+    pub states: Vec<Vec<usize>>,
+    /// Multiply-adds of one call.
+    pub multiply_adds: usize,
+    /// Bytes of packed weights that one call reads.
+    pub weight_bytes: usize,
+    /// Bytes of all other buffers.
+    pub arena_bytes: usize,
+    /// In the order of execution.
+    pub steps: Vec<StepDescription>,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepDescription {
+    /// The operator as the archive's source names it.
+    pub operator: String,
+    /// Operators after it that this step does as well.
+    pub fused: Vec<String>,
+    /// Where the operator stands: archive member and line.
+    pub place: String,
+    /// The kernel, and the instruction set it runs on.
+    pub kernel: String,
+    /// Shapes of the operands.
+    pub inputs: Vec<Vec<usize>>,
+    /// Elements of the result.
+    pub outputs: Vec<usize>,
+    /// Multiply-adds of the step.
+    pub multiply_adds: usize,
+    /// Bytes of packed weights.
+    pub weight_bytes: usize,
+}

@@ -1,0 +1,112 @@
+//! The syntax tree. Type annotations are parsed as expressions and mostly ignored: TorchScript has checked them.
+
+use std::rc::Rc;
+
+/// The classes and free functions of one file.
+#[derive(Debug, Default)]
+pub(crate) struct Definitions {
+    pub(crate) classes: Vec<Class>,
+    pub(crate) functions: Vec<Function>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Class {
+    pub(crate) name: String,
+    /// `name : Final[int] = 4`: attributes whose value stands in the source.
+    pub(crate) constants: Vec<(String, Expression)>,
+    /// `name : Type` without a value. For a NamedTuple these are its fields, in order.
+    pub(crate) fields: Vec<String>,
+    pub(crate) methods: Vec<Rc<Function>>,
+}
+
+impl Class {
+    pub(crate) fn method(&self, name: &str) -> Option<&Rc<Function>> {
+        self.methods.iter().find(|method| method.name == name)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// The archive member it stands in.
+    pub(crate) file: Rc<str>,
+    pub(crate) line: u32,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) body: Vec<Statement>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) default: Option<Expression>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) line: u32,
+    pub(crate) kind: StatementKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum StatementKind {
+    /// `a, b, = value`; `unpack` tells `a, = value` from `a = value`.
+    Assign {
+        targets: Vec<Expression>,
+        unpack: bool,
+        value: Expression,
+    },
+    Evaluate(Expression),
+    Return(Option<Expression>),
+    If {
+        condition: Expression,
+        then: Vec<Statement>,
+        otherwise: Vec<Statement>,
+    },
+    While {
+        condition: Expression,
+        body: Vec<Statement>,
+    },
+    For {
+        target: String,
+        over: Expression,
+        body: Vec<Statement>,
+    },
+    Assert {
+        condition: Expression,
+    },
+    Pass,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Expression {
+    pub(crate) line: u32,
+    pub(crate) kind: ExpressionKind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum ExpressionKind {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    Name(Rc<str>),
+    Attribute(Box<Expression>, Rc<str>),
+    Subscript(Box<Expression>, Box<Expression>),
+    Call { function: Box<Expression>, positional: Vec<Expression>, keyword: Vec<(Rc<str>, Expression)> },
+    List(Vec<Expression>),
+    Tuple(Vec<Expression>),
+    Negative(Box<Expression>),
+    Conditional { condition: Box<Expression>, then: Box<Expression>, otherwise: Box<Expression> },
+}
+
+impl Expression {
+    /// The dotted name this expression spells, where it does (`torch.nn.functional`).
+    pub(crate) fn dotted(&self) -> Option<String> {
+        match &self.kind {
+            ExpressionKind::Name(name) => Some(name.to_string()),
+            ExpressionKind::Attribute(base, name) => Some(format!("{}.{name}", base.dotted()?)),
+            _ => None,
+        }
+    }
+}

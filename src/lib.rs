@@ -11,11 +11,12 @@
 //! |---|---|---|
 //! | L0 | `sync`, [`clock`], [`denormals`] | atomics and cells, time, float mode |
 //! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
-//! | L2 | [`ring`], [`shm`], [`policy`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, histograms |
+//! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
+pub mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod config;

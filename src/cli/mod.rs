@@ -5,6 +5,7 @@
 
 pub mod exit;
 
+mod bundle;
 mod check;
 mod npy;
 mod predict;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     Predict(predict::Arguments),
     Validate(validate::Arguments),
 }
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };

@@ -11,8 +11,6 @@ fn main() {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[path = "kernels/limits.rs"]
-mod limits;
 #[cfg(target_arch = "x86_64")]
 #[path = "kernels/timing.rs"]
 mod timing;
@@ -29,8 +27,8 @@ mod x86 {
     use escapement::denormals::FlushDenormals;
     use escapement::policy::native::kernels::{Activation, Dense, Isa, Lstm, Precision};
 
-    use super::limits::Limits;
     use super::timing::{Sample, Timer};
+    use escapement::policy::native::kernels::CoreLimits;
 
     /// One row of the table: a network, its arithmetic, and a call of it.
     struct Row {
@@ -148,7 +146,7 @@ mod x86 {
         let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
         let _flush = FlushDenormals::enter();
         let timer = Timer::calibrate();
-        let limits = Limits::measure(&timer);
+        let limits = CoreLimits::measure(|mut call| timer.time(&mut call)).expect("the limits need AVX2");
         println!(
             "core {core}{}, {:.2} GHz TSC, empty measurement {:.1} ns (subtracted)",
             if pinned { "" } else { " (NOT pinned)" },

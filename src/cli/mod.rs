@@ -7,6 +7,7 @@ pub mod exit;
 
 mod bundle;
 mod check;
+mod inspect;
 mod npy;
 mod predict;
 mod run;
@@ -30,6 +31,7 @@ enum Command {
     #[command(subcommand)]
     Bundle(bundle::Command),
     Predict(predict::Arguments),
+    Inspect(inspect::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Bundle(command) => bundle::run(&command),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match result {

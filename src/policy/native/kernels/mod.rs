@@ -11,6 +11,7 @@
 //! | `storage`, `panel` | packed weights and the loops that multiply them |
 //! | [`dense`], [`lstm`], [`gru`], [`conv`] | layers |
 //! | [`elementwise`], [`normalize`] | functions of values and of rows |
+//! | `limits` | what the core can do at most, to compare with |
 
 #[macro_use]
 mod activation;
@@ -27,6 +28,8 @@ mod functions;
 mod gru;
 mod isa;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod limits;
 mod lstm;
 mod normalize;
 mod panel;
@@ -39,5 +42,7 @@ pub use dense::Dense;
 pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
 pub use gru::Gru;
 pub use isa::{Isa, Precision};
+#[cfg(target_arch = "x86_64")]
+pub use limits::CoreLimits;
 pub use lstm::Lstm;
 pub use normalize::{Softmax, layer_norm, softmax};

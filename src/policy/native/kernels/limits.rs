@@ -4,11 +4,10 @@ use std::arch::x86_64::*;
 use std::fmt;
 use std::hint::black_box;
 
-use super::timing::Timer;
-
 /// Rates of one core, per nanosecond, measured with 256-bit instructions, which reach the limit on every processor
 /// with AVX2 that loads 64 bytes and multiplies 16 values a cycle; 512-bit ones are tried where there are any.
-pub struct Limits {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CoreLimits {
     multiply_adds: f64,
     l1_bytes: f64,
     l2_bytes: f64,
@@ -18,17 +17,21 @@ pub struct Limits {
 const L1: usize = 24 << 10;
 const L2: usize = 384 << 10;
 
-impl Limits {
-    pub fn measure(timer: &Timer) -> Self {
-        let best = |amount: f64, call: &mut dyn FnMut()| {
-            let fastest = (0..200).map(|_| timer.time(&mut || call())).fold(f64::MAX, f64::min);
+impl CoreLimits {
+    /// Measures the calling thread's core; `time` runs what it is given once and says how many nanoseconds that took.
+    /// `None` on processors without AVX2, where the kernels are scalar and no such limit is near.
+    pub fn measure(mut time: impl FnMut(&mut dyn FnMut()) -> f64) -> Option<Self> {
+        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+            return None;
+        }
+        let mut best = |amount: f64, call: &mut dyn FnMut()| {
+            let fastest = (0..200).map(|_| time(call)).fold(f64::MAX, f64::min);
             amount / fastest
         };
         let data = vec![0f32; L2 / 4 + 16];
         let aligned = &data[data.as_ptr().align_offset(64)..];
         let wide = is_x86_feature_detected!("avx512f");
-        assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"), "the limits need AVX2");
-        let load = |bytes: usize| {
+        let mut load = |bytes: usize| {
             let passes = (1 << 20) / bytes;
             best((passes * bytes) as f64, &mut || {
                 for _ in 0..passes {
@@ -43,6 +46,7 @@ impl Limits {
                 }
             })
         };
+        let (l1_bytes, l2_bytes) = (load(L1), load(L2));
         let rounds = 10_000;
         let multiply_adds = best((rounds * 12 * if wide { 16 } else { 8 }) as f64, &mut || {
             if wide {
@@ -53,7 +57,7 @@ impl Limits {
                 black_box(unsafe { multiply_256(rounds) });
             }
         });
-        Self { multiply_adds, l1_bytes: load(L1), l2_bytes: load(L2) }
+        Some(Self { multiply_adds, l1_bytes, l2_bytes })
     }
 
     /// How much of the multiply-add limit a call of `ns` reaches.
@@ -68,7 +72,7 @@ impl Limits {
     }
 }
 
-impl fmt::Display for Limits {
+impl fmt::Display for CoreLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

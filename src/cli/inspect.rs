@@ -1,0 +1,156 @@
+//! `escapement inspect POLICY`: the plan that the native engine makes of a policy, or what stopped it.
+//!
+//! ```text
+//! $ escapement inspect config/example.bundle
+//! config/example.bundle/policy.pt: 32 -> 3, avx512, f32 weights
+//!   #  operator          fused          kernel         inputs    output  mul-adds  weight B  place
+//!   0  sub                              binary         [1,32]    [1,32]         0         0  code/…:12
+//! …
+//! 6336 multiply-adds, 25752 bytes of weights, 1280 bytes of buffers
+//! one call: 187 ns at the median of 20000; 43 % of the multiply-add limit, 62 % of the load limit
+//! ```
+//!
+//! The limits are those of the core it runs on, measured in the same run: multiply-adds from registers, and loads from
+//! the cache level that the weights fit in.
+
+use super::CommandResult;
+use super::exit::{ExitCode, Failure};
+use crate::clock::{Clock, MachineClock, Nanos};
+use crate::engine::made_up_observations;
+use crate::policy::native::{Description, Native, Options, StepDescription};
+use crate::policy::{Policy, policy_file};
+use crate::validation::{Objective, validate};
+use std::path::PathBuf;
+
+/// Show the plan of the native engine for a policy
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A TorchScript file, or a bundle directory
+    policy: PathBuf,
+    /// Elements of one observation, where the file does not say
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    dimension: Option<u16>,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Calls that the figure under the plan is the median of.
+const CALLS: u64 = 20_000;
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let path = policy_file(&arguments.policy);
+    let options = Options { observation: arguments.dimension.map(usize::from), ..Options::default() };
+    let mut policy = Native::load(&path, &options)?;
+    let plan = policy.describe();
+    let speed = measure(&mut policy, &plan)?;
+    if arguments.json {
+        let mut json = serde_json::to_value(&plan).expect("a plan is plain data");
+        json["speed"] = serde_json::to_value(&speed).expect("figures are plain numbers");
+        println!("{json:#}");
+        return Ok(ExitCode::Ok);
+    }
+    let states = match plan.states.len() {
+        0 => String::new(),
+        _ => format!(", carried states {}", shapes(&plan.states)),
+    };
+    println!(
+        "{}: {} -> {}{states}, {}, {} weights",
+        path.display(),
+        plan.observation,
+        plan.action,
+        plan.isa,
+        plan.precision
+    );
+    print_steps(&plan.steps);
+    println!(
+        "{} multiply-adds, {} bytes of weights, {} bytes of buffers",
+        plan.multiply_adds, plan.weight_bytes, plan.arena_bytes
+    );
+    let of_limits = match (speed.multiply_add_fraction, speed.load_fraction) {
+        (Some(multiply), Some(load)) => format!(
+            "; {:.0} % of the multiply-add limit, {:.0} % of the load limit",
+            100.0 * multiply,
+            100.0 * load
+        ),
+        _ => String::new(),
+    };
+    println!("one call: {} ns at the median of {}{of_limits}", speed.p50_ns, speed.calls);
+    Ok(ExitCode::Ok)
+}
+
+/// How fast the plan runs, and how near the core's limits that is.
+#[derive(serde::Serialize)]
+struct Speed {
+    calls: u64,
+    p50_ns: u64,
+    multiply_add_fraction: Option<f64>,
+    load_fraction: Option<f64>,
+}
+
+fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
+    let mut clock = MachineClock::new();
+    let observations = made_up_observations(policy.dimensions().observation, 64);
+    let objective = Objective { trials: CALLS, deadline: Nanos::from_millis(1), share: 0.0 };
+    let p50_ns = validate(policy, &mut clock, &observations, objective)
+        .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?
+        .summary()
+        .inference_ns
+        .p50;
+    let (multiply_add_fraction, load_fraction) = fractions(&clock, plan, p50_ns).unzip();
+    Ok(Speed { calls: CALLS, p50_ns, multiply_add_fraction, load_fraction })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn fractions(clock: &MachineClock, plan: &Description, p50_ns: u64) -> Option<(f64, f64)> {
+    let limits = crate::policy::native::kernels::CoreLimits::measure(|call| {
+        let begun = clock.now();
+        call();
+        clock.now().since(begun).0.max(1) as f64
+    })?;
+    let nanos = p50_ns.max(1) as f64;
+    Some((
+        limits.multiply_fraction(plan.multiply_adds, nanos),
+        limits.load_fraction(plan.weight_bytes, nanos),
+    ))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fractions(_clock: &MachineClock, _plan: &Description, _p50_ns: u64) -> Option<(f64, f64)> {
+    None
+}
+
+fn print_steps(steps: &[StepDescription]) {
+    let headings = ["#", "operator", "fused", "kernel", "inputs", "output", "mul-adds", "weight B", "place"]
+        .map(str::to_owned);
+    let mut rows = vec![headings];
+    rows.extend(steps.iter().enumerate().map(|(index, step)| {
+        [
+            index.to_string(),
+            step.operator.clone(),
+            step.fused.join(" "),
+            step.kernel.clone(),
+            shapes(&step.inputs),
+            shape(&step.outputs),
+            step.multiply_adds.to_string(),
+            step.weight_bytes.to_string(),
+            step.place.clone(),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("  {}", cells.join("  ").trim_end());
+    }
+}
+
+fn shape(lengths: &[usize]) -> String {
+    let lengths: Vec<String> = lengths.iter().map(usize::to_string).collect();
+    format!("[{}]", lengths.join(","))
+}
+
+fn shapes(all: &[Vec<usize>]) -> String {
+    all.iter().map(|lengths| shape(lengths)).collect::<Vec<_>>().join(" ")
+}

@@ -148,9 +148,10 @@ mod x86 {
         let timer = Timer::calibrate();
         let limits = CoreLimits::measure(|mut call| timer.time(&mut call)).expect("the limits need AVX2");
         println!(
-            "core {core}{}, {:.2} GHz TSC, empty measurement {:.1} ns (subtracted)",
+            "core {core}{}, {:.2} GHz TSC in steps of {:.1} ns, empty measurement {:.1} ns (subtracted)",
             if pinned { "" } else { " (NOT pinned)" },
             timer.ticks_per_ns(),
+            timer.resolution_ns(),
             timer.overhead_ns()
         );
         println!("limits: {limits}");

@@ -8,14 +8,14 @@
 set -euo pipefail
 
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-key=$(cat "$scripts/make_fixtures.py" "$scripts/requirements/export.txt" | sha256sum | cut -c1-16)
+key=$(cat "$scripts/make_fixtures.py" "$scripts/requirements/test.txt" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 target=$cache/fixtures-$key
 mkdir -p "$cache"
 exec 9>"$cache/fixtures.lock"
 flock 9
 if [[ ! -d $target ]]; then
-    venv=$("$scripts/venv.sh" export)
+    venv=$("$scripts/venv.sh" test)
     rm -rf "$target.partial"
     "$venv/bin/python" -W ignore "$scripts/make_fixtures.py" "$target.partial" >&2
     mv -T "$target.partial" "$target"

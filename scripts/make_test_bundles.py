@@ -138,7 +138,8 @@ tolerance = 1e-5
 inference_us = 100.0
 percentile = 99.0
 """
-    (directory / "bundle.toml").write_text(manifest, encoding="utf-8")
+    seal = hashlib.sha256(manifest.encode()).hexdigest()
+    (directory / "bundle.toml").write_text(f"{manifest}# sha256 {seal}\n", encoding="utf-8")
 
 
 def main() -> None:

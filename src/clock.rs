@@ -43,8 +43,16 @@ impl Nanos {
 
 /// A source of [`Nanos`] that never goes backwards.
 pub trait Clock {
-    /// The present instant.
+    /// The present instant: not before everything that the program did earlier is done.
     fn now(&self) -> Nanos;
+
+    /// The present instant as the beginning of an interval that [`Clock::now`] will end. It may be read a little before
+    /// earlier work is done, never after later work is visible, so that an interval comes out too long rather than
+    /// too short; where that is cheaper than [`Clock::now`].
+    #[inline]
+    fn begin(&self) -> Nanos {
+        self.now()
+    }
 
     /// Compares with the kernel's clock and corrects the rate. Called between ticks, never inside one: no interval
     /// that is being measured sees a change of rate.
@@ -60,6 +68,25 @@ impl Clock for MonotonicClock {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         // The monotonic clock starts at boot and is never negative; the casts keep the value.
         Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+}
+
+impl MonotonicClock {
+    /// Sleeps until `due`, or until a signal comes; not at all where `due` is past. How late it wakes is up to the
+    /// kernel and to [`MonotonicClock::sleep_exactly`].
+    pub fn sleep_until(self, due: Nanos) {
+        let time = rustix::time::Timespec {
+            tv_sec: (due.0 / 1_000_000_000) as i64,
+            tv_nsec: (due.0 % 1_000_000_000) as i64,
+        };
+        // The only error that can come of a valid clock and time is an interruption, and the caller looks again.
+        let _ = rustix::thread::clock_nanosleep_absolute(rustix::thread::ClockId::Monotonic, &time);
+    }
+
+    /// Asks the kernel not to stretch the calling thread's sleeps: it groups wake-ups within 50 us by default. Where it
+    /// refuses, sleeps are that much less exact and nothing else changes.
+    pub fn sleep_exactly(self) {
+        let _ = rustix::thread::set_current_timer_slack(core::num::NonZeroU64::new(1));
     }
 }
 
@@ -221,6 +248,12 @@ impl Clock for TscClock {
         Nanos(self.timeline.at(ordered_counter()))
     }
 
+    #[inline]
+    fn begin(&self) -> Nanos {
+        // SAFETY: as in `ordered_counter`.
+        Nanos(self.timeline.at(unsafe { core::arch::x86_64::_rdtsc() }))
+    }
+
     fn discipline(&mut self) {
         let (count, true_ns) = Self::paired_reading();
         self.timeline.correct(count, true_ns);
@@ -273,6 +306,15 @@ impl Clock for MachineClock {
         }
     }
 
+    #[inline]
+    fn begin(&self) -> Nanos {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(clock) => clock.begin(),
+            Self::Monotonic(clock) => clock.begin(),
+        }
+    }
+
     fn discipline(&mut self) {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -302,6 +344,17 @@ mod tests {
         let slack = Nanos::from_micros(200);
         assert!(ours.plus(slack) >= before, "{ours:?} is far before {before:?}");
         assert!(after.plus(slack) >= ours, "{ours:?} is far after {after:?}");
+    }
+
+    /// An interval may come out too long, never negative: its end is not read before its beginning.
+    #[test]
+    fn an_interval_ends_after_it_begins() {
+        let clock = MachineClock::new();
+        for _ in 0..100_000 {
+            let begun = clock.begin();
+            let ended = clock.now();
+            assert!(ended >= begun, "{ended:?} before {begun:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
+//! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
 pub mod bundle;
@@ -23,9 +24,12 @@ pub mod config;
 pub mod daemon;
 pub mod denormals;
 pub mod engine;
+pub mod feed;
+pub mod gateway;
 pub mod host;
 pub mod policy;
 pub mod ring;
+#[cfg(not(loom))]
 pub mod shm;
 mod sync;
 pub mod telemetry;

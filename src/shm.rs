@@ -34,8 +34,8 @@ pub enum ShmError {
         /// Who holds it, if the file says so.
         holder: Option<u32>,
     },
-    /// The name leads to something that is not a plain file.
-    #[error("{}: not a regular file", path.display())]
+    /// The name leads to something that is not a plain file, or to an empty one.
+    #[error("{}: not a regular file, or an empty one", path.display())]
     NotAFile {
         /// What was found there.
         path: PathBuf,
@@ -105,7 +105,15 @@ impl MappedFile {
     }
 
     fn allocate(path: &Path, len: usize) -> Result<Self, ShmError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // The name carries this process's number, so a file of that name is what a dead process left behind; and a new
+        // file, unlike a truncated one, is mapped by nobody else.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ShmError::system(path, "remove a leftover")(error));
+            }
+            _ => {}
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(path, flags, REGION_MODE)
             .map_err(|error| ShmError::system(path, "create")(error.into()))?;
         // The umask must not decide who may attach.
@@ -145,26 +153,53 @@ pub struct RoleLock {
 }
 
 impl RoleLock {
-    /// Takes `NAME.lock` in `directory`, without waiting.
+    /// Takes `ROLE.lock` in `directory`, without waiting.
     ///
     /// # Errors
     /// [`ShmError::Held`] when another process has it.
     pub fn acquire(directory: &Path, role: &str) -> Result<Self, ShmError> {
         let path = directory.join(format!("{role}.lock"));
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(&path, flags, REGION_MODE)
-            .map_err(|error| ShmError::system(&path, "open the lock")(error.into()))?;
-        let mut file = File::from(file);
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(ShmError::Held { holder: read_holder(&mut file), path });
+        for _ in 0..MAX_LOCK_ATTEMPTS {
+            let mut file = Self::open_lock(&path)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(ShmError::Held { holder: read_holder(&mut file), path });
+                }
+                Err(error) => return Err(ShmError::system(&path, "lock")(error.into())),
             }
-            Err(error) => return Err(ShmError::system(&path, "lock")(error.into())),
+            // Whoever tidies up the directory between the open and the lock leaves this process with a lock on a file
+            // that nobody else will ever find. Then it has to begin again.
+            if is_still_at(&file, &path)? {
+                file.set_len(0).map_err(ShmError::system(&path, "write the lock"))?;
+                writeln!(file, "{}", std::process::id())
+                    .map_err(ShmError::system(&path, "write the lock"))?;
+                return Ok(Self { _file: file });
+            }
         }
-        file.set_len(0).map_err(ShmError::system(&path, "write the lock"))?;
-        writeln!(file, "{}", std::process::id()).map_err(ShmError::system(&path, "write the lock"))?;
-        Ok(Self { _file: file })
+        Err(ShmError::Held { path, holder: None })
+    }
+
+    fn open_lock(path: &Path) -> Result<File, ShmError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::open(path, flags, REGION_MODE)
+            .map_err(|error| ShmError::system(path, "open the lock")(error.into()))?;
+        // As for regions, the umask must not decide who may take the role; only the file's owner can say so.
+        let _ = rustix::fs::fchmod(&file, REGION_MODE);
+        Ok(File::from(file))
+    }
+}
+
+/// How often a lock's file may vanish under [`RoleLock::acquire`] before it gives up.
+const MAX_LOCK_ATTEMPTS: usize = 16;
+
+/// Whether `path` still leads to the opened file.
+fn is_still_at(file: &File, path: &Path) -> Result<bool, ShmError> {
+    let opened = file.metadata().map_err(ShmError::system(path, "look at the lock"))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok(named.ino() == opened.ino() && named.dev() == opened.dev()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(ShmError::system(path, "look at the lock")(error)),
     }
 }
 
@@ -218,6 +253,40 @@ mod tests {
         assert!(MappedFile::open(&link).is_err());
         assert!(MappedFile::open(directory.path()).is_err());
         assert!(MappedFile::open(&directory.path().join("missing")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_leftover_of_a_dead_process_is_replaced_and_not_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let leftover = directory.path().join(format!("region.new-{}", std::process::id()));
+        std::fs::write(&leftover, [9; 4096]).unwrap();
+        let old = MappedFile::open(&leftover).unwrap();
+        let new = MappedFile::create(&directory.path().join("region.ring"), 4096, Ok::<_, ShmError>).unwrap();
+        // SAFETY: both mappings are 4096 bytes long and private to this test.
+        let bytes = unsafe { [old.base().as_ptr().read_volatile(), new.base().as_ptr().read_volatile()] };
+        assert_eq!(bytes, [9, 0]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_empty_file_is_no_region() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("region");
+        std::fs::write(&path, []).unwrap();
+        assert!(matches!(MappedFile::open(&path), Err(ShmError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_lock_that_was_deleted_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("daemon.lock");
+        let stale = RoleLock::open_lock(&path).unwrap();
+        assert!(is_still_at(&stale, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_still_at(&stale, &path).unwrap());
+        let _lock = RoleLock::acquire(directory.path(), "daemon").unwrap();
+        assert!(!is_still_at(&stale, &path).unwrap());
+        assert!(matches!(RoleLock::acquire(directory.path(), "daemon"), Err(ShmError::Held { .. })));
     }
 
     #[test]

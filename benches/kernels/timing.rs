@@ -41,6 +41,22 @@ impl Timer {
         self.overhead as f64 / self.ticks_per_ns
     }
 
+    /// The smallest step of the counter, in nanoseconds. On some processors it is much more than one tick.
+    #[allow(dead_code, reason = "this file is shared with a bench that has no use for it")]
+    pub fn resolution_ns(&self) -> f64 {
+        let ticks: Vec<u64> = (0..10_000).map(|_| now()).collect();
+        let steps = ticks.windows(2).map(|pair| pair[1] - pair[0]).filter(|&step| step > 0);
+        // Steps are multiples of the resolution; the greatest divisor they share is it.
+        let divisor = steps.fold(0u64, |a, b| {
+            let (mut a, mut b) = (a, b);
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        });
+        divisor as f64 / self.ticks_per_ns
+    }
+
     /// Times one call, in nanoseconds.
     pub fn time(&self, call: &mut impl FnMut()) -> f64 {
         let start = now();

@@ -22,7 +22,7 @@ fi
 libraries=("$venv"/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
 export ORT_DYLIB_PATH=${libraries[0]}
 
-features=()
+features=(--features policy)
 if [[ -z ${LIBTORCH:-} && -e $root/.libtorch ]]; then
     LIBTORCH=$root/.libtorch
 fi

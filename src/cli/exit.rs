@@ -47,6 +47,32 @@ pub enum ExitCode {
     BusError = 82,
 }
 
+impl ExitCode {
+    /// Every code.
+    pub const ALL: &[Self] = &[
+        Self::Ok,
+        Self::Negative,
+        Self::Usage,
+        Self::Bundle,
+        Self::InputMissing,
+        Self::Owned,
+        Self::Internal,
+        Self::Journal,
+        Self::Temporary,
+        Self::Protocol,
+        Self::Permission,
+        Self::Config,
+        Self::Halted,
+        Self::Hung,
+        Self::BusError,
+    ];
+
+    /// The code that another process of ours ended with; `None` for a number that is not in the table.
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| *code as i32 == number)
+    }
+}
+
 impl std::process::Termination for ExitCode {
     fn report(self) -> std::process::ExitCode {
         std::process::ExitCode::from(self as u8)

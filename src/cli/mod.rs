@@ -5,12 +5,15 @@
 
 pub mod exit;
 
+mod agent;
 mod bundle;
 mod check;
+mod feed;
 mod inspect;
 mod npy;
 mod predict;
 mod run;
+mod tap;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +33,8 @@ enum Command {
     Check(check::Arguments),
     #[command(subcommand)]
     Bundle(bundle::Command),
+    Feed(feed::Arguments),
+    Tap(tap::Arguments),
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Validate(validate::Arguments),
@@ -45,6 +50,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bundle(command) => bundle::run(&command),
+        Command::Feed(arguments) => feed::run(&arguments),
+        Command::Tap(arguments) => tap::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),

@@ -28,7 +28,7 @@ use crate::validation::{Baseline, Comparison, Objective, Summary, Validation, ht
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Measure a policy against a deadline, with enforcement off
 #[derive(Debug, clap::Args)]
@@ -191,7 +191,7 @@ fn interval_log(validation: &Validation) -> Vec<u8> {
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("latencies in ns; written by escapement validate")
-        .with_start_time(SystemTime::now())
+        .with_start_time(UNIX_EPOCH + Duration::from_nanos(crate::clock::wall_clock_ns()))
         .begin_log_with(&mut bytes, &mut serializer)
         .expect("a vector takes all");
     let mut add = |name: &str, histogram: &Histogram| {

@@ -171,7 +171,7 @@ impl<C: Clock> Engine<C> {
             Ok(None) => return Progress::Idle,
             Err(violation) => return self.violated(violation),
         };
-        let peeked = self.clock.now();
+        let peeked = self.clock.begin();
         if skipped > 0 {
             self.counters.count_skipped(skipped);
         }
@@ -201,7 +201,7 @@ impl<C: Clock> Engine<C> {
         }
         let mut policy_failed = false;
         if refused.is_none() {
-            let called = self.clock.now();
+            let called = self.clock.begin();
             let answer = self.policy.infer(&self.observation, &mut self.action);
             let returned = self.clock.now();
             inference_ns = returned.since(called).0;

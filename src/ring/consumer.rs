@@ -1,11 +1,14 @@
 //! The side that releases.
 
-use super::memory::{Memory, Region};
-use super::{ProtocolViolation, copy};
+use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
+use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
 /// The consuming side of a ring. There is one; who it is, is settled by a lock outside.
+///
+/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Consumer<M: Memory = Region> {
     memory: M,
     /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
@@ -20,9 +23,10 @@ impl<M: Memory> Consumer<M> {
     /// # Errors
     /// When the positions found are impossible.
     pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {
-        // Relaxed is enough for the side's own word: its predecessor is dead, and the lock was handed over through
-        // the kernel.
-        let position = memory.consumer_position().load(Ordering::Relaxed);
+        // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position` of a predecessor. Its reads are over
+        // before this side's next store tells the producer so, whatever the lock between the two was made of.
+        let found = memory.consumer_position().load(Ordering::Acquire);
+        let position = own_position(&memory, "consumer", found)?;
         let mut consumer = Self { memory, position, producer_seen: position };
         consumer.refresh()?;
         Ok(consumer)
@@ -82,8 +86,8 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     fn refresh(&mut self) -> Result<(), ProtocolViolation> {
         let found = self.load_producer();
-        let ahead = found.wrapping_sub(self.position);
-        if found < self.producer_seen || ahead > self.memory.capacity() {
+        // `producer_seen` is never below the own position, so the distance cannot wrap round.
+        if found < self.producer_seen || found - self.position > self.memory.capacity() {
             return Err(ProtocolViolation {
                 side: "producer",
                 found,
@@ -124,8 +128,11 @@ impl<M: Memory> Peek<'_, M> {
     #[inline]
     pub fn read(&self, offset: usize, destination: &mut [u8]) {
         let memory = &self.consumer.memory;
-        assert!(offset.is_multiple_of(16) && offset + destination.len() <= memory.slot_size());
-        let index = (self.consumer.position & (memory.capacity() - 1)) as usize;
+        assert!(
+            lies_in_slot(memory, offset, destination.len()),
+            "bytes outside the slot, or an offset that is no multiple of 16"
+        );
+        let index = slot_index(memory, self.consumer.position);
         // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes to it all
         // the same, the copy is garbage but still a copy.
         memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
@@ -134,7 +141,11 @@ impl<M: Memory> Peek<'_, M> {
     /// Hands the slot back to the producer.
     #[inline]
     pub fn release(self) {
-        let next = self.consumer.position + 1;
-        self.consumer.store_position(next);
+        let consumer = self.consumer;
+        consumer.store_position(consumer.position + 1);
+        // Only a slot that is known to be committed: the lines of another belong to the producer.
+        if consumer.producer_seen > consumer.position {
+            consumer.memory.expect_read(slot_index(&consumer.memory, consumer.position));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A ring's bytes in this process alone: for tick records, tests and benchmarks.
 
 use super::layout::{LayoutError, Spec};
-use super::memory::{Backing, Region};
+use super::region::{Backing, Region};
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::sync::Arc;
@@ -21,9 +21,11 @@ unsafe impl Sync for HeapRegion {}
 impl HeapRegion {
     /// Allocates `len` zeroed bytes (at least one page), and touches every page: the allocator hands out pages that the
     /// kernel has yet to provide, and it must not provide them in the middle of a tick.
+    ///
+    /// # Panics
+    /// When `len` is beyond `isize::MAX`, which no ring's is.
     pub fn new(len: usize) -> Self {
-        let layout =
-            Layout::from_size_align(len.max(4096), 4096).expect("a ring is far smaller than isize::MAX");
+        let layout = Layout::from_size_align(len.max(4096), 4096).expect("no more than isize::MAX bytes");
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };

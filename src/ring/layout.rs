@@ -14,8 +14,7 @@
 //! ```
 //! Words that different sides write stand 128 bytes apart: the processor prefetches lines in pairs.
 
-use super::memory::Region;
-use crate::sync::Ordering;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -26,19 +25,60 @@ pub const MIN_CAPACITY: u64 = 2;
 /// The largest number of slots.
 pub const MAX_CAPACITY: u64 = 1 << 20;
 
+/// The largest slot, in bytes.
+pub const MAX_SLOT_SIZE: u32 = 1 << 16;
+
 pub(super) const DATA_OFFSET: usize = 4096;
 pub(super) const PRODUCER_POSITION: usize = 128;
 pub(super) const CONSUMER_POSITION: usize = 256;
-const PRODUCER_HEARTBEAT: usize = 384;
-const CONSUMER_HEARTBEAT: usize = 512;
-const STATE: usize = 640;
-const EPOCH: usize = 648;
-const BUNDLE_HASH: usize = 656;
+pub(super) const PRODUCER_HEARTBEAT: usize = 384;
+pub(super) const CONSUMER_HEARTBEAT: usize = 512;
+pub(super) const STATE: usize = 640;
+pub(super) const EPOCH: usize = 648;
+pub(super) const BUNDLE_HASH: usize = 656;
 
-const MAGIC: [u8; 8] = *b"ESCPRING";
+/// The first bytes of every region.
+pub const MAGIC: [u8; 8] = *b"ESCPRING";
 const DTYPE_F32: u32 = 1;
-/// The largest slot, in bytes.
-pub const MAX_SLOT_SIZE: u32 = 1 << 16;
+
+/// Where a field of the region lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldPlace {
+    /// The field's name, the same in the documents and in the C header.
+    pub name: &'static str,
+    /// Bytes from the beginning of the region.
+    pub offset: usize,
+    /// Bytes of the field.
+    pub size: usize,
+}
+
+/// Every field of the region, in the order of their offsets: what the documents and the C header are held to.
+pub const REGION_FIELDS: &[FieldPlace] = &{
+    const fn at(name: &'static str, offset: usize, size: usize) -> FieldPlace {
+        FieldPlace { name, offset, size }
+    }
+    [
+        at("magic", offset_of!(FixedHeader, magic), 8),
+        at("layout_version", offset_of!(FixedHeader, layout_version), 4),
+        at("kind", offset_of!(FixedHeader, kind), 4),
+        at("slot_size", offset_of!(FixedHeader, slot_size), 4),
+        at("dtype", offset_of!(FixedHeader, dtype), 4),
+        at("dimension", offset_of!(FixedHeader, dimension), 4),
+        at("data_offset", offset_of!(FixedHeader, data_offset), 4),
+        at("capacity", offset_of!(FixedHeader, capacity), 8),
+        at("generation", offset_of!(FixedHeader, generation), 8),
+        at("reserved", offset_of!(FixedHeader, reserved), 12),
+        at("header_checksum", offset_of!(FixedHeader, checksum), 4),
+        at("producer_position", PRODUCER_POSITION, 8),
+        at("consumer_position", CONSUMER_POSITION, 8),
+        at("producer_heartbeat_ns", PRODUCER_HEARTBEAT, 8),
+        at("consumer_heartbeat_ns", CONSUMER_HEARTBEAT, 8),
+        at("state", STATE, 8),
+        at("epoch", EPOCH, 8),
+        at("bundle_hash", BUNDLE_HASH, 32),
+        at("slots", DATA_OFFSET, 0),
+    ]
+};
 
 /// What distinguishes one ring from another: fixed when it is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +131,11 @@ pub enum LayoutError {
 }
 
 impl Spec {
-    /// Bytes of a region that holds this ring.
+    /// Bytes of a region that holds this ring. For a geometry that is not allowed, or too large for this machine's
+    /// addresses, a number that no region has.
     pub fn region_bytes(&self) -> usize {
-        DATA_OFFSET + self.capacity as usize * self.slot_size as usize
+        let slots = self.capacity.saturating_mul(self.slot_size.into());
+        usize::try_from(slots.saturating_add(DATA_OFFSET as u64)).unwrap_or(usize::MAX)
     }
 
     pub(super) fn check(&self) -> Result<(), LayoutError> {
@@ -104,7 +146,7 @@ impl Spec {
         if self.slot_size == 0 || !self.slot_size.is_multiple_of(64) || self.slot_size > MAX_SLOT_SIZE {
             return field("slot_size", self.slot_size.into(), "a multiple of 64 from 64 to 65536");
         }
-        if self.dimension == 0 || self.dimension as usize * 4 > self.slot_size as usize {
+        if self.dimension == 0 || u64::from(self.dimension) * 4 > self.slot_size.into() {
             return field("dimension", self.dimension.into(), "1 up to what the slot holds");
         }
         Ok(())
@@ -129,7 +171,7 @@ struct FixedHeader {
 }
 
 const FIXED_BYTES: usize = core::mem::size_of::<FixedHeader>();
-const CHECKED_BYTES: usize = core::mem::offset_of!(FixedHeader, checksum);
+const CHECKED_BYTES: usize = offset_of!(FixedHeader, checksum);
 const _: () = assert!(FIXED_BYTES == 64 && CHECKED_BYTES == 60);
 
 pub(super) fn write_header(base: NonNull<u8>, spec: &Spec) {
@@ -147,15 +189,14 @@ pub(super) fn write_header(base: NonNull<u8>, spec: &Spec) {
         checksum: 0,
     };
     header.checksum = crc32c::crc32c(&header.as_bytes()[..CHECKED_BYTES]);
-    // SAFETY: the caller's backing holds at least a header page, writable. No other process sees the region yet: it
-    // gets its name only after it is laid out.
-    unsafe { base.as_ptr().cast::<[u8; FIXED_BYTES]>().write(zerocopy::transmute!(header)) };
+    // SAFETY: the caller's backing holds at least a header page, writable and page-aligned.
+    unsafe { super::copy::into_slot(header.as_bytes(), base.as_ptr()) };
 }
 
 pub(super) fn read_header(base: NonNull<u8>) -> Result<Spec, LayoutError> {
     let mut header = FixedHeader::new_zeroed();
-    // SAFETY: the caller's backing holds at least a header page. The peer may write at any time, so the bytes are
-    // copied by volatile reads and only the copy is looked at.
+    // SAFETY: the caller's backing holds at least a header page, page-aligned. The peer may write at any time, so the
+    // bytes are copied by volatile reads and only the copy is looked at.
     unsafe { super::copy::out_of_slot(base.as_ptr(), header.as_mut_bytes()) };
     if header.magic != MAGIC {
         return Err(LayoutError::Magic);
@@ -182,90 +223,4 @@ pub(super) fn read_header(base: NonNull<u8>) -> Result<Spec, LayoutError> {
     };
     spec.check()?;
     Ok(spec)
-}
-
-/// The shared words beside the positions. Every one has a single writer.
-#[derive(Debug, Clone)]
-pub struct Header {
-    region: Region,
-}
-
-impl Header {
-    pub(super) fn new(region: Region) -> Self {
-        Self { region }
-    }
-
-    /// Says that the producer is alive at `now_ns` (`CLOCK_MONOTONIC`).
-    ///
-    /// Heartbeats and the epoch order nothing else, so they are relaxed.
-    #[inline]
-    pub fn beat_producer(&self, now_ns: u64) {
-        self.region.word(PRODUCER_HEARTBEAT).store(now_ns, Ordering::Relaxed);
-    }
-
-    /// Says that the consumer is alive at `now_ns` (`CLOCK_MONOTONIC`).
-    #[inline]
-    pub fn beat_consumer(&self, now_ns: u64) {
-        self.region.word(CONSUMER_HEARTBEAT).store(now_ns, Ordering::Relaxed);
-    }
-
-    /// When the producer last said that it was alive; zero if never.
-    pub fn producer_heartbeat_ns(&self) -> u64 {
-        self.region.word(PRODUCER_HEARTBEAT).load(Ordering::Relaxed)
-    }
-
-    /// When the consumer last said that it was alive; zero if never.
-    pub fn consumer_heartbeat_ns(&self) -> u64 {
-        self.region.word(CONSUMER_HEARTBEAT).load(Ordering::Relaxed)
-    }
-
-    /// Sets state and reason in one store.
-    ///
-    /// SYNC POINT `STATE`, Release: partner is [`Header::state`]. Whoever reads `armed` also sees the epoch and
-    /// bundle hash that were set before it.
-    pub fn set_state(&self, state: u32, reason: u32) {
-        let word = u64::from(state) | u64::from(reason) << 32;
-        self.region.word(STATE).store(word, Ordering::Release);
-    }
-
-    /// State and reason.
-    ///
-    /// SYNC POINT `STATE`, Acquire: partner is [`Header::set_state`].
-    pub fn state(&self) -> (u32, u32) {
-        let word = self.region.word(STATE).load(Ordering::Acquire);
-        (word as u32, (word >> 32) as u32)
-    }
-
-    /// Whether an address lies in the header page.
-    pub fn covers(&self, address: usize) -> bool {
-        self.region.header_page().contains(&address)
-    }
-
-    /// Sets how often a daemon has started on this ring.
-    pub fn set_epoch(&self, epoch: u64) {
-        self.region.word(EPOCH).store(epoch, Ordering::Relaxed);
-    }
-
-    /// How often a daemon has started on this ring.
-    pub fn epoch(&self) -> u64 {
-        self.region.word(EPOCH).load(Ordering::Relaxed)
-    }
-
-    /// Sets the SHA-256 of the policy that answers.
-    pub fn set_bundle_hash(&self, hash: &[u8; 32]) {
-        for (index, bytes) in hash.chunks_exact(8).enumerate() {
-            let word = u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes"));
-            self.region.word(BUNDLE_HASH + 8 * index).store(word, Ordering::Relaxed);
-        }
-    }
-
-    /// The SHA-256 of the policy that answers; all zero before one is loaded.
-    pub fn bundle_hash(&self) -> [u8; 32] {
-        let mut hash = [0; 32];
-        for (index, bytes) in hash.chunks_exact_mut(8).enumerate() {
-            let word = self.region.word(BUNDLE_HASH + 8 * index).load(Ordering::Relaxed);
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        hash
-    }
 }

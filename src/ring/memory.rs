@@ -1,21 +1,45 @@
-//! Where a ring lives: the positions and the slots, however they are provided.
+//! What the algorithm asks of memory: two positions and a row of slots, however they are provided.
 
-use super::layout::{self, Header, LayoutError, Spec};
 use crate::sync::{AtomicU64, Ordering};
-use core::ptr::NonNull;
-use std::sync::Arc;
+
+/// A position that both sides see.
+///
+/// Which ordering each access has is the algorithm's business and stands beside it; an implementation carries it out.
+/// The model check plants its bugs here: a word that quietly weakens every ordering must turn it red.
+pub trait PositionWord {
+    /// Reads the position.
+    fn load(&self, order: Ordering) -> u64;
+    /// Replaces the position.
+    fn store(&self, position: u64, order: Ordering);
+}
+
+impl PositionWord for AtomicU64 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    #[inline]
+    fn store(&self, position: u64, order: Ordering) {
+        self.store(position, order);
+    }
+}
 
 /// The shared words and slots of one ring.
 ///
 /// # Safety
-/// An implementation keeps, for its whole life: `capacity` is a power of two and never changes; for every index below
-/// it the slot functions pass a pointer that is valid for `slot_size` bytes and aligned to 16; the position words are
-/// the same two atomics at every call.
+/// An implementation keeps, for its whole life: `capacity` is a power of two that fits `usize` and never changes;
+/// `slot_size` never changes; for every index below the capacity the slot functions pass a pointer that is valid for
+/// `slot_size` bytes and aligned to 16, and different indices pass bytes that do not overlap; the position words are
+/// the same two at every call.
 pub unsafe trait Memory {
+    /// How a position is kept.
+    type Position: PositionWord;
+
     /// Slots ever committed. Written by the producer alone.
-    fn producer_position(&self) -> &AtomicU64;
+    fn producer_position(&self) -> &Self::Position;
     /// Slots ever released. Written by the consumer alone.
-    fn consumer_position(&self) -> &AtomicU64;
+    fn consumer_position(&self) -> &Self::Position;
     /// Number of slots; a power of two.
     fn capacity(&self) -> u64;
     /// Bytes of one slot.
@@ -24,144 +48,27 @@ pub unsafe trait Memory {
     fn read_slot<R>(&self, index: usize, read: impl FnOnce(*const u8) -> R) -> R;
     /// Runs `write` on the slot; the caller holds the producer's right to it.
     fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R;
-}
-
-/// Bytes that stay mapped at one address, writable, until dropped.
-///
-/// # Safety
-/// `base` is valid for reads and writes of `len` bytes for as long as the value lives, aligned to 4096, and other
-/// Rust references to those bytes are never formed.
-pub unsafe trait Backing: Send + Sync {
-    /// First byte.
-    fn base(&self) -> NonNull<u8>;
-    /// Number of bytes.
-    fn len(&self) -> usize;
-    /// Whether there are no bytes at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// A laid-out ring in real memory. Clones share it.
-#[derive(Clone)]
-pub struct Region {
-    base: NonNull<u8>,
-    // Geometry as it was checked when the region was opened. The peer can overwrite the header, but not this copy.
-    spec: Spec,
-    _backing: Arc<dyn Backing>,
-}
-
-// SAFETY: the bytes behind `base` stay valid as long as `_backing`, which is Send and Sync, and every access to them is
-// an atomic or a volatile copy made under the ring's protocol.
-unsafe impl Send for Region {}
-// SAFETY: as for Send.
-unsafe impl Sync for Region {}
-
-impl std::fmt::Debug for Region {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Region").field("spec", &self.spec).finish_non_exhaustive()
-    }
-}
-
-impl Region {
-    /// Lays a new ring out in `backing`, whose bytes are all zero.
-    ///
-    /// # Errors
-    /// When the geometry is not allowed or does not fit.
-    pub fn format(backing: Arc<dyn Backing>, spec: Spec) -> Result<Self, LayoutError> {
-        spec.check()?;
-        let needed = spec.region_bytes();
-        if backing.len() < needed {
-            return Err(LayoutError::Size { found: backing.len() as u64, expected: needed as u64 });
-        }
-        layout::write_header(backing.base(), &spec);
-        Ok(Self { base: backing.base(), spec, _backing: backing })
-    }
-
-    /// Opens a ring that some process laid out in `backing`, checking its header against the backing's size.
-    ///
-    /// # Errors
-    /// When this is not a ring, or one of another version, or one that contradicts itself.
-    pub fn open(backing: Arc<dyn Backing>) -> Result<Self, LayoutError> {
-        if backing.len() < layout::DATA_OFFSET {
-            let expected = layout::DATA_OFFSET as u64;
-            return Err(LayoutError::Size { found: backing.len() as u64, expected });
-        }
-        let spec = layout::read_header(backing.base())?;
-        let expected = spec.region_bytes();
-        if backing.len() != expected {
-            return Err(LayoutError::Size { found: backing.len() as u64, expected: expected as u64 });
-        }
-        Ok(Self { base: backing.base(), spec, _backing: backing })
-    }
-
-    /// The geometry, as checked when the region was opened.
-    pub fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// What both positions are now, committed first: for observers that take neither side.
-    pub fn positions(&self) -> (u64, u64) {
-        // The consumer's is read first: the pair is then one that the ring was in, or a little more.
-        let released = self.consumer_position().load(Ordering::Acquire);
-        (self.producer_position().load(Ordering::Acquire), released)
-    }
-
-    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
-    pub fn header(&self) -> Header {
-        Header::new(self.clone())
-    }
-
-    /// The atomic at a byte offset of the header page.
-    pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset.is_multiple_of(8) && offset < layout::DATA_OFFSET);
-        // SAFETY: the offset lies in the header page, which the backing holds (checked when the region was made), and
-        // is a multiple of 8 from a page-aligned base. Every process accesses these words as atomics only.
-        unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
-    }
-
-    /// The addresses of the header page.
-    pub(super) fn header_page(&self) -> std::ops::Range<usize> {
-        let base = self.base.addr().get();
-        base..base + layout::DATA_OFFSET
-    }
-
-    fn slot(&self, index: usize) -> *mut u8 {
-        debug_assert!((index as u64) < self.spec.capacity);
-        // SAFETY: callers pass an index below the capacity, and `region_bytes` of this spec was checked against the
-        // backing's length.
-        unsafe { self.base.as_ptr().add(layout::DATA_OFFSET + index * self.spec.slot_size as usize) }
-    }
-}
-
-// SAFETY: the spec is private and immutable, `Spec::check` made sure that its capacity is a power of two and its slot
-// size a multiple of 64, and `region_bytes` was checked against the backing.
-unsafe impl Memory for Region {
-    fn producer_position(&self) -> &AtomicU64 {
-        self.word(layout::PRODUCER_POSITION)
-    }
-
-    fn consumer_position(&self) -> &AtomicU64 {
-        self.word(layout::CONSUMER_POSITION)
-    }
-
+    /// Asks for the producer's position in advance, to be written: a hint that changes nothing.
     #[inline]
-    fn capacity(&self) -> u64 {
-        self.spec.capacity
-    }
-
+    fn expect_commit(&self) {}
+    /// Asks for the slot's lines in advance, to be written: a hint that changes nothing.
     #[inline]
-    fn slot_size(&self) -> usize {
-        self.spec.slot_size as usize
-    }
-
+    fn expect_write(&self, _index: usize) {}
+    /// Asks for the slot's lines in advance, to be read: a hint that changes nothing.
     #[inline]
-    fn read_slot<R>(&self, index: usize, read: impl FnOnce(*const u8) -> R) -> R {
-        read(self.slot(index))
-    }
+    fn expect_read(&self, _index: usize) {}
+}
 
-    #[inline]
-    fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R {
-        write(self.slot(index))
-    }
+/// The slot of a position. It depends on nothing that a peer can change.
+#[inline]
+pub(super) fn slot_index<M: Memory>(memory: &M, position: u64) -> usize {
+    (position & (memory.capacity() - 1)) as usize
+}
+
+/// Whether `len` bytes from `offset` lie in a slot and begin where a copy may begin. Written without a sum that could
+/// overflow: the copies rely on it.
+#[inline]
+pub(super) fn lies_in_slot<M: Memory>(memory: &M, offset: usize, len: usize) -> bool {
+    let size = memory.slot_size();
+    offset.is_multiple_of(16) && offset <= size && len <= size - offset
 }

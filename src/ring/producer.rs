@@ -1,11 +1,14 @@
 //! The side that commits.
 
-use super::memory::{Memory, Region};
-use super::{ProtocolViolation, copy};
+use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
+use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
 /// The producing side of a ring. There is one; who it is, is settled by a lock outside.
+///
+/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Producer<M: Memory = Region> {
     memory: M,
     /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
@@ -37,12 +40,14 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     /// When the positions found are impossible.
     pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {
-        // SYNC POINT `COMMITTED`, Acquire: a predecessor's commits are seen before its slots are looked at.
-        let position = memory.producer_position().load(Ordering::Acquire);
-        let mut producer = Self { memory, position, consumer_seen: 0 };
-        let consumer = producer.load_consumer();
-        producer.consumer_seen = consumer;
-        producer.checked(consumer, 0)
+        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit` of a predecessor. Its slots are seen before they
+        // are looked at, and this side's next commit passes them on.
+        let found = memory.producer_position().load(Ordering::Acquire);
+        let position = own_position(&memory, "producer", found)?;
+        let consumer_seen = position.saturating_sub(memory.capacity());
+        let mut producer = Self { memory, position, consumer_seen };
+        producer.refresh()?;
+        Ok(producer)
     }
 
     /// Claims the next slot for writing.
@@ -59,6 +64,7 @@ impl<M: Memory> Producer<M> {
                 return Err(ClaimError::Full { committed: self.position, released: self.consumer_seen });
             }
         }
+        self.memory.expect_commit();
         Ok(Claim { producer: self })
     }
 
@@ -83,8 +89,11 @@ impl<M: Memory> Producer<M> {
     /// When `offset` and the length leave the slot, or the offset is not a multiple of 16.
     pub fn read_last(&self, offset: usize, destination: &mut [u8]) -> bool {
         let Some(last) = self.position.checked_sub(1) else { return false };
-        assert!(offset.is_multiple_of(16) && offset + destination.len() <= self.memory.slot_size());
-        let index = (last & (self.memory.capacity() - 1)) as usize;
+        assert!(
+            lies_in_slot(&self.memory, offset, destination.len()),
+            "bytes outside the slot, or an offset that is no multiple of 16"
+        );
+        let index = slot_index(&self.memory, last);
         // SAFETY: in bounds by the assertion. The consumer never writes to slots, and this is the only producer.
         self.memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
         true
@@ -100,30 +109,21 @@ impl<M: Memory> Producer<M> {
     #[cold]
     fn refresh(&mut self) -> Result<(), ProtocolViolation> {
         let found = self.load_consumer();
-        let lag = self.position.wrapping_sub(found);
-        if found < self.consumer_seen || lag > self.memory.capacity() {
-            return Err(self.violation(found));
+        // The order matters: only once `found` is known not to be ahead, the distance cannot wrap round.
+        if found < self.consumer_seen
+            || found > self.position
+            || self.position - found > self.memory.capacity()
+        {
+            return Err(ProtocolViolation {
+                side: "consumer",
+                found,
+                own: self.position,
+                last_seen: self.consumer_seen,
+                capacity: self.memory.capacity(),
+            });
         }
         self.consumer_seen = found;
         Ok(())
-    }
-
-    fn checked(self, found: u64, last_seen: u64) -> Result<Self, ProtocolViolation> {
-        let lag = self.position.wrapping_sub(found);
-        if found < last_seen || lag > self.memory.capacity() {
-            return Err(self.violation(found));
-        }
-        Ok(self)
-    }
-
-    fn violation(&self, found: u64) -> ProtocolViolation {
-        ProtocolViolation {
-            side: "consumer",
-            found,
-            own: self.position,
-            last_seen: self.consumer_seen,
-            capacity: self.memory.capacity(),
-        }
     }
 }
 
@@ -146,8 +146,11 @@ impl<M: Memory> Claim<'_, M> {
     #[inline]
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let memory = &self.producer.memory;
-        assert!(offset.is_multiple_of(16) && offset + bytes.len() <= memory.slot_size());
-        let index = (self.producer.position & (memory.capacity() - 1)) as usize;
+        assert!(
+            lies_in_slot(memory, offset, bytes.len()),
+            "bytes outside the slot, or an offset that is no multiple of 16"
+        );
+        let index = slot_index(memory, self.producer.position);
         // SAFETY: in bounds by the assertion. `try_claim` saw that the consumer has released this slot, and there is
         // one producer, held by this claim.
         memory.write_slot(index, |slot| unsafe { copy::into_slot(bytes, slot.add(offset)) });
@@ -161,5 +164,9 @@ impl<M: Memory> Claim<'_, M> {
         // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become visible
         // before the position that covers them.
         producer.memory.producer_position().store(producer.position, Ordering::Release);
+        // Only a slot that is known to be free: the lines of another may be on their way to the consumer.
+        if producer.position - producer.consumer_seen < producer.memory.capacity() {
+            producer.memory.expect_write(slot_index(&producer.memory, producer.position));
+        }
     }
 }

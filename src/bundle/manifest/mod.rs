@@ -6,7 +6,9 @@ mod raw;
 
 pub use raw::{NoiseKind, SegmentKind, Versions};
 
+use crate::bundle::files::hex;
 use crate::policy::Signature;
+use sha2::{Digest, Sha256};
 
 /// A manifest that keeps to the specification.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,13 +203,35 @@ impl ActionKind {
     }
 }
 
+/// What the last line of a manifest begins with.
+const SEAL: &[u8] = b"# sha256 ";
+/// The whole of that line: the words, 64 digits, the line's end.
+const SEAL_BYTES: usize = SEAL.len() + 64 + 1;
+
+/// What stands above the seal, which holds the hash of just that. It is looked at before the text is parsed: a damaged
+/// manifest may well be a good one, with another number in it.
+fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
+    let split = bytes.len().checked_sub(SEAL_BYTES).and_then(|at| bytes.split_at_checked(at));
+    let (above, seal) = split.ok_or("too short for a manifest")?;
+    let digits = seal
+        .strip_prefix(SEAL)
+        .and_then(|rest| rest.strip_suffix(b"\n"))
+        .ok_or("its last line is not \"# sha256 …\", the hash of the lines above")?;
+    if above.last() == Some(&b'\n') && digits == hex(&Sha256::digest(above).into()).as_bytes() {
+        Ok(above)
+    } else {
+        Err("damaged, or edited: the hash in its last line is not that of the lines above".to_owned())
+    }
+}
+
 impl Manifest {
     /// Parses and checks the bytes of a manifest; the reason where they are not one.
     ///
     /// # Errors
     /// One line: where, what, and what is allowed.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8 text: {error}"))?;
+        let text =
+            std::str::from_utf8(unsealed(bytes)?).map_err(|error| format!("not UTF-8 text: {error}"))?;
         check::check(raw::Manifest::parse(text)?)
     }
 

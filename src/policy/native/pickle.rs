@@ -362,7 +362,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set_items(&mut self, members: Vec<Id>) -> Result<(), Problem> {
-        if members.len() % 2 != 0 {
+        if !members.len().is_multiple_of(2) {
             return Err(Problem::malformed("a key without a value"));
         }
         self.count_members(members.len())?;

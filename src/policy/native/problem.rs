@@ -38,13 +38,6 @@ impl Problem {
         }
     }
 
-    /// The reason alone.
-    pub(crate) fn reason(&self) -> &str {
-        match self {
-            Self::Malformed(reason) | Self::Unsupported(reason) | Self::Shape(reason) => reason,
-        }
-    }
-
     /// The public error about the file at `path`.
     pub(crate) fn at(self, path: &Path) -> PolicyError {
         let path = path.to_path_buf();

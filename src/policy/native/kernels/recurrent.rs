@@ -6,8 +6,8 @@
 //!
 //! Recurrent weights are often a little larger than a cache level (the 65 kB of a 64-unit LSTM against 48 kB). Walking
 //! through them in the same order at every step would then find none of them there, since the oldest go first. So every
-//! pass runs opposite to the one before and begins with the blocks that were used last. Which way it runs does not
-//! change any result. The direction is kept in the caller's scratch memory and may be lost without harm.
+//! pass runs opposite to the one before and begins with the blocks that were used last (measured: a fifth off a window
+//! of an LSTM 32→64, a quarter off a step of 32→256). Which way it runs does not change any result. The direction is kept in the caller's scratch memory and may be lost without harm.
 
 use super::activation::pointwise::Identity;
 use super::isa::{Isa, Precision};

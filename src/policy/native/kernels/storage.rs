@@ -127,6 +127,11 @@ impl Stored for Single {
 }
 
 /// [`Precision::Bf16`]: a word holds the weights of two inputs, the first in its lower half. Inputs stay exact.
+///
+/// The weights are widened by a shift and a mask and multiplied in single precision. The instruction made for this,
+/// `vdpbf16ps`, takes its inputs in bfloat16 too: rounding them once doubles the error, and splitting each into two
+/// terms needs two of it where there are two multiply-adds now. Measured on a core that has it, 32 weights from the
+/// first cache level take 0.244 ns that way and 0.246 ns this way, so one form serves every processor.
 pub(super) struct Half;
 
 impl Stored for Half {

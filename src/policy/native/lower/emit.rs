@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::graph::{BinaryOp, CompareOp, Graph, Op, Origin, ReduceOp, UnaryOp, View};
+use super::graph::{BinaryOp, CompareOp, Graph, Op, ReduceOp, UnaryOp, View};
 use super::interpreter::{Interpreter, Step, mismatch, unsupported};
 use super::value::Value;
 use crate::policy::native::kernels::Activation;
@@ -244,13 +244,6 @@ impl Interpreter<'_, '_> {
         self.binary(op, &operand, &number)
     }
 
-    /// `number op view`, in the type of `view`.
-    pub(super) fn number_with(&mut self, op: BinaryOp, number: f64, view: &View) -> Step<View> {
-        let operand = Operand { view: view.clone(), literal: false };
-        let number = Operand { view: self.number(DType::F64, number), literal: true };
-        self.binary(op, &number, &operand)
-    }
-
     pub(super) fn two(&mut self, op: BinaryOp, a: &View, b: &View) -> Step<View> {
         let a = Operand { view: a.clone(), literal: false };
         let b = Operand { view: b.clone(), literal: false };
@@ -304,14 +297,5 @@ impl Interpreter<'_, '_> {
             back[source] = position;
         }
         Ok((moved, back))
-    }
-
-    /// Whether the tensor is one of the file's own or computed from those alone.
-    pub(super) fn constant_f32(&mut self, view: &View) -> Step<Option<View>> {
-        if !matches!(self.graph.roots[view.root].origin, Origin::Constant { .. }) {
-            return Ok(None);
-        }
-        let view = self.cast(view, DType::F32)?;
-        Ok(Some(view))
     }
 }

@@ -165,8 +165,6 @@ pub(crate) enum UnaryOp {
     Round,
     Trunc,
     Sign,
-    Sin,
-    Cos,
     Tan,
     Asin,
     Acos,

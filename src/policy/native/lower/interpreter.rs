@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::builtins;
-use super::graph::{Graph, Origin, Place, View};
+use super::graph::Graph;
+use super::tensors::Tensor;
 use super::value::{TensorId, Value};
 use crate::policy::native::archive::Archive;
 use crate::policy::native::limits::Limits;
@@ -17,7 +18,6 @@ use crate::policy::native::problem::Problem;
 use crate::policy::native::source::{
     Expression, ExpressionKind, Function, Library, Statement, StatementKind,
 };
-use crate::policy::native::tensor::{DType, Data};
 
 /// Why a walk ended early.
 #[derive(Debug)]
@@ -46,15 +46,6 @@ pub(super) fn mismatch<T>(reason: impl Into<String>) -> Step<T> {
     Err(Stop::Refused(Problem::shape(reason)))
 }
 
-struct Tensor {
-    view: View,
-    /// The operator that has overwritten (part of) the elements since; reading them here would give old values.
-    overwritten: Option<Rc<str>>,
-    /// A number of the source that TorchScript stored as a constant without dimensions. PyTorch lets its type give
-    /// way, as that of a Python number does.
-    number: bool,
-}
-
 /// An archive opened for lowering. Attributes and source are shared by all attempts.
 pub(super) struct Program<'a> {
     pub(super) archive: Archive<'a>,
@@ -70,24 +61,24 @@ enum Flow {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
+pub(super) enum Source {
     Attributes,
     Constants,
 }
 
 pub(super) struct Interpreter<'p, 'a> {
-    program: &'p mut Program<'a>,
+    pub(super) program: &'p mut Program<'a>,
     pub(super) graph: Graph,
-    tensors: Vec<Tensor>,
-    loaded: HashMap<(Source, Id), TensorId>,
-    evaluations: usize,
+    pub(super) tensors: Vec<Tensor>,
+    pub(super) loaded: HashMap<(Source, Id), TensorId>,
+    pub(super) evaluations: usize,
     depth: usize,
-    file: Rc<str>,
-    line: u32,
-    operator: Rc<str>,
+    pub(super) file: Rc<str>,
+    pub(super) line: u32,
+    pub(super) operator: Rc<str>,
 }
 
-type Scope = HashMap<String, Value>;
+pub(super) type Scope = HashMap<String, Value>;
 
 impl<'p, 'a> Interpreter<'p, 'a> {
     pub(super) fn new(program: &'p mut Program<'a>) -> Self {
@@ -130,73 +121,6 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         }
     }
 
-    pub(super) fn limits(&self) -> &Limits {
-        &self.program.limits
-    }
-
-    pub(super) fn place(&self) -> Place {
-        Place { file: self.file.clone(), line: self.line, operator: self.operator.clone() }
-    }
-
-    /// Gives `view` a place in the table of tensors.
-    pub(super) fn tensor(&mut self, view: View) -> Value {
-        self.tensors.push(Tensor { view, overwritten: None, number: false });
-        Value::Tensor(self.tensors.len() - 1)
-    }
-
-    /// The view behind a tensor value.
-    pub(super) fn view(&self, id: TensorId) -> Step<View> {
-        let tensor = &self.tensors[id];
-        if let Some(operator) = &tensor.overwritten {
-            return unsupported(format!(
-                "reads a tensor through a view after {operator} wrote over it in place"
-            ));
-        }
-        Ok(tensor.view.clone())
-    }
-
-    /// Whether a tensor stands for a number of the source.
-    pub(super) fn is_number(&self, id: TensorId) -> bool {
-        self.tensors[id].number
-    }
-
-    /// Makes `id` stand for `result` from now on, as an operation in place does, and every other view of the
-    /// overwritten elements unreadable.
-    pub(super) fn overwrite(&mut self, id: TensorId, result: View) -> Step<()> {
-        let old = self.view(id)?;
-        if matches!(self.graph.roots[old.root].origin, Origin::Constant { stored: true, .. }) {
-            return unsupported("writes to a tensor of the module itself");
-        }
-        if old.shape != result.shape || old.dtype != result.dtype {
-            return unsupported("changes the shape or type of a tensor in place");
-        }
-        let aliases = self.tensors.iter().filter(|tensor| tensor.view.root == old.root);
-        self.charge(aliases.map(|tensor| tensor.view.len() / 64 + 1).sum())?;
-        let written: std::collections::HashSet<usize> = old.positions().collect();
-        let operator = self.operator.clone();
-        for tensor in &mut self.tensors {
-            if tensor.view.root != old.root {
-                continue;
-            }
-            if tensor.view == old {
-                tensor.view = result.clone();
-            } else if tensor.view.positions().any(|position| written.contains(&position)) {
-                tensor.overwritten = Some(operator.clone());
-            }
-        }
-        Ok(())
-    }
-
-    /// Charges `cost` evaluations.
-    pub(super) fn charge(&mut self, cost: usize) -> Step<()> {
-        self.evaluations = self.evaluations.saturating_add(cost);
-        let limit = self.program.limits.evaluations;
-        if self.evaluations > limit {
-            return Err(Problem::malformed(format!("takes more than {limit} evaluations")).into());
-        }
-        Ok(())
-    }
-
     /// Calls method `name` of the object at `id`.
     pub(super) fn method(
         &mut self,
@@ -218,7 +142,7 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         self.call(&function, arguments, keyword)
     }
 
-    fn class_name(&self, id: Id) -> Step<String> {
+    pub(super) fn class_name(&self, id: Id) -> Step<String> {
         let pickle = self.program.attributes.pickle();
         match pickle.get(id) {
             Node::Object { class, .. } => match pickle.global(*class) {
@@ -369,36 +293,7 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         self.truth(&value)
     }
 
-    /// The truth of a value that is known while lowering.
-    pub(super) fn truth(&self, value: &Value) -> Step<bool> {
-        match value {
-            Value::None => Ok(false),
-            Value::Tensor(_) => Ok(self.scalar(value)?.number().unwrap_or(0.0) != 0.0),
-            _ => match value.number() {
-                Some(number) => Ok(number != 0.0),
-                None => unsupported(format!("a condition that is a {}", value.kind())),
-            },
-        }
-    }
-
-    /// The number in a constant tensor of one element.
-    pub(super) fn scalar(&self, value: &Value) -> Step<Value> {
-        let Value::Tensor(id) = value else { return Ok(value.clone()) };
-        let view = self.view(*id)?;
-        if view.len() != 1 {
-            return mismatch(format!("a tensor of shape {:?} where one number is wanted", view.shape));
-        }
-        let Some(data) = self.graph.constant_data(&view) else {
-            return unsupported("depends on the elements of a tensor, which a fixed plan cannot branch on");
-        };
-        Ok(match &*data {
-            Data::I64(values) => Value::Int(values[0]),
-            Data::Bool(values) => Value::Bool(values[0]),
-            other => Value::Float(other.as_f64(0)),
-        })
-    }
-
-    fn evaluate(&mut self, expression: &Expression, scope: &mut Scope) -> Step<Value> {
+    pub(super) fn evaluate(&mut self, expression: &Expression, scope: &mut Scope) -> Step<Value> {
         self.charge(1)?;
         self.descend()?;
         let value = self.expression(expression, scope)?;
@@ -477,7 +372,6 @@ impl<'p, 'a> Interpreter<'p, 'a> {
                 _ => {}
             }
         }
-        let line = self.line;
         let (target, method) = match &function.kind {
             ExpressionKind::Attribute(base, name) => match self.evaluate(base, scope)? {
                 Value::Object(id) => (Value::Object(id), Some(name.clone())),
@@ -490,7 +384,8 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         for (name, value) in keyword {
             named.push((name.clone(), self.evaluate(value, scope)?));
         }
-        self.line = line;
+        // Arguments may stand on other lines, and in other files where they call modules.
+        self.line = function.line;
         match (target, method) {
             (Value::Object(id), Some(name)) => self.method(id, &name, positional, named),
             (Value::Path(path), _) => self.call_path(&path, positional, named),
@@ -515,106 +410,5 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         }
         self.operator = path.clone();
         builtins::call(self, path, positional, keyword)
-    }
-
-    /// The attribute `name` of a value: of an object, of `CONSTANTS`, or of a dotted name.
-    fn attribute(&mut self, base: &Value, name: &str) -> Step<Value> {
-        match base {
-            Value::Object(id) => self.object_attribute(*id, name),
-            Value::Path(path) if &**path == "CONSTANTS" => self.constant(name),
-            Value::Path(path) => Ok(Value::Path(format!("{path}.{name}").into())),
-            other => unsupported(format!("attribute {name} of a {}", other.kind())),
-        }
-    }
-
-    fn constant(&mut self, name: &str) -> Step<Value> {
-        let pickle = self.program.constants.pickle();
-        let index = name.strip_prefix('c').and_then(|digits| digits.parse::<usize>().ok());
-        let id = index.and_then(|index| pickle.sequence(pickle.root())?.get(index).copied());
-        match id {
-            Some(id) => self.load(Source::Constants, id, 0),
-            None => Err(Problem::malformed(format!("CONSTANTS.{name} is not in constants.pkl")).into()),
-        }
-    }
-
-    fn object_attribute(&mut self, id: Id, name: &str) -> Step<Value> {
-        let pickle = self.program.attributes.pickle();
-        if let Node::Object { state: Some(state), .. } = pickle.get(id)
-            && let Node::Dict(items) = pickle.get(*state)
-            && let Some((_, value)) = items.iter().find(|(key, _)| pickle.text(*key) == Some(name))
-        {
-            let value = *value;
-            return self.load(Source::Attributes, value, 0);
-        }
-        let class_name = self.class_name(id)?;
-        let constant = self
-            .program
-            .library
-            .class(&class_name)
-            .and_then(|class| class.constants.iter().find(|(constant, _)| constant == name))
-            .map(|(_, value)| value.clone());
-        match constant {
-            Some(value) => self.evaluate(&value, &mut Scope::new()),
-            None => unsupported(format!("class {class_name} has no attribute {name}")),
-        }
-    }
-
-    /// Turns a pickled value into one of ours. Tensors are read once and shared.
-    fn load(&mut self, source: Source, id: Id, depth: usize) -> Step<Value> {
-        self.charge(1)?;
-        if depth > self.program.limits.depth {
-            return Err(
-                Problem::malformed(format!("values nest deeper than {}", self.program.limits.depth)).into()
-            );
-        }
-        if let Some(&tensor) = self.loaded.get(&(source, id)) {
-            return Ok(Value::Tensor(tensor));
-        }
-        let program = &mut *self.program;
-        let tree = match source {
-            Source::Attributes => &mut program.attributes,
-            Source::Constants => &mut program.constants,
-        };
-        if tree.is_tensor(id) {
-            let stored = tree.tensor(id, &mut program.archive, &program.limits)?;
-            let view = self.graph.constant(stored.data, &stored.shape, true);
-            let value = self.tensor(view);
-            if let Value::Tensor(tensor) = value {
-                let constant = source == Source::Constants && stored.shape.is_empty();
-                self.tensors[tensor].number =
-                    constant && matches!(self.tensors[tensor].view.dtype, DType::F64 | DType::I64);
-                self.loaded.insert((source, id), tensor);
-            }
-            return Ok(value);
-        }
-        match tree.pickle().get(id).clone() {
-            Node::None => Ok(Value::None),
-            Node::Bool(value) => Ok(Value::Bool(value)),
-            Node::Int(value) => Ok(Value::Int(value)),
-            Node::Float(value) => Ok(Value::Float(value)),
-            Node::Str(text) => Ok(Value::Str(text)),
-            Node::List(members) => {
-                let members: Step<Vec<Value>> =
-                    members.into_iter().map(|member| self.load(source, member, depth + 1)).collect();
-                // Not a list: appending to one of the module's would have to outlive the call.
-                Ok(Value::Tuple(members?.into()))
-            }
-            Node::Tuple(members) => {
-                let members: Step<Vec<Value>> =
-                    members.into_iter().map(|member| self.load(source, member, depth + 1)).collect();
-                Ok(Value::Tuple(members?.into()))
-            }
-            Node::Object { .. } if source == Source::Attributes => Ok(Value::Object(id)),
-            Node::Call { function, arguments } => {
-                // `build_intlist`, `build_tensorlist`, `restore_type_tag`: a type around their first argument.
-                let typed =
-                    tree.pickle().global(function).is_some_and(|name| name.starts_with("torch.jit._pickle."));
-                match tree.pickle().sequence(arguments).and_then(|arguments| arguments.first().copied()) {
-                    Some(value) if typed => self.load(source, value, depth + 1),
-                    _ => unsupported("an attribute that only code could rebuild"),
-                }
-            }
-            _ => unsupported("an attribute of a type that is not run natively"),
-        }
     }
 }

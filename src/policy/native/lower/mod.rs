@@ -1,10 +1,12 @@
 //! From an archive to a graph: finds shapes that lower, walks `forward`, and optimises what it leaves behind.
 
+mod attributes;
 mod builtins;
 mod emit;
 mod fuse;
 pub(crate) mod graph;
 mod interpreter;
+mod tensors;
 mod value;
 
 use std::collections::BTreeSet;
@@ -107,7 +109,7 @@ impl Search<'_, '_> {
     }
 
     /// Lowers with these shapes, filling in those that are missing. `None` where the shapes do not fit.
-    fn attempt(&mut self, shapes: &mut Vec<Option<Vec<usize>>>) -> Result<Option<Lowered>, Problem> {
+    fn attempt(&mut self, shapes: &mut [Option<Vec<usize>>]) -> Result<Option<Lowered>, Problem> {
         loop {
             self.attempts += 1;
             if self.attempts > ATTEMPTS {
@@ -129,7 +131,7 @@ impl Search<'_, '_> {
                 Err(Stop::NeedsShape { input, suggestion: Some(shape) }) => shapes[input] = Some(shape),
                 Err(Stop::NeedsShape { input, suggestion: None }) => {
                     for shape in self.program.state_shapes() {
-                        let mut tried = shapes.clone();
+                        let mut tried = shapes.to_vec();
                         tried[input] = Some(shape);
                         if let Some(lowered) = self.attempt(&mut tried)? {
                             return Ok(Some(lowered));

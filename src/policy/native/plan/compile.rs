@@ -1,6 +1,5 @@
 //! From a graph to steps: laying views out, packing weights, and giving every value a place in an arena.
 
-use super::arena::{Allocator, Arena, Arenas};
 use super::describe::StepDescription;
 use super::execute::padded;
 use super::step::{Piece, Span, Step};
@@ -13,22 +12,22 @@ use crate::policy::native::problem::Problem;
 use crate::policy::native::tensor::{DType, Data};
 
 /// A value that needs a place.
-struct Buffer {
-    dtype: DType,
-    len: usize,
+pub(super) struct Buffer {
+    pub(super) dtype: DType,
+    pub(super) len: usize,
     /// Kept for the life of the plan: arguments, constants, results.
-    permanent: bool,
-    content: Option<Data>,
+    pub(super) permanent: bool,
+    pub(super) content: Option<Data>,
 }
 
-struct Compiler<'g> {
+pub(super) struct Compiler<'g> {
     graph: &'g Graph,
-    target: Target,
-    buffers: Vec<Buffer>,
+    pub(super) target: Target,
+    pub(super) buffers: Vec<Buffer>,
     /// Where each root lies: buffer and offset.
     places: Vec<Option<(usize, usize)>>,
-    steps: Vec<Step>,
-    descriptions: Vec<StepDescription>,
+    pub(super) steps: Vec<Step>,
+    pub(super) descriptions: Vec<StepDescription>,
 }
 
 pub(super) fn compile(
@@ -417,66 +416,6 @@ impl Compiler<'_> {
         self.places[node.outputs[1]] = Some((block.buffer, 0));
         self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description);
         Ok(())
-    }
-
-    /// Gives every buffer its place: for good, or from the step that writes it to the last that reads it.
-    fn finish(mut self, mut inputs: Vec<Span>, mut outputs: Vec<(Span, DType)>) -> Result<Plan, Problem> {
-        let mut last = vec![0; self.buffers.len()];
-        let mut first = vec![usize::MAX; self.buffers.len()];
-        for (at, step) in self.steps.iter_mut().enumerate() {
-            step.visit(&mut |span| {
-                last[span.buffer] = at;
-                first[span.buffer] = first[span.buffer].min(at);
-            });
-        }
-        let mut allocators: [Allocator; 4] = Default::default();
-        let mut start = vec![0; self.buffers.len()];
-        for (at, buffer) in self.buffers.iter().enumerate().filter(|(_, buffer)| buffer.permanent) {
-            start[at] = allocators[buffer.dtype as usize].allocate(buffer.dtype, buffer.len);
-        }
-        let mut by_first: Vec<usize> = (0..self.buffers.len())
-            .filter(|&at| !self.buffers[at].permanent && first[at] != usize::MAX)
-            .collect();
-        by_first.sort_unstable_by_key(|&at| first[at]);
-        let mut live: Vec<usize> = Vec::new();
-        for at in by_first {
-            let now = first[at];
-            live.retain(|&other| {
-                let over = last[other] < now;
-                if over {
-                    let buffer = &self.buffers[other];
-                    allocators[buffer.dtype as usize].release(buffer.dtype, start[other], buffer.len);
-                }
-                !over
-            });
-            let buffer = &self.buffers[at];
-            start[at] = allocators[buffer.dtype as usize].allocate(buffer.dtype, buffer.len);
-            live.push(at);
-        }
-        for step in &mut self.steps {
-            step.visit(&mut |span| span.start += start[span.buffer]);
-        }
-        for span in inputs.iter_mut().chain(outputs.iter_mut().map(|(span, _)| span)) {
-            span.start += start[span.buffer];
-        }
-        let mut arenas = Arenas {
-            f32: Arena::new(allocators[DType::F32 as usize].len()),
-            f64: Arena::new(allocators[DType::F64 as usize].len()),
-            i64: Arena::new(allocators[DType::I64 as usize].len()),
-            bool: Arena::new(allocators[DType::Bool as usize].len()),
-        };
-        for (at, buffer) in self.buffers.iter().enumerate() {
-            let range = start[at]..start[at] + buffer.len;
-            match &buffer.content {
-                Some(Data::F32(values)) => arenas.f32.slice_mut()[range].copy_from_slice(values),
-                Some(Data::F64(values)) => arenas.f64.slice_mut()[range].copy_from_slice(values),
-                Some(Data::I64(values)) => arenas.i64.slice_mut()[range].copy_from_slice(values),
-                Some(Data::Bool(values)) => arenas.bool.slice_mut()[range].copy_from_slice(values),
-                None => {}
-            }
-        }
-        let Self { target, steps, descriptions, .. } = self;
-        Ok(Plan { target, arenas, steps, descriptions, inputs, outputs })
     }
 }
 

@@ -4,6 +4,7 @@ mod arena;
 mod compile;
 mod describe;
 mod execute;
+mod place;
 mod step;
 
 pub use describe::{Description, StepDescription};

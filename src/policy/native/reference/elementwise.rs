@@ -6,7 +6,6 @@ use crate::policy::native::lower::graph::{BinaryOp, CompareOp, UnaryOp};
 pub(crate) trait Number: Copy + PartialOrd + Default {
     fn unary(op: UnaryOp, x: Self) -> Self;
     fn binary(op: BinaryOp, a: Self, b: Self) -> Self;
-    fn is_nan(self) -> bool;
 }
 
 impl Number for f64 {
@@ -19,8 +18,6 @@ impl Number for f64 {
             UnaryOp::Trunc => x.trunc(),
             UnaryOp::Sign if x == 0.0 || x.is_nan() => 0.0,
             UnaryOp::Sign => x.signum(),
-            UnaryOp::Sin => x.sin(),
-            UnaryOp::Cos => x.cos(),
             UnaryOp::Tan => x.tan(),
             UnaryOp::Asin => x.asin(),
             UnaryOp::Acos => x.acos(),
@@ -61,10 +58,6 @@ impl Number for f64 {
             BinaryOp::Xor => f64::from(u8::from((a != 0.0) != (b != 0.0))),
         }
     }
-
-    fn is_nan(self) -> bool {
-        self.is_nan()
-    }
 }
 
 /// Through double precision: these are the operators without a vector kernel, where accuracy is worth more.
@@ -84,10 +77,6 @@ impl Number for f32 {
             BinaryOp::Fmod => a % b,
             _ => f64::binary(op, f64::from(a), f64::from(b)) as f32,
         }
-    }
-
-    fn is_nan(self) -> bool {
-        self.is_nan()
     }
 }
 
@@ -147,10 +136,6 @@ impl Number for i64 {
             BinaryOp::Or => a | b,
             BinaryOp::Xor => a ^ b,
         }
-    }
-
-    fn is_nan(self) -> bool {
-        false
     }
 }
 

@@ -180,6 +180,6 @@ mod tests {
     fn logsumexp_does_not_overflow() {
         let mut output = [0.0f32];
         reduce(ReduceOp::LogSumExp, 2, &[1000.0f32, 1000.0], &mut output);
-        assert!((output[0] - 1000.693_1).abs() < 1e-3);
+        assert!((output[0] - 1_000.693_1).abs() < 1e-3);
     }
 }

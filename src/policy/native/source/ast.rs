@@ -99,14 +99,3 @@ pub(crate) enum ExpressionKind {
     Negative(Box<Expression>),
     Conditional { condition: Box<Expression>, then: Box<Expression>, otherwise: Box<Expression> },
 }
-
-impl Expression {
-    /// The dotted name this expression spells, where it does (`torch.nn.functional`).
-    pub(crate) fn dotted(&self) -> Option<String> {
-        match &self.kind {
-            ExpressionKind::Name(name) => Some(name.to_string()),
-            ExpressionKind::Attribute(base, name) => Some(format!("{}.{name}", base.dotted()?)),
-            _ => None,
-        }
-    }
-}

@@ -3,6 +3,7 @@
 mod movement;
 mod network;
 mod pointwise;
+mod recurrent;
 mod reduction;
 mod scalar;
 
@@ -64,6 +65,9 @@ fn dispatch(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
     if let Some(value) = reduction::call(interpreter, name, call)? {
         return Ok(Some(value));
     }
+    if let Some(value) = recurrent::call(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
     network::call(interpreter, name, call)
 }
 
@@ -88,7 +92,9 @@ fn in_place(interpreter: &mut Interpreter<'_, '_>, target: &str, call: &Call) ->
             interpreter.filled(old.dtype, &old.shape, value)?
         }
         _ => match dispatch(interpreter, target, call)? {
-            Some(Value::Tensor(result)) => interpreter.view(result)?,
+            Some(Value::Tensor(result)) if result == *id => return Ok(Value::Tensor(*id)),
+            // A name of its own for the result would have to follow every later operation in place.
+            Some(Value::Tensor(result)) => interpreter.take_last(result)?,
             _ => return unsupported("not an operator that runs natively"),
         },
     };

@@ -55,6 +55,17 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
             return Err(Problem::shape(format!("forward raises at these shapes: {message}")).into());
         }
         "warn" => Value::None,
+        "append" => {
+            let [Value::List(list), value] = &*call.positional else {
+                return unsupported("appends to something other than a list of its own");
+            };
+            // A list in a list could come to hold itself.
+            if value.members().is_some() {
+                return unsupported("appends a list to a list");
+            }
+            list.borrow_mut().push(value.clone());
+            Value::List(list.clone())
+        }
         "__is__" | "__isnot__" => {
             let [a, b] = &*call.positional else { return Ok(None) };
             if !a.is_none() && !b.is_none() {
@@ -171,14 +182,6 @@ fn container(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
                 Some(member) => member.clone(),
                 None => return mismatch("an index into an empty list"),
             }
-        }
-        ("append", [Value::List(list), value]) => {
-            // A list in a list could come to hold itself.
-            if value.members().is_some() {
-                return unsupported("appends a list to a list");
-            }
-            list.borrow_mut().push(value.clone());
-            Value::List(list.clone())
         }
         ("__contains__", [container, value]) => {
             let Some(members) = container.members() else { return Ok(None) };

@@ -1,0 +1,158 @@
+//! What `feed` and `tap` share: which agent is meant, waiting for its rings, its neighbours' roles, and being told to
+//! stop.
+
+use super::exit::{ExitCode, Failure};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::config;
+use crate::host::{AgentDirectory, DirectoryError, Role};
+use crate::shm::RoleLock;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which agent.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct AgentArguments {
+    /// The agent's configuration, which names it and its directory
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "root"])]
+    config: Option<PathBuf>,
+    /// The agent's name
+    #[arg(long)]
+    name: Option<String>,
+    /// The directory that holds the agents' directories [default: the machine's]
+    #[arg(long, value_name = "DIR", requires = "name")]
+    root: Option<PathBuf>,
+}
+
+impl AgentArguments {
+    pub(super) fn directory(&self) -> Result<AgentDirectory, Failure> {
+        if let Some(path) = &self.config {
+            let config = config::load(path)?;
+            return Ok(AgentDirectory::new(config.root.as_deref(), &config.name));
+        }
+        let name = self.name.as_deref().unwrap_or_default();
+        // A name is one component of a path: anything else would lead out of the root.
+        let mut components = std::path::Path::new(name).components();
+        match (components.next(), components.next()) {
+            (Some(std::path::Component::Normal(_)), None) => {
+                Ok(AgentDirectory::new(self.root.as_deref(), name))
+            }
+            _ => {
+                let message = format!("--name {name:?}: allowed: the name of one directory");
+                Err(Failure::new(ExitCode::Usage, message))
+            }
+        }
+    }
+}
+
+/// How often something that is not there yet is looked for.
+const RETRY: Nanos = Nanos::from_millis(5);
+
+/// Tries until it succeeds, until it fails for another reason than that the agent's files are not there yet, until
+/// `patience` is over, or until told to stop (`None`).
+pub(super) fn once_there<T>(
+    stop: &mut StopSignals,
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<Option<T>, Failure> {
+    let begun = MonotonicClock.now();
+    loop {
+        let missing = match attempt() {
+            Ok(value) => return Ok(Some(value)),
+            Err(failure) if failure.code == ExitCode::InputMissing => failure,
+            Err(failure) => return Err(failure),
+        };
+        let now = MonotonicClock.now();
+        if now.since(begun).to_duration() >= patience {
+            let waited = patience.as_secs_f64();
+            let message = format!("{} (waited {waited} s: is the agent running?)", missing.message);
+            return Err(Failure::new(missing.code, message));
+        }
+        if stop.requested(now) {
+            return Ok(None);
+        }
+        MonotonicClock.sleep_until(now.plus(RETRY));
+    }
+}
+
+/// Takes a neighbour's role, which is held until the process ends.
+pub(super) fn take_role(directory: &AgentDirectory, role: Role) -> Result<RoleLock, Failure> {
+    directory.acquire(role).map_err(|error: DirectoryError| error.into())
+}
+
+/// Tells whether SIGTERM or SIGINT has come. Asking is a system call, so it is done once a millisecond.
+pub(super) struct StopSignals {
+    signals: Signals,
+    next_look: Nanos,
+    seen: bool,
+}
+
+impl StopSignals {
+    const EVERY: Nanos = Nanos::from_millis(1);
+
+    pub(super) fn install() -> Result<Self, Failure> {
+        let signals = Signals::new([SIGTERM, SIGINT])
+            .map_err(|error| Failure::new(ExitCode::Temporary, format!("signal handlers: {error}")))?;
+        Ok(Self { signals, next_look: Nanos(0), seen: false })
+    }
+
+    pub(super) fn requested(&mut self, now: Nanos) -> bool {
+        if now >= self.next_look && !self.seen {
+            self.next_look = now.plus(Self::EVERY);
+            self.seen = self.signals.pending().next().is_some();
+        }
+        self.seen
+    }
+
+    /// How many have come since they were last counted.
+    pub(super) fn count(&mut self) -> usize {
+        self.signals.pending().count()
+    }
+}
+
+/// A span of time on the command line, in seconds.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let allowed = || "allowed: seconds, 0 or more, such as 10 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| allowed())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| allowed())
+}
+
+/// A line on standard error that is written over, where it is a terminal; nothing elsewhere.
+pub(super) struct ProgressLine {
+    shown: bool,
+    wanted: bool,
+    next: Nanos,
+}
+
+impl ProgressLine {
+    const EVERY: Nanos = Nanos::from_millis(250);
+
+    pub(super) fn new() -> Self {
+        let wanted = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        Self { shown: false, wanted, next: Nanos(0) }
+    }
+
+    /// Shows what `text` gives, if it is time for it.
+    pub(super) fn update(&mut self, now: Nanos, text: impl FnOnce() -> String) {
+        if self.wanted && now >= self.next {
+            self.next = now.plus(Self::EVERY);
+            self.shown = true;
+            eprint!("\r\x1b[2K{}", text());
+        }
+    }
+
+    /// Wipes the line, so that what follows begins on a clean one.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,203 @@
+//! `escapement feed`: the reference producer. It commits observations to an agent's ring, from a synthetic market, from
+//! noise of any dimension, or from a recording, on a schedule that is fixed in advance.
+//!
+//! ```text
+//! $ escapement feed -c config/agent.toml --rate 1000 --seconds 10
+//! 10000 observations published, 0 dropped, 0 waited for room; lag p50 58 us, p99 96 us, max 1204 us
+//! $ escapement feed --name eth --replay eth.obs --pace 10
+//! $ escapement feed --name eth --rate 40000 --burst 100 --fault nan=0.001,gap=0.01
+//! ```
+//!
+//! **Sources.** Without `--replay`, a seeded synthetic market gives the 32 features of `config/features.toml`; for an
+//! agent of another dimension, independent noise (`--source` chooses). `--replay` reads a `.obs` file, which
+//! `scripts/convert_capture.py` makes of a capture.
+//!
+//! **Schedule.** `--rate` publishes evenly, or in groups of `--burst` back to back at the same mean rate; `--pace`
+//! publishes at the source's own times, so many times faster. A recording has pace 1 unless told otherwise, everything
+//! else 1000 a second. The schedule is open loop: it does not wait for a feed that has fallen behind, and how late each
+//! observation was committed is reported as `lag_ns`. Between observations the feed sleeps, which makes each about 50 us
+//! late on a usual machine; with `--spin` it burns a core instead.
+//!
+//! **A full ring.** `--on-full wait` publishes every observation however late; `drop` loses it at the source, and the
+//! agent sees the gap in the sequence numbers.
+//!
+//! **Faults.** `--fault KIND=SHARE,...` spoils that share of the observations: `nan`, `inf`, `out_of_range` (one element),
+//! `gap`, `duplicate`, `reorder` (sequence numbers), `stale` (a publish stamp ten seconds old), `torn` (the checksum).
+//!
+//! It waits for the ring (`--wait`), takes the feed's role (a second feed exits with 69), goes on in the new ring when
+//! the agent has been restarted with another one, and ends with its plan or at SIGTERM or SIGINT.
+
+mod fault;
+mod features;
+mod market;
+mod publisher;
+mod random;
+mod recording;
+mod schedule;
+mod source;
+
+pub(super) use publisher::FeedReport;
+
+use super::CommandResult;
+use super::agent::{AgentArguments, StopSignals, once_there, seconds, take_role};
+use super::exit::{ExitCode, Failure};
+use crate::clock::Nanos;
+use crate::host::{RingFile, Role, pin_to};
+use fault::{FaultRates, Injector};
+use publisher::{OnFull, Plan, Publisher};
+use recording::Recording;
+use schedule::{Pace, Rate, Schedule};
+use source::{MARKET_DIMENSION, Source};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Observations a second where nothing else is asked for.
+const DEFAULT_RATE: Rate = Rate::PerSecond(NonZeroU64::new(1_000).expect("not zero"));
+
+/// Feed an agent: a synthetic market, or a replay of recorded observations
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    agent: AgentArguments,
+    /// What is made up [default: market where the agent takes its 32 features, else noise]
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "replay")]
+    source: Option<Kind>,
+    /// Replay recorded observations
+    #[arg(long, value_name = "FILE.obs")]
+    replay: Option<PathBuf>,
+    /// Replay them so many times over
+    #[arg(long, value_name = "TIMES", requires = "replay", default_value = "1")]
+    repeat: NonZeroU64,
+    /// Publish at the source's own times, so many times faster: 1 is as recorded; or max
+    #[arg(long, value_name = "TIMES", conflicts_with_all = ["rate", "burst"])]
+    pace: Option<Pace>,
+    /// Publish so many observations a second, evenly [default: 1000, but a replay as recorded]; or max
+    #[arg(long, value_name = "N")]
+    rate: Option<Rate>,
+    /// Publish in groups of so many back to back, at the same mean rate
+    #[arg(long, value_name = "N", default_value = "1")]
+    burst: NonZeroU64,
+    /// End after so many observations
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Seed of everything that is drawn
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Spoil shares of the observations: nan, inf, out_of_range, gap, duplicate, reorder, stale, torn
+    #[arg(long, value_name = "KIND=SHARE,...", default_value = None)]
+    fault: Option<FaultRates>,
+    /// What to do when the ring is full
+    #[arg(long, value_enum, default_value_t = OnFull::Wait)]
+    on_full: OnFull,
+    /// Wait so long for the agent's ring to appear
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    wait: Duration,
+    /// Burn a core between observations instead of sleeping
+    #[arg(long)]
+    spin: bool,
+    /// Run on this core
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A source that is made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// A synthetic order book's 32 features
+    Market,
+    /// Independent, roughly standard normal elements, of any dimension
+    Noise,
+}
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let directory = arguments.agent.directory()?;
+    // What is wrong with the recording is said before anything is waited for.
+    let recording = arguments.replay.as_deref().map(Recording::open).transpose()?;
+    let mut stop = StopSignals::install()?;
+    if let Some(core) = arguments.core {
+        pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, format!("--core: {error}")))?;
+    }
+    let attached = once_there(&mut stop, arguments.wait, || {
+        let role = take_role(&directory, Role::Feed)?;
+        Ok((role, directory.attach(RingFile::Observations)?))
+    })?;
+    let Some((_role, region)) = attached else { return Ok(ExitCode::Ok) };
+    let plan = plan(arguments, recording, region.spec().dimension as usize)?;
+    let report = Publisher::new(&directory, &mut stop, region)?.run(plan)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).expect("a report of numbers and names"));
+    } else {
+        println!("{}", summary(&report));
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// What the arguments mean for an agent of this dimension.
+fn plan(arguments: &Arguments, recording: Option<Recording>, dimension: usize) -> Result<Plan, Failure> {
+    let usage = |message: String| Failure::new(ExitCode::Usage, message);
+    let mismatch = |what: String| usage(format!("{what}; the agent takes {dimension}"));
+    let is_recorded = recording.is_some();
+    let kind = arguments.source.unwrap_or(match dimension {
+        MARKET_DIMENSION => Kind::Market,
+        _ => Kind::Noise,
+    });
+    let source = match recording {
+        Some(recording) if recording.dimension() != dimension => {
+            let path = arguments.replay.as_deref().unwrap_or("the recording".as_ref());
+            let features = recording.dimension();
+            return Err(mismatch(format!("{}: observations of {features} features", path.display())));
+        }
+        Some(recording) => Source::recorded(recording, arguments.repeat.get()),
+        None if kind == Kind::Market && dimension != MARKET_DIMENSION => {
+            return Err(mismatch(format!("--source market: it has {MARKET_DIMENSION} features")));
+        }
+        None if kind == Kind::Market => Source::market(arguments.seed),
+        None if arguments.pace.is_some() => {
+            return Err(usage("--pace: noise has no times of its own; allowed: --rate".to_owned()));
+        }
+        None => Source::noise(arguments.seed),
+    };
+    let schedule = match (arguments.pace, arguments.rate) {
+        (Some(pace), _) => Schedule::AsTimed { pace },
+        (None, None) if is_recorded => Schedule::AsTimed { pace: Pace::Times(1.0) },
+        (None, rate) => Schedule::Even { rate: rate.unwrap_or(DEFAULT_RATE), burst: arguments.burst },
+    };
+    Ok(Plan {
+        source,
+        schedule,
+        injector: Injector::new(&arguments.fault.clone().unwrap_or_default(), arguments.seed),
+        on_full: arguments.on_full,
+        count: arguments.count,
+        span: arguments.seconds.map(|span| Nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))),
+        spin: arguments.spin,
+    })
+}
+
+fn summary(report: &FeedReport) -> String {
+    let lag = &report.lag_ns;
+    let mut text = format!(
+        "{} observations published, {} dropped, {} waited for room; lag p50 {} us, p99 {} us, max {} us",
+        report.published,
+        report.dropped,
+        report.waited,
+        lag.p50 / 1_000,
+        lag.p99 / 1_000,
+        lag.max / 1_000
+    );
+    if !report.faults.is_empty() {
+        let faults: Vec<_> = report.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        text += &format!("; faults: {}", faults.join(", "));
+    }
+    if report.rings_replaced > 0 {
+        let (rings, left) = (report.rings_replaced, report.abandoned);
+        text += &format!("; the agent replaced its rings {rings} times, leaving {left} observations behind");
+    }
+    text
+}

@@ -1,0 +1,279 @@
+//! The loop: next observation, wait until it is due, publish, note how late that was.
+
+use super::fault::{Drawn, Fault, Injector};
+use super::recording::RecordingError;
+use super::schedule::Schedule;
+use super::source::{Source, Timed};
+use crate::cli::agent::{ProgressLine, StopSignals};
+use crate::cli::exit::{ExitCode, Failure};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::feed::Feed;
+use crate::host::{AgentDirectory, RingFile};
+use crate::ring::{ClaimError, Region};
+use crate::telemetry::{Histogram, Percentiles};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a feed does when the ring has no room. It never holds up the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum OnFull {
+    /// Wait for room: every observation is published, as late as that may be
+    Wait,
+    /// Drop the observation: the agent sees a gap in the sequence numbers
+    Drop,
+}
+
+/// What is published, and how.
+pub(super) struct Plan {
+    pub(super) source: Source,
+    pub(super) schedule: Schedule,
+    pub(super) injector: Injector,
+    pub(super) on_full: OnFull,
+    /// Observations after which the feed ends.
+    pub(super) count: Option<u64>,
+    /// The time after which no observation is due any more.
+    pub(super) span: Option<Nanos>,
+    /// Whether to wait by burning a core instead of sleeping.
+    pub(super) spin: bool,
+}
+
+/// What a feed did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(in crate::cli) struct FeedReport {
+    /// Observations committed, duplicates made on purpose included.
+    pub published: u64,
+    /// Observations that found the ring full and were dropped.
+    pub dropped: u64,
+    /// Observations that found the ring full and had to wait.
+    pub waited: u64,
+    /// Observations that the agent left behind in a ring that it has replaced.
+    pub abandoned: u64,
+    /// How often the agent has replaced its rings.
+    pub rings_replaced: u64,
+    /// Faults made on purpose, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// How much later than due observations were committed.
+    pub lag_ns: Percentiles,
+    /// From the first observation's due time to the end.
+    pub elapsed_ns: u64,
+}
+
+/// How long a sleep lasts at most: heartbeats and signals are looked after between two.
+const LONGEST_SLEEP: Nanos = Nanos::from_millis(20);
+/// How often the agent is told that this feed is alive.
+const BEAT_EVERY: Nanos = Nanos::from_micros(500);
+/// How long a full ring is left alone before it is looked at again.
+const FULL_SLEEP: Nanos = Nanos::from_micros(100);
+/// An agent that has been silent for this long may have been replaced by one with other rings.
+const SILENT_AFTER: Nanos = Nanos::from_millis(50);
+
+/// A feed at work.
+pub(super) struct Publisher<'a> {
+    directory: &'a AgentDirectory,
+    stop: &'a mut StopSignals,
+    feed: Feed,
+    region: Region,
+    clock: MonotonicClock,
+    next_beat: Nanos,
+    next_agent_look: Nanos,
+    progress: ProgressLine,
+    lag: Histogram,
+    report: FeedReport,
+}
+
+/// What came of one attempt to publish.
+enum Attempt {
+    Published(Nanos),
+    Dropped,
+    /// Told to stop, or out of time, while waiting for room.
+    GivenUp,
+}
+
+impl<'a> Publisher<'a> {
+    pub(super) fn new(
+        directory: &'a AgentDirectory,
+        stop: &'a mut StopSignals,
+        region: Region,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            directory,
+            stop,
+            feed: Feed::attach(region.clone(), MonotonicClock)?,
+            region,
+            clock: MonotonicClock,
+            next_beat: Nanos(0),
+            next_agent_look: Nanos(0),
+            progress: ProgressLine::new(),
+            lag: Histogram::new(),
+            report: FeedReport::default(),
+        })
+    }
+
+    /// Publishes until the plan is done or a signal comes.
+    pub(super) fn run(mut self, mut plan: Plan) -> Result<FeedReport, Failure> {
+        self.clock.sleep_exactly();
+        let mut payload = vec![0.0; self.feed.dimension()];
+        let start = self.clock.now();
+        let end = plan.span.map(|span| start.plus(span));
+        let mut index = 0;
+        while plan.count.is_none_or(|count| index < count) {
+            let Some(timed) = plan.source.next_into(&mut payload)? else { break };
+            let due = start.plus(plan.schedule.due(index, timed.since_first));
+            if end.is_some_and(|end| due >= end || self.clock.now() >= end)
+                || !self.wait_until(due, plan.spin)?
+            {
+                break;
+            }
+            let drawn = plan.injector.draw();
+            plan.injector.spoil(drawn, &mut payload);
+            match self.publish(&mut plan, drawn, timed, &payload, end)? {
+                Attempt::Published(at) => self.lag.record(at.since(due).0),
+                Attempt::Dropped => {}
+                Attempt::GivenUp => break,
+            }
+            index += 1;
+        }
+        self.progress.clear();
+        let faults = plan.injector.counts().iter().map(|(name, count)| ((*name).to_owned(), *count));
+        self.report.faults = faults.collect();
+        self.report.lag_ns = self.lag.percentiles();
+        self.report.elapsed_ns = self.clock.now().since(start).0;
+        Ok(self.report)
+    }
+
+    /// Waits until `due`; false when told to stop. Looks after everything else first, so that it is looked after also
+    /// where nothing is ever waited for.
+    fn wait_until(&mut self, due: Nanos, spin: bool) -> Result<bool, Failure> {
+        loop {
+            let now = self.clock.now();
+            if !self.attend(now)? {
+                return Ok(false);
+            }
+            if now >= due {
+                return Ok(true);
+            }
+            if spin {
+                std::hint::spin_loop();
+            } else {
+                self.clock.sleep_until(due.min(now.plus(LONGEST_SLEEP)));
+            }
+        }
+    }
+
+    /// Heartbeat, signals, the agent's life; false when told to stop.
+    fn attend(&mut self, now: Nanos) -> Result<bool, Failure> {
+        if now >= self.next_beat {
+            self.next_beat = now.plus(BEAT_EVERY);
+            self.feed.beat(now);
+        }
+        if now >= self.next_agent_look {
+            self.next_agent_look = now.plus(SILENT_AFTER);
+            if now.since(self.feed.agent_heartbeat()) > SILENT_AFTER {
+                self.follow_replaced_ring()?;
+            }
+            let (report, lag) = (&self.report, &self.lag);
+            self.progress.update(now, || {
+                let lag = lag.percentiles();
+                format!(
+                    "feed: {} published, {} dropped, {} waited; lag p50 {} us, max {} us",
+                    report.published,
+                    report.dropped,
+                    report.waited,
+                    lag.p50 / 1_000,
+                    lag.max / 1_000
+                )
+            });
+        }
+        Ok(!self.stop.requested(now))
+    }
+
+    /// An agent that starts with another geometry replaces its rings; this feed then goes on in the new one, with its
+    /// own sequence numbers.
+    fn follow_replaced_ring(&mut self) -> Result<(), Failure> {
+        let Ok(region) = self.directory.attach(RingFile::Observations) else { return Ok(()) };
+        if region.spec().generation == self.region.spec().generation {
+            return Ok(());
+        }
+        let (old, new) = (self.feed.dimension(), region.spec().dimension);
+        if old != new as usize {
+            let message = format!("the agent has new rings: they take {new} features, this feed has {old}");
+            return Err(Failure::new(ExitCode::Usage, message));
+        }
+        let (committed, released) = self.region.positions();
+        self.report.abandoned += committed.saturating_sub(released);
+        self.report.rings_replaced += 1;
+        let mut feed = Feed::attach(region.clone(), MonotonicClock)?;
+        feed.set_next_sequence(self.feed.next_sequence());
+        (self.feed, self.region) = (feed, region);
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        plan: &mut Plan,
+        drawn: Drawn,
+        timed: Timed,
+        payload: &[f32],
+        end: Option<Nanos>,
+    ) -> Result<Attempt, Failure> {
+        if drawn.has(Fault::Gap) {
+            self.feed.skip_sequence();
+        }
+        let mut waited = false;
+        let mut committed = None;
+        loop {
+            let injector = &mut plan.injector;
+            let published = self.feed.publish_altered(timed.ts_event_ns, payload, |header| {
+                let header = injector.alter(drawn, header, payload);
+                committed = Some(header);
+                header
+            });
+            match published {
+                Ok(_) => break,
+                Err(ClaimError::Violation(violation)) => return Err(violation.into()),
+                Err(ClaimError::Full { .. }) if plan.on_full == OnFull::Drop => {
+                    self.feed.skip_sequence();
+                    self.report.dropped += 1;
+                    return Ok(Attempt::Dropped);
+                }
+                Err(ClaimError::Full { .. }) => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.report.waited += 1;
+                    }
+                    let now = self.clock.now();
+                    if !self.attend(now)? || end.is_some_and(|end| now >= end) {
+                        return Ok(Attempt::GivenUp);
+                    }
+                    if plan.spin {
+                        std::hint::spin_loop();
+                    } else {
+                        self.clock.sleep_until(now.plus(FULL_SLEEP));
+                    }
+                }
+            }
+        }
+        self.report.published += 1;
+        let at = self.clock.now();
+        if let (true, Some(header)) = (drawn.has(Fault::Duplicate), committed) {
+            // The copy is a frame like any other, except for its number; where there is no room, there is no copy.
+            let repeated = self.feed.publish_altered(timed.ts_event_ns, payload, |fresh| {
+                crate::wire::ObservationHeader { sequence: header.sequence, ..fresh }.sealed(payload)
+            });
+            match repeated {
+                Ok(_) => self.report.published += 1,
+                Err(ClaimError::Full { .. }) => plan.injector.retract(Fault::Duplicate),
+                Err(ClaimError::Violation(violation)) => return Err(violation.into()),
+            }
+        }
+        Ok(Attempt::Published(at))
+    }
+}
+
+impl From<RecordingError> for Failure {
+    fn from(error: RecordingError) -> Self {
+        match &error {
+            RecordingError::Io { path, source } => Self::from_io(path, source),
+            RecordingError::Malformed { .. } => Self::new(ExitCode::Usage, error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What a gateway has seen, counted, and the report of it.
+
+use crate::gateway::{Account, Received};
+use crate::telemetry::{Histogram, Percentiles};
+use crate::wire::{Outcome, Reason};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Counts and latencies of the actions taken so far.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// By outcome and reason; small numbers both, so that counting one is an index.
+    verdicts: [[u64; Reason::ALL.len()]; Outcome::ALL.len()],
+    sent: u64,
+    withheld: BTreeMap<&'static str, u64>,
+    queue: Histogram,
+    inference: Histogram,
+    tick_to_action: Histogram,
+}
+
+/// The report of `tap`, and the part of `demo`'s that comes from it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(in crate::cli) struct TapReport {
+    /// What became of every observation.
+    pub ledger: Account,
+    /// Actions by reason (`policy` for the policy's own).
+    pub outcomes: BTreeMap<String, u64>,
+    /// Actions by outcome, and within it by reason.
+    pub verdicts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Latencies, in nanoseconds.
+    pub latency_ns: Latencies,
+    /// Actions that a gateway would have sent.
+    pub sent: u64,
+    /// Actions that it would have kept, by why: the agent's condition, or `torn`, or `halt` for the record of one.
+    pub withheld: BTreeMap<String, u64>,
+}
+
+/// The three latencies of every report.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(in crate::cli) struct Latencies {
+    /// Observation committed to observation peeked.
+    pub queue: Percentiles,
+    /// Policy called to policy returned, where it was called.
+    pub inference: Percentiles,
+    /// Observation committed to action committed.
+    pub tick_to_action: Percentiles,
+}
+
+impl Tally {
+    pub(super) fn note(&mut self, received: &Received<'_>) {
+        if received.may_be_sent() {
+            self.sent += 1;
+        } else {
+            let why = match received.verdict {
+                None => "torn",
+                Some((Outcome::Halt, _)) => Outcome::Halt.name(),
+                Some(_) => received.condition.name(),
+            };
+            *self.withheld.entry(why).or_default() += 1;
+        }
+        let Some((outcome, reason)) = received.verdict else { return };
+        // The numbers of outcomes begin at 1 and those of reasons at 0, both without holes; a test holds them to it.
+        self.verdicts[usize::from(outcome.number()) - 1][usize::from(reason.number())] += 1;
+        let header = &received.header;
+        self.queue.record(header.queue_ns);
+        self.tick_to_action.record(header.ts_commit_ns.saturating_sub(header.ts_publish_ns));
+        if header.inference_ns > 0 {
+            self.inference.record(header.inference_ns);
+        }
+    }
+
+    pub(super) fn actions(&self) -> u64 {
+        self.verdicts.iter().flatten().sum()
+    }
+
+    pub(super) fn median_tick_to_action_ns(&self) -> u64 {
+        self.tick_to_action.quantile_ns(0.5)
+    }
+
+    pub(super) fn report(&self, ledger: Account) -> TapReport {
+        let mut report = TapReport {
+            ledger,
+            latency_ns: Latencies {
+                queue: self.queue.percentiles(),
+                inference: self.inference.percentiles(),
+                tick_to_action: self.tick_to_action.percentiles(),
+            },
+            sent: self.sent,
+            withheld: self.withheld.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect(),
+            ..TapReport::default()
+        };
+        for (outcome, reasons) in Outcome::ALL.iter().zip(&self.verdicts) {
+            for (reason, count) in Reason::ALL.iter().zip(reasons).filter(|(_, count)| **count > 0) {
+                let reason = reason.name().to_owned();
+                *report.outcomes.entry(reason.clone()).or_default() += count;
+                report.verdicts.entry(outcome.name().to_owned()).or_default().insert(reason, *count);
+            }
+        }
+        report
+    }
+}
+
+impl TapReport {
+    /// The tables and the ledger's line, for people.
+    pub(in crate::cli) fn table(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let actions = self.ledger.actions.max(1) as f64;
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<14}{:<26}{:>12}{:>10}", "outcome", "reason", "count", "share");
+        for (outcome, reasons) in &self.verdicts {
+            for (reason, count) in reasons {
+                let share = 100.0 * *count as f64 / actions;
+                let _ = writeln!(text, "{outcome:<14}{reason:<26}{count:>12}{share:>8.2} %");
+            }
+        }
+        let _ = writeln!(
+            text,
+            "\n{:<16}{:>10}{:>12}{:>12}{:>12}{:>12}",
+            "latency, us", "count", "p50", "p99", "p99.9", "max"
+        );
+        let latencies = &self.latency_ns;
+        for (name, figures) in [
+            ("queue", &latencies.queue),
+            ("inference", &latencies.inference),
+            ("tick_to_action", &latencies.tick_to_action),
+        ] {
+            let _ = write!(text, "{name:<16}{:>10}", figures.count);
+            for latency_ns in [figures.p50, figures.p99, figures.p999, figures.max] {
+                let _ = write!(text, "{:>12.1}", latency_ns as f64 / 1_000.0);
+            }
+            text.push('\n');
+        }
+        text.push('\n');
+        text.push_str(&ledger_line(&self.ledger));
+        text
+    }
+}
+
+/// The account in one line, with its verdict.
+fn ledger_line(ledger: &Account) -> String {
+    let mut text = format!(
+        "ledger: {} observations, {} actions, {} skipped, {} duplicates, {} out of order, {} torn",
+        ledger.observations,
+        ledger.actions,
+        ledger.skipped,
+        ledger.duplicates,
+        ledger.out_of_order,
+        ledger.torn
+    );
+    if ledger.waiting > 0 {
+        text += &format!(", {} still waiting", ledger.waiting);
+    }
+    if ledger.invented > 0 {
+        text += &format!(", {} answers to nothing", ledger.invented);
+    }
+    text + if ledger.holds() { ": it holds" } else { ": IT DOES NOT HOLD" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::Condition;
+    use crate::wire::ActionHeader;
+
+    fn received(verdict: Option<(Outcome, Reason)>, condition: Condition) -> Received<'static> {
+        let header = ActionHeader {
+            ts_publish_ns: 100,
+            ts_commit_ns: 350,
+            queue_ns: 50,
+            inference_ns: if verdict == Some((Outcome::Policy, Reason::None)) { 120 } else { 0 },
+            ..ActionHeader::default()
+        };
+        Received { generation: 1, ring_position: 0, header, payload: &[], verdict, condition }
+    }
+
+    #[test]
+    fn every_outcome_and_reason_has_its_place() {
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(usize::from(outcome.number()), index + 1);
+        }
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(usize::from(reason.number()), index);
+        }
+    }
+
+    #[test]
+    fn a_tally_counts_what_it_is_shown() {
+        let mut tally = Tally::default();
+        let silent = Condition::Silent { age: Default::default() };
+        tally.note(&received(Some((Outcome::Policy, Reason::None)), Condition::Armed));
+        tally.note(&received(Some((Outcome::SafeDefault, Reason::InferenceLate)), Condition::Armed));
+        tally.note(&received(Some((Outcome::Halt, Reason::InferenceLate)), Condition::Armed));
+        tally.note(&received(Some((Outcome::Policy, Reason::None)), silent));
+        tally.note(&received(None, Condition::Armed));
+        let report = tally.report(Account { actions: 4, observations: 4, torn: 1, ..Account::default() });
+        assert_eq!((report.outcomes["policy"], report.outcomes["inference_late"]), (2, 2));
+        assert_eq!(report.verdicts["halt"]["inference_late"], 1);
+        assert_eq!((report.sent, tally.actions()), (2, 4));
+        assert_eq!(
+            report.withheld.into_iter().collect::<Vec<_>>(),
+            [("halt".to_owned(), 1), ("silent".to_owned(), 1), ("torn".to_owned(), 1)]
+        );
+        let latency = report.latency_ns;
+        assert_eq!((latency.inference.count, latency.inference.max), (2, 120));
+        assert_eq!(
+            (latency.tick_to_action.count, latency.tick_to_action.max, latency.queue.max),
+            (4, 250, 50)
+        );
+    }
+
+    #[test]
+    fn the_json_has_the_names_of_every_report() {
+        let json = serde_json::to_value(Tally::default().report(Account::default())).unwrap();
+        for name in ["observations", "actions", "skipped", "duplicates", "out_of_order", "torn"] {
+            assert!(json["ledger"][name].is_u64(), "{name}");
+        }
+        for latency in ["queue", "inference", "tick_to_action"] {
+            for figure in ["count", "min", "p50", "p90", "p99", "p999", "max"] {
+                assert!(json["latency_ns"][latency][figure].is_u64(), "{latency}.{figure}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_verdict_stands_in_the_table() {
+        let good = Tally::default().report(Account::default());
+        assert!(good.table().ends_with("it holds"));
+        let bad = TapReport { ledger: Account { torn: 1, ..Account::default() }, ..good };
+        assert!(bad.table().ends_with("IT DOES NOT HOLD"));
+    }
+}

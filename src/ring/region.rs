@@ -1,0 +1,175 @@
+//! A ring in real memory: a mapped file in production, the heap in tests and between threads.
+
+use super::header::Header;
+use super::layout::{self, LayoutError, Spec};
+use super::memory::Memory;
+use super::prefetch;
+use crate::sync::{AtomicU64, Ordering};
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+/// Bytes that stay mapped at one address, writable, until dropped.
+///
+/// # Safety
+/// `base` is valid for reads and writes of `len` bytes for as long as the value lives, aligned to 4096; both answers
+/// never change; and no Rust reference to those bytes is ever formed, other than to an atomic.
+pub unsafe trait Backing: Send + Sync {
+    /// First byte.
+    fn base(&self) -> NonNull<u8>;
+    /// Number of bytes.
+    fn len(&self) -> usize;
+    /// Whether there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A laid-out ring in real memory. Clones share it.
+#[derive(Clone)]
+pub struct Region {
+    base: NonNull<u8>,
+    // Geometry as it was checked when the region was opened. The peer can overwrite the header, but not this copy.
+    spec: Spec,
+    _backing: Arc<dyn Backing>,
+}
+
+// SAFETY: the bytes behind `base` stay valid as long as `_backing`, which is Send and Sync, and every access to them is
+// an atomic or a volatile copy made under the ring's protocol.
+unsafe impl Send for Region {}
+// SAFETY: as for Send.
+unsafe impl Sync for Region {}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Region").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    /// Lays a new ring out in `backing`, whose bytes are all zero and which nobody else uses yet.
+    ///
+    /// # Errors
+    /// When the geometry is not allowed or the backing has not exactly its size.
+    pub fn format(backing: Arc<dyn Backing>, spec: Spec) -> Result<Self, LayoutError> {
+        spec.check()?;
+        Self::expect_size(&*backing, spec.region_bytes())?;
+        layout::write_header(backing.base(), &spec);
+        Ok(Self { base: backing.base(), spec, _backing: backing })
+    }
+
+    /// Opens a ring that some process laid out in `backing`, checking its header against the backing's size.
+    ///
+    /// # Errors
+    /// When this is not a ring, or one of another version, or one that contradicts itself.
+    pub fn open(backing: Arc<dyn Backing>) -> Result<Self, LayoutError> {
+        if backing.len() < layout::DATA_OFFSET {
+            let expected = layout::DATA_OFFSET as u64;
+            return Err(LayoutError::Size { found: backing.len() as u64, expected });
+        }
+        let spec = layout::read_header(backing.base())?;
+        Self::expect_size(&*backing, spec.region_bytes())?;
+        Ok(Self { base: backing.base(), spec, _backing: backing })
+    }
+
+    /// The one check that every later access relies on.
+    fn expect_size(backing: &dyn Backing, expected: usize) -> Result<(), LayoutError> {
+        if backing.len() == expected {
+            Ok(())
+        } else {
+            Err(LayoutError::Size { found: backing.len() as u64, expected: expected as u64 })
+        }
+    }
+
+    /// The geometry, as checked when the region was opened.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// What both positions are now, committed first: for observers that take neither side.
+    pub fn positions(&self) -> (u64, u64) {
+        // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        let released = self.consumer_position().load(Ordering::Acquire);
+        (self.producer_position().load(Ordering::Acquire), released)
+    }
+
+    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
+    pub fn header(&self) -> Header {
+        Header::new(self.clone())
+    }
+
+    /// The atomic at a byte offset of the header page.
+    #[inline]
+    pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= layout::DATA_OFFSET);
+        // SAFETY: the callers are in this module's siblings and pass offsets of `layout`, which lie in the header page
+        // and are multiples of 8; the backing holds that page (checked when the region was made) and its base is
+        // page-aligned. Every process accesses these words as atomics only.
+        unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
+    }
+
+    /// The addresses of the header page.
+    pub(super) fn header_page(&self) -> std::ops::Range<usize> {
+        let base = self.base.addr().get();
+        base..base + layout::DATA_OFFSET
+    }
+
+    #[inline]
+    fn slot(&self, index: usize) -> *mut u8 {
+        debug_assert!((index as u64) < self.spec.capacity);
+        // SAFETY: the algorithm masks every index with the capacity, and the backing was checked to have exactly the
+        // `region_bytes` of this spec.
+        unsafe { self.base.as_ptr().add(layout::DATA_OFFSET + index * self.spec.slot_size as usize) }
+    }
+}
+
+// SAFETY: the spec is private and immutable, `Spec::check` made sure that its capacity is a power of two and its slot
+// size a multiple of 64, and `region_bytes` was checked against the backing; the slots follow one another from a
+// page boundary.
+unsafe impl Memory for Region {
+    type Position = AtomicU64;
+
+    #[inline]
+    fn producer_position(&self) -> &AtomicU64 {
+        self.word(layout::PRODUCER_POSITION)
+    }
+
+    #[inline]
+    fn consumer_position(&self) -> &AtomicU64 {
+        self.word(layout::CONSUMER_POSITION)
+    }
+
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.spec.capacity
+    }
+
+    #[inline]
+    fn slot_size(&self) -> usize {
+        self.spec.slot_size as usize
+    }
+
+    #[inline]
+    fn read_slot<R>(&self, index: usize, read: impl FnOnce(*const u8) -> R) -> R {
+        read(self.slot(index))
+    }
+
+    #[inline]
+    fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R {
+        write(self.slot(index))
+    }
+
+    #[inline]
+    fn expect_commit(&self) {
+        prefetch::for_write(core::ptr::from_ref(self.producer_position()).cast());
+    }
+
+    #[inline]
+    fn expect_write(&self, index: usize) {
+        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
+    }
+
+    #[inline]
+    fn expect_read(&self, index: usize) {
+        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
+    }
+}

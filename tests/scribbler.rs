@@ -1,0 +1,194 @@
+//! A process with a mapping of the ring can write anything anywhere in it, at any moment. Whatever it writes, producer
+//! and consumer go on with typed errors only: no panic, no hang, no access outside the region.
+#![cfg(not(loom))]
+
+use escapement::ring::{Backing, ClaimError, Consumer, Producer, Region, Spec};
+use escapement::shm::{MappedFile, ShmError};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SLOT: usize = 128;
+const CAPACITY: u64 = 8;
+/// Set in the copy of this test that scribbles: the file to scribble over.
+const VICTIM: &str = "ESCAPEMENT_SCRIBBLER_VICTIM";
+const TEST: &str = "typed_errors_only_while_a_process_scribbles_over_the_region";
+const DURATION: Duration = Duration::from_millis(1_500);
+
+/// Marsaglia's xorshift64: noise that needs no crate.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Writes over header words, positions and slots until it is killed, or for a minute.
+fn scribble(path: &Path) {
+    let map = MappedFile::open(path).unwrap();
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let write = |offset: usize, value: u64| {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= map.len());
+        // SAFETY: in bounds and aligned, by the assertion. The race is the point.
+        unsafe { map.base().as_ptr().add(offset).cast::<u64>().write_volatile(value) };
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut base = 0;
+    while Instant::now() < deadline {
+        for _ in 0..200 {
+            let random = noise.next();
+            let (choice, word) = (random % 64, (random >> 8) as usize);
+            match choice {
+                // A wild position. Most are refused at the first look, so there are few of them.
+                0 => write(128 + (word % 2) * 128, noise.next()),
+                // A position that went back, or ran ahead, a little.
+                1 | 2 => write(128 + (word % 2) * 128, (base + random % 32).saturating_sub(16)),
+                // A pair that is possible, so that the victims go on: later than the last, or wildly elsewhere.
+                3..=10 => {
+                    base = if random >> 32 & 0xff == 0 { noise.next() >> 3 } else { base + random % 3 };
+                    write(256, base);
+                    write(128, base + (random >> 16) % (CAPACITY + 1));
+                }
+                // The rest of the header, and the slots.
+                11..=20 => write(word % 88 * 8, noise.next()),
+                _ => write(4096 + word % ((map.len() - 4096) / 8) * 8, noise.next()),
+            }
+            for _ in 0..random >> 40 & 0x3f {
+                std::hint::spin_loop();
+            }
+        }
+        // The victims share the cores.
+        std::thread::yield_now();
+    }
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It runs until it is killed; that it is gone already would be an error of the test's own.
+        self.0.kill().expect("the scribbler runs");
+        self.0.wait().expect("the scribbler is reaped");
+    }
+}
+
+/// Attempts and outcomes, to show that the test has tested something.
+#[derive(Debug, Default)]
+struct Tally {
+    attached: u64,
+    refused: u64,
+    moved: u64,
+    violations: u64,
+}
+
+fn produce(region: &Region, tally: &mut Tally, until: Instant) {
+    while Instant::now() < until {
+        // The scribbler shares the cores and must get on with it.
+        std::thread::yield_now();
+        let Ok(mut producer) = Producer::attach(region.clone()) else {
+            tally.refused += 1;
+            continue;
+        };
+        tally.attached += 1;
+        for _ in 0..64 {
+            let before = producer.position();
+            match producer.try_claim() {
+                Ok(mut claim) => {
+                    claim.write(0, &[0x5a; SLOT]);
+                    claim.commit();
+                    assert_eq!(producer.position(), before + 1);
+                    tally.moved += 1;
+                }
+                Err(ClaimError::Full { committed, released }) => assert_eq!(committed - released, CAPACITY),
+                Err(ClaimError::Violation(_)) => {
+                    tally.violations += 1;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn consume(region: &Region, tally: &mut Tally, until: Instant) {
+    let mut bytes = [0; SLOT];
+    while Instant::now() < until {
+        // The scribbler shares the cores and must get on with it.
+        std::thread::yield_now();
+        let Ok(mut consumer) = Consumer::attach(region.clone()) else {
+            tally.refused += 1;
+            continue;
+        };
+        tally.attached += 1;
+        for step in 0..64 {
+            let before = consumer.position();
+            if step % 16 == 0 && consumer.skip_to_latest().is_ok_and(|skipped| skipped >= CAPACITY) {
+                panic!("more skipped than the ring holds");
+            }
+            match consumer.peek() {
+                Ok(Some(peek)) => {
+                    peek.read(0, &mut bytes);
+                    peek.release();
+                    assert!(consumer.position() > before);
+                    tally.moved += 1;
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    tally.violations += 1;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn typed_errors_only_while_a_process_scribbles_over_the_region() {
+    if let Some(path) = std::env::var_os(VICTIM) {
+        return scribble(Path::new(&path));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ring");
+    let spec = Spec { kind: 1, slot_size: SLOT as u32, dimension: 8, capacity: CAPACITY, generation: 1 };
+    let map = MappedFile::create(&path, spec.region_bytes(), Ok::<_, ShmError>).unwrap();
+    let region = Region::format(Arc::new(map), spec).unwrap();
+    let scribbler = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture"])
+        .env(VICTIM, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let scribbler = Killed(scribbler);
+
+    let until = Instant::now() + DURATION;
+    let (mut produced, mut consumed, mut opened) = (Tally::default(), Tally::default(), Tally::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| produce(&region, &mut produced, until));
+        scope.spawn(|| consume(&region, &mut consumed, until));
+        // Opening the same file anew: the header is noise, or by chance still whole.
+        while Instant::now() < until {
+            match MappedFile::open(&path).map(|map| Region::open(Arc::new(map))).unwrap() {
+                Ok(reopened) => {
+                    opened.attached += 1;
+                    assert_eq!(*reopened.spec(), spec);
+                }
+                Err(_) => opened.refused += 1,
+            }
+            std::thread::yield_now();
+        }
+    });
+    drop(scribbler);
+    // Every path was taken; a test that saw no violation would have proven nothing.
+    println!("producer {produced:?}\nconsumer {consumed:?}\nheader {opened:?}");
+    for tally in [&produced, &consumed] {
+        assert!(
+            tally.attached > 0 && tally.refused > 0 && tally.moved > 0 && tally.violations > 0,
+            "{tally:?}"
+        );
+    }
+    assert!(opened.refused > 0, "{opened:?}");
+}

@@ -1,0 +1,387 @@
+//! House rules that the compiler does not know: layers, where `unsafe` may stand, one file for the clock and one for
+//! atomics, labels on both ends of every synchronisation, sizes, and words that must not ship.
+//!
+//! The checker is a function of a tree of files, so that each rule is shown here to go red on a made-up one. It also
+//! goes red when it finds nothing to check: a rule without a subject would stay green for ever.
+
+mod layers;
+mod lexer;
+
+use lexer::{Token, tokens};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The files that hold `unsafe`. The list can only shrink by itself: a file that no longer needs it must leave it, and
+/// a new one enters by a change to this line that a reviewer sees.
+const MAY_HOLD_UNSAFE: &[&str] = &[
+    "src/clock.rs",
+    "src/denormals.rs",
+    "src/engine/tests.rs",
+    "src/host/core.rs",
+    "src/host/emergency.rs",
+    "src/host/memory.rs",
+    "src/policy/native/kernels/avx2.rs",
+    "src/policy/native/kernels/avx512.rs",
+    "src/policy/native/kernels/conformance/guarded.rs",
+    "src/policy/native/kernels/conv.rs",
+    "src/policy/native/kernels/dense.rs",
+    "src/policy/native/kernels/elementwise.rs",
+    "src/policy/native/kernels/gru.rs",
+    "src/policy/native/kernels/lanes.rs",
+    "src/policy/native/kernels/lstm.rs",
+    "src/policy/native/kernels/normalize.rs",
+    "src/policy/native/kernels/panel.rs",
+    "src/policy/native/kernels/recurrent.rs",
+    "src/policy/native/kernels/storage.rs",
+    "src/policy/torch.rs",
+    "src/ring/consumer.rs",
+    "src/ring/copy.rs",
+    "src/ring/heap.rs",
+    "src/ring/layout.rs",
+    "src/ring/memory.rs",
+    "src/ring/producer.rs",
+    "src/shm.rs",
+];
+
+const LONGEST_FILE: usize = 500;
+const LONGEST_MAIN: usize = 60;
+/// How many lines above an ordering its label may stand.
+const LABEL_REACH: usize = 8;
+
+/// A file by its path from the package's root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+/// Everything wrong with the tree, one line each: file, line, rule.
+fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut checked = Checked::default();
+    let parsed: Vec<_> = tree.iter().map(|source| (source, tokens(&source.text))).collect();
+    let test_files = test_files(&parsed);
+    for (source, tokens) in &parsed {
+        let is_test = !source.path.starts_with("src/")
+            || test_files.iter().any(|stem| {
+                source.path == format!("{stem}.rs") || source.path.starts_with(&format!("{stem}/"))
+            });
+        sizes_and_words(source, tokens, &mut found);
+        if source.path.starts_with("src/") {
+            checked.files += 1;
+            layering(source, tokens, &mut checked, &mut found);
+            unsafe_code(source, tokens, may_hold_unsafe, &mut checked, &mut found);
+            labels(source, tokens, is_test, &mut checked, &mut found);
+            if !is_test {
+                shipped_code(source, tokens, &mut found);
+            }
+        }
+    }
+    for listed in may_hold_unsafe.iter().filter(|listed| !checked.unsafe_files.contains(**listed)) {
+        found.push(format!(
+            "{listed}: is listed as holding unsafe code, and holds none: take it off the list"
+        ));
+    }
+    for (from, to) in layers::SIDEWAYS.iter().filter(|edge| !checked.sideways.contains(edge)) {
+        found.push(format!("src/{from}: is forgiven for importing {to}, and does not: take it off the list"));
+    }
+    for (label, sides) in &checked.labels {
+        if sides.len() < 2 {
+            found.push(format!("SYNC POINT {label}: stands only at {sides:?}; a Release needs its Acquire"));
+        }
+    }
+    checked.found_nothing(&mut found);
+    found
+}
+
+/// What the rules were applied to.
+#[derive(Default)]
+struct Checked {
+    files: usize,
+    imports: usize,
+    sideways: BTreeSet<(&'static str, &'static str)>,
+    unsafe_files: BTreeSet<String>,
+    labels: BTreeMap<String, BTreeSet<&'static str>>,
+}
+
+impl Checked {
+    fn found_nothing(&self, found: &mut Vec<String>) {
+        let subjects = [
+            (self.files, "source files"),
+            (self.imports, "imports between modules"),
+            (self.unsafe_files.len(), "unsafe code"),
+            (self.labels.len(), "SYNC POINT labels"),
+        ];
+        for (_, what) in subjects.iter().filter(|(count, _)| *count == 0) {
+            found.push(format!("found no {what}: the checker has nothing to check"));
+        }
+    }
+}
+
+/// Paths, without extension, of the modules that are declared for tests only.
+fn test_files(parsed: &[(&Source, Vec<Token<'_>>)]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (source, tokens) in parsed {
+        let stem = source.path.trim_end_matches(".rs");
+        let directory = match stem.rsplit_once('/') {
+            Some((directory, "mod" | "lib" | "main")) => directory,
+            _ => stem,
+        };
+        let declared = tokens.windows(3).filter(|window| window[0].text == "mod" && window[2].text == ";");
+        found.extend(
+            declared.filter(|window| window[0].test).map(|window| format!("{directory}/{}", window[1].text)),
+        );
+    }
+    found
+}
+
+fn layering(source: &Source, tokens: &[Token<'_>], checked: &mut Checked, found: &mut Vec<String>) {
+    let Some(module) = layers::module_of(&source.path) else { return };
+    for (imported, line) in layers::imports(&source.path, tokens) {
+        checked.imports += 1;
+        checked.sideways.extend(layers::SIDEWAYS.iter().filter(|edge| **edge == (module, imported.as_str())));
+        if let Some(objection) = layers::objection(module, &imported) {
+            found.push(format!("{}:{line}: {objection}", source.path));
+        }
+    }
+}
+
+fn unsafe_code(
+    source: &Source,
+    tokens: &[Token<'_>],
+    may_hold_unsafe: &[&str],
+    checked: &mut Checked,
+    found: &mut Vec<String>,
+) {
+    let Some(first) = tokens.iter().find(|token| token.text == "unsafe") else { return };
+    checked.unsafe_files.insert(source.path.clone());
+    if !may_hold_unsafe.contains(&source.path.as_str()) {
+        found
+            .push(format!("{}:{}: unsafe code in a file that is not listed for it", source.path, first.line));
+    }
+}
+
+/// Every label has both ends, and every ordering that publishes or takes in carries one.
+fn labels(
+    source: &Source,
+    tokens: &[Token<'_>],
+    is_test: bool,
+    checked: &mut Checked,
+    found: &mut Vec<String>,
+) {
+    const MARK: &str = "SYNC POINT `";
+    for (index, line) in source.text.lines().enumerate() {
+        let Some((_, after)) = line.split_once(MARK) else { continue };
+        let Some((label, rest)) = after.split_once('`') else { continue };
+        let side = ["Release", "Acquire"].into_iter().find(|side| rest.starts_with(&format!(", {side}")));
+        match side {
+            Some(side) => _ = checked.labels.entry(label.to_owned()).or_default().insert(side),
+            None => found.push(format!(
+                "{}:{}: SYNC POINT {label} says neither Release nor Acquire",
+                source.path,
+                index + 1
+            )),
+        }
+    }
+    let lines: Vec<_> = source.text.lines().collect();
+    for window in tokens.windows(4) {
+        let [ordering, colon, _, kind] = window else { continue };
+        let orders = ["Release", "Acquire", "AcqRel", "SeqCst"].contains(&kind.text);
+        if is_test || kind.test || !orders || ordering.text != "Ordering" || colon.text != ":" {
+            continue;
+        }
+        let above = &lines[kind.line.saturating_sub(LABEL_REACH)..kind.line];
+        if !above.iter().any(|line| line.contains(MARK)) {
+            found.push(format!(
+                "{}:{}: Ordering::{} without a SYNC POINT label",
+                source.path, kind.line, kind.text
+            ));
+        }
+    }
+}
+
+/// What must not stand in code that ships.
+fn shipped_code(source: &Source, tokens: &[Token<'_>], found: &mut Vec<String>) {
+    let path = source.path.as_str();
+    // Words in a row, where they may stand, and what to do instead.
+    let rules: [(&[&str], &str, &str); 10] = [
+        (&["sync", ":", ":", "atomic"], "src/sync.rs", "atomics are named in src/sync.rs only"),
+        (&["UnsafeCell"], "src/sync.rs", "cells of shared memory are named in src/sync.rs only"),
+        (&["loom", ":", ":"], "src/sync.rs", "loom is named in src/sync.rs only"),
+        (
+            &["Instant", ":", ":", "now"],
+            "src/clock.rs",
+            "the machine is asked for the time in src/clock.rs only",
+        ),
+        (&["SystemTime"], "src/clock.rs", "the machine is asked for the time in src/clock.rs only"),
+        (&["clock_gettime"], "src/clock.rs", "the machine is asked for the time in src/clock.rs only"),
+        (&[".", "unwrap", "(", ")"], "", "say why it cannot fail: expect with a reason, or return the error"),
+        (&["todo", "!"], "", "unfinished"),
+        (&["unimplemented", "!"], "", "unfinished"),
+        (&["dbg", "!"], "", "a debugging aid"),
+    ];
+    for (words, _, why) in rules.into_iter().filter(|(_, home, _)| *home != path) {
+        for window in tokens.windows(words.len()) {
+            let same = window.iter().zip(words).all(|(token, word)| token.text == *word);
+            if same && !window[0].test {
+                found.push(format!("{path}:{}: {} ({why})", window[0].line, words.concat()));
+            }
+        }
+    }
+}
+
+fn sizes_and_words(source: &Source, tokens: &[Token<'_>], found: &mut Vec<String>) {
+    let path = source.path.as_str();
+    let lines = source.text.lines().count();
+    if lines > LONGEST_FILE {
+        found.push(format!("{path}: {lines} lines, at most {LONGEST_FILE}"));
+    }
+    if path == "src/main.rs" && lines >= LONGEST_MAIN {
+        found.push(format!("{path}: {lines} lines, fewer than {LONGEST_MAIN}"));
+    }
+    // Put together here, so that this file does not hold them.
+    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
+    for (index, line) in source.text.lines().enumerate() {
+        for word in words.iter().filter(|word| line.contains(**word)) {
+            found.push(format!("{path}:{}: {word}", index + 1));
+        }
+    }
+    for window in tokens.windows(3).filter(|window| window[0].text == "[" && window[2].text == "]") {
+        if window[1].text == "ignore" {
+            found.push(format!("{path}:{}: an ignored test without a reason", window[1].line));
+        }
+    }
+}
+
+/// Every Rust file below the package's `src`, `tests` and `benches`.
+fn this_package() -> Vec<Source> {
+    fn collect(root: &Path, directory: &Path, tree: &mut Vec<Source>) {
+        let entries =
+            std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        for entry in entries {
+            let path = entry.expect("the directory is readable").path();
+            if path.is_dir() {
+                collect(root, &path, tree);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+                let relative = path.strip_prefix(root).expect("it was found below the root");
+                tree.push(Source {
+                    path: relative.to_str().expect("sources have plain names").to_owned(),
+                    text,
+                });
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tree = Vec::new();
+    for directory in ["src", "tests", "benches"] {
+        collect(root, &root.join(directory), &mut tree);
+    }
+    tree
+}
+
+#[test]
+fn this_package_is_tidy() {
+    let found = violations(&this_package(), MAY_HOLD_UNSAFE);
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// A tree with one subject for every rule, and nothing wrong.
+fn clean() -> Vec<(&'static str, String)> {
+    let labelled = "\
+        // SYNC POINT `X`, Release: partner\n fn a() { w.store(1, Ordering::Release); }\n\
+        // SYNC POINT `X`, Acquire: partner\n fn b() { w.load(Ordering::Acquire); }\n";
+    vec![
+        ("src/main.rs", "fn main() {}\n".to_owned()),
+        (
+            "src/ring/mod.rs",
+            format!("use crate::sync::AtomicU64;\n{labelled} fn c() {{ unsafe {{ d() }} }}\n"),
+        ),
+        (
+            "src/engine/mod.rs",
+            "use crate::{clock::{Clock, Nanos}, wire::X};\n#[cfg(test)]\nmod tests;\n".to_owned(),
+        ),
+        ("src/shm.rs", "use crate::ring::Backing;\n".to_owned()),
+        ("src/engine/tests.rs", "fn t() { x().unwrap(); std::time::Instant::now(); }\n".to_owned()),
+    ]
+}
+
+fn check(files: &[(&str, String)]) -> Vec<String> {
+    let tree: Vec<_> =
+        files.iter().map(|(path, text)| Source { path: (*path).to_owned(), text: text.clone() }).collect();
+    violations(&tree, &["src/ring/mod.rs"])
+}
+
+#[test]
+fn a_clean_tree_is_clean() {
+    assert_eq!(check(&clean()), [""; 0]);
+}
+
+#[test]
+fn a_checker_with_nothing_to_check_goes_red() {
+    let found = violations(&[], &[]);
+    assert_eq!(found.iter().filter(|line| line.contains("nothing to check")).count(), 4, "{found:?}");
+}
+
+/// Each violation, planted alone, and the words by which the checker must name it.
+#[test]
+fn a_planted_violation_of_any_rule_is_found() {
+    let long = "// line\n".repeat(LONGEST_FILE + 1);
+    let long_main = "// line\n".repeat(LONGEST_MAIN);
+    let planted: Vec<(&str, &str, &str)> = vec![
+        ("src/engine/tick.rs", "use crate::shm::MappedFile;", "engine never imports shm"),
+        (
+            "src/engine/tick.rs",
+            "fn f() { crate::host::pin(); }",
+            "engine imports host, which is not below it",
+        ),
+        ("src/engine/tick.rs", "use crate::{clock::Nanos, config::AgentConfig};", "engine imports config"),
+        ("src/engine/tick.rs", "use crate::{clock::{A, B}, journal::C};", "engine imports journal"),
+        ("src/engine/tick.rs", "use super::super::cli::main;", "engine imports cli"),
+        ("src/ring/layout.rs", "use crate::wire::X;", "ring never imports wire"),
+        ("src/ring/layout.rs", "use crate::policy::X;", "ring imports policy"),
+        ("src/policy/native/plan.rs", "use crate::clock::Clock;", "policy never imports clock"),
+        ("src/policy/torch.rs", "use crate::engine::Engine;", "policy imports engine"),
+        ("src/shm.rs", "use super::{engine::Engine, ring::Backing};", "shm imports engine"),
+        ("src/telemetry/page.rs", "use crate::ring::Region;", "telemetry imports ring"),
+        ("src/journal/writer.rs", "use crate::engine::TickRecord;", "journal imports engine"),
+        ("src/config/raw.rs", "use crate::host::Core;", "config imports host"),
+        ("src/clock.rs", "use crate::wire::X;", "clock imports wire"),
+        ("src/sidecar.rs", "use crate::wire::X;", "sidecar is not in the table"),
+        ("src/engine/tick.rs", "fn f() { unsafe { g() } }", "not listed for it"),
+        ("src/engine/tick.rs", "use std::sync::atomic::AtomicBool;", "src/sync.rs only"),
+        ("src/engine/tick.rs", "use core::cell::UnsafeCell;", "src/sync.rs only"),
+        ("src/engine/tick.rs", "fn f() { std::time::Instant::now(); }", "src/clock.rs only"),
+        ("src/engine/tick.rs", "fn f(t: SystemTime) {}", "src/clock.rs only"),
+        ("src/engine/tick.rs", "fn f() { g().unwrap(); }", "expect with a reason"),
+        ("src/engine/tick.rs", "#[cfg(not(test))] fn f() { g().unwrap(); }", "expect with a reason"),
+        ("src/engine/tick.rs", "fn f() { todo!() }", "unfinished"),
+        ("src/engine/tick.rs", "fn f() { dbg!(1); }", "debugging aid"),
+        ("src/engine/tick.rs", "// SYNC POINT `Y`, Release: nobody", "a Release needs its Acquire"),
+        ("src/engine/tick.rs", "// SYNC POINT `X`: neither", "neither Release nor Acquire"),
+        ("src/engine/tick.rs", "fn f() { w.store(1, Ordering::Release); }", "without a SYNC POINT label"),
+        ("src/engine/tick.rs", concat!("// TO", "DO: later"), concat!("TO", "DO")),
+        ("src/engine/tick.rs", concat!("const P: &str = \"/ro", "ot/x\";"), concat!("/ro", "ot/")),
+        ("tests/one.rs", "#[test] #[ignore] fn f() {}", "ignored test without a reason"),
+        ("src/engine/tick.rs", &long, "at most 500"),
+        ("src/main.rs", &long_main, "fewer than 60"),
+    ];
+    for (path, text, expected) in planted {
+        let mut tree = clean();
+        tree.retain(|(existing, _)| *existing != path);
+        tree.push((path, text.to_owned()));
+        let found = check(&tree);
+        assert!(
+            found.len() == 1 && found[0].contains(expected),
+            "{path}: {text:.60}: expected {expected}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_lists_of_exemptions_can_only_shrink() {
+    let mut tree = clean();
+    tree.retain(|(path, _)| *path != "src/shm.rs");
+    tree[1].1 = tree[1].1.replace("unsafe", "");
+    let found = check(&tree);
+    assert_eq!(found.iter().filter(|line| line.contains("take it off the list")).count(), 2, "{found:?}");
+}

@@ -55,7 +55,9 @@ def export(module: nn.Module, observations: Tensor, states: Sequence[Tensor], fo
     if "script" in form:
         scripted = torch.jit.script(module)
     else:
-        scripted = torch.jit.trace(module, (observations[:1], *states), check_trace=False)
+        scripted = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, (observations[:1], *states), check_trace=False
+        )
     return torch.jit.freeze(scripted.eval()) if "frozen" in form else scripted
 
 
@@ -401,7 +403,8 @@ class Generator:
         for _ in range(20 * wanted):
             if len(network.operations) >= wanted:
                 break
-            operands = (choose.randint(max(0, len(samples) - 4), len(samples) - 1),)
+            first = choose.randint(max(0, len(samples) - 4), len(samples) - 1)
+            operands: tuple[int, ...] = (first,)
             operation = self.operation(samples[operands[0]][0])
             if operation is None:
                 partner = choose.randrange(len(samples))
@@ -484,7 +487,7 @@ class Generator:
                 lambda x: torch.cat([x.flip(axis), x], dim=axis),
                 lambda x: torch.cat(list(x.chunk(parts, dim=axis))[::-1], dim=axis),
                 lambda x: x.chunk(parts, dim=axis)[-1],
-                lambda x: x.split(parts, dim=axis)[0],
+                lambda x: torch.split(x, parts, dim=axis)[0],
                 lambda x: x[..., ::step],
                 lambda x: x[..., torch.tensor([0, x.shape[-1] - 1])],
                 lambda x: x.permute(*reversed(range(rank))),
@@ -574,7 +577,7 @@ class Generator:
 def broadcast(a: Tensor, b: Tensor) -> bool:
     """Whether the two broadcast together."""
     try:
-        torch.broadcast_shapes(a.shape, b.shape)
+        torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         return False
     return True

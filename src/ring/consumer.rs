@@ -20,6 +20,9 @@ pub struct Consumer<M: Memory = Region> {
 impl<M: Memory> Consumer<M> {
     /// Takes up consumption where the ring's positions say the last consumer left off.
     ///
+    /// That there is no other consumer is the caller's to ensure. Two of them see the same slots and make the producer
+    /// overwrite what one still reads; every access still lies in the region.
+    ///
     /// # Errors
     /// When the positions found are impossible.
     pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {

@@ -48,9 +48,6 @@ pub unsafe trait Memory {
     fn read_slot<R>(&self, index: usize, read: impl FnOnce(*const u8) -> R) -> R;
     /// Runs `write` on the slot; the caller holds the producer's right to it.
     fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R;
-    /// Asks for the producer's position in advance, to be written: a hint that changes nothing.
-    #[inline]
-    fn expect_commit(&self) {}
     /// Asks for the slot's lines in advance, to be written: a hint that changes nothing.
     #[inline]
     fn expect_write(&self, _index: usize) {}

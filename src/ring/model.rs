@@ -3,8 +3,8 @@
 //! ```text
 //! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test --release --lib ring::model
 //! ```
-//! Without `LOOM_MAX_PREEMPTIONS` the bound is 2; `LOOM_MAX_PREEMPTIONS=3` and more take longer, and `ESCAPEMENT_LOOM_FULL=1`
-//! lifts the bound altogether (minutes), which is for releases.
+//! The bound is 2 where `LOOM_MAX_PREEMPTIONS` says nothing. `ESCAPEMENT_LOOM_FULL=1` lifts it altogether, which takes much
+//! longer and is for releases.
 //!
 //! The algorithm under test is the very source that ships; only the memory differs. Loom's cells report two
 //! unsynchronised accesses to a slot, so these tests prove both that no message is lost, doubled or reordered and

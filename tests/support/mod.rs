@@ -193,6 +193,12 @@ impl Process {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for the end and gives the status and what was said on standard error.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = wait_for("the process to end", || self.child.try_wait().unwrap());

@@ -82,6 +82,7 @@ pub struct Native {
     dimensions: Dimensions,
     noise: usize,
     states: Vec<Vec<usize>>,
+    faulted: bool,
 }
 
 impl Native {
@@ -136,7 +137,7 @@ impl Native {
         let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
         let states = lowered.shapes[1 + usize::from(options.noise > 0)..].to_vec();
-        Ok(Self { plan, dimensions, noise: options.noise, states })
+        Ok(Self { plan, dimensions, noise: options.noise, states, faulted: false })
     }
 
     /// What the plan consists of, for reports.
@@ -191,7 +192,10 @@ impl Policy for Native {
 
     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         self.plan.input_mut(0).copy_from_slice(observation);
-        self.plan.run()?;
+        if let Err(fault) = self.plan.run() {
+            self.faulted = true;
+            return Err(fault);
+        }
         action.copy_from_slice(self.plan.output(0));
         // Only now: a call that faults leaves the states as they were.
         for state in 0..self.states.len() {
@@ -216,6 +220,6 @@ impl Policy for Native {
 
     fn last_fault(&self) -> Option<&str> {
         // The only fault that a plan has, besides those checked when it was loaded.
-        Some("an index computed by the network lies outside its table")
+        self.faulted.then_some("an index computed by the network lies outside its table")
     }
 }

@@ -4,7 +4,7 @@
 //! when it is complete, so nobody ever maps a half-made one. Its blocks are allocated when it is created: a sparse
 //! file on a full tmpfs would kill the process with SIGBUS at some later write.
 
-use crate::ring::Backing;
+use crate::backing::Backing;
 use core::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};

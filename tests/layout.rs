@@ -126,7 +126,7 @@ fn a_laid_out_region_has_the_documented_bytes() {
     Region::format(heap.clone(), spec).unwrap();
     let mut bytes = [0; 64];
     for (offset, byte) in bytes.iter_mut().enumerate() {
-        use escapement::ring::Backing as _;
+        use escapement::backing::Backing as _;
         // SAFETY: the allocation is larger than a page, and no other thread uses it.
         *byte = unsafe { heap.base().as_ptr().add(offset).read_volatile() };
     }

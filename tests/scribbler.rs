@@ -2,7 +2,8 @@
 //! and consumer go on with typed errors only: no panic, no hang, no access outside the region.
 #![cfg(not(loom))]
 
-use escapement::ring::{Backing, ClaimError, Consumer, Producer, Region, Spec};
+use escapement::backing::Backing;
+use escapement::ring::{ClaimError, Consumer, Producer, Region, Spec};
 use escapement::shm::{MappedFile, ShmError};
 use std::path::Path;
 use std::process::{Child, Command};

@@ -136,7 +136,7 @@ def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
         vectors = verification.golden_vectors(subject, sampler, options.vectors)
         verification.compare(subject, written, vectors, options.tolerance)
         golden.write(partial / "golden.safetensors", vectors, tuple(state.name for state in subject.signature.state))
-        text = manifest.to_toml(document(subject, options, statistics, partial))
+        text = manifest.sealed(manifest.to_toml(document(subject, options, statistics, partial)))
         (partial / "bundle.toml").write_text(text, encoding="utf-8")
         partial.chmod(0o755)
         install(partial, out)

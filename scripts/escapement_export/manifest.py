@@ -58,6 +58,11 @@ def to_toml(document: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def sealed(text: str) -> str:
+    """The text with a last line that holds its hash, so that damage to the manifest itself is found without a signature."""
+    return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
 def write_table(lines: list[str], path: tuple[str, ...], table: Mapping[str, Any]) -> None:
     """One table and those in it, each under its header."""
     nested = {name: value for name, value in table.items() if is_table(value) or is_table_array(value)}

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 /// Which agent.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = true)]
 pub(super) struct AgentArguments {
     /// The agent's configuration, which names it and its directory
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "root"])]
@@ -32,7 +31,10 @@ impl AgentArguments {
             let config = config::load(path)?;
             return Ok(AgentDirectory::new(config.root.as_deref(), &config.name));
         }
-        let name = self.name.as_deref().unwrap_or_default();
+        let Some(name) = self.name.as_deref() else {
+            let message = "no agent is named; allowed: --config FILE, or --name NAME";
+            return Err(Failure::new(ExitCode::Usage, message));
+        };
         // A name is one component of a path: anything else would lead out of the root.
         let mut components = std::path::Path::new(name).components();
         match (components.next(), components.next()) {

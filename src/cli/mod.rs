@@ -6,7 +6,9 @@
 pub mod exit;
 
 mod agent;
+mod bundle;
 mod check;
+mod demo;
 mod feed;
 mod inspect;
 mod npy;
@@ -30,8 +32,11 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     Feed(feed::Arguments),
     Tap(tap::Arguments),
+    Demo(demo::Arguments),
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Validate(validate::Arguments),
@@ -46,8 +51,10 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
@@ -60,3 +67,12 @@ pub fn main() -> ExitCode {
 
 /// What a command ends with.
 type CommandResult = Result<ExitCode, Failure>;
+
+#[cfg(test)]
+mod tests {
+    /// clap finds contradictions among the declarations themselves when it is asked to.
+    #[test]
+    fn the_command_line_is_consistent() {
+        <super::Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

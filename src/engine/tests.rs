@@ -135,7 +135,7 @@ impl Bytes {
 
     /// Writes a word as a hostile or dying process would.
     fn overwrite(&self, offset: usize, value: u64) {
-        use crate::ring::Backing;
+        use crate::backing::Backing;
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.heap.len());
         // SAFETY: aligned and in bounds by the assertion; no other thread is at work in these tests.
         unsafe { self.heap.base().as_ptr().add(offset).cast::<u64>().write_volatile(value) };

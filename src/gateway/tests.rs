@@ -134,11 +134,11 @@ fn what_was_not_received_well_is_not_released() {
 #[test]
 fn a_late_gateway_accounts_for_what_it_sees() {
     let mut agent = Agent::new();
-    let mut feed = crate::feed::Feed::attach(agent.observations.clone(), agent.clock.clone()).unwrap();
+    let mut feed = Producer::attach(agent.observations.clone()).unwrap();
     let mut engine = Consumer::attach(agent.observations.clone()).unwrap();
     let mut gateway = agent.gateway();
     for position in 0..6 {
-        feed.publish(0, &[0.0; 4]).unwrap();
+        feed.try_claim().unwrap().commit();
         engine.peek().unwrap().unwrap().release();
         if position != 4 {
             agent.answer(position);

@@ -1,7 +1,8 @@
 //! A ring's bytes in this process alone: for tick records, tests and benchmarks.
 
 use super::layout::{LayoutError, Spec};
-use super::region::{Backing, Region};
+use super::region::Region;
+use crate::backing::Backing;
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::sync::Arc;

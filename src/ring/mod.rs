@@ -50,11 +50,7 @@ pub use memory::{Memory, PositionWord};
 pub use producer::{Claim, ClaimError, Producer};
 
 #[cfg(not(loom))]
-pub use {
-    header::Header,
-    heap::HeapRegion,
-    region::{Backing, Region},
-};
+pub use {header::Header, heap::HeapRegion, region::Region};
 
 #[cfg(loom)]
 mod model;

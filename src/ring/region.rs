@@ -4,25 +4,10 @@ use super::header::Header;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
 use super::prefetch;
+use crate::backing::Backing;
 use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
 use std::sync::Arc;
-
-/// Bytes that stay mapped at one address, writable, until dropped.
-///
-/// # Safety
-/// `base` is valid for reads and writes of `len` bytes for as long as the value lives, aligned to 4096; both answers
-/// never change; and no Rust reference to those bytes is ever formed, other than to an atomic.
-pub unsafe trait Backing: Send + Sync {
-    /// First byte.
-    fn base(&self) -> NonNull<u8>;
-    /// Number of bytes.
-    fn len(&self) -> usize;
-    /// Whether there are no bytes at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// A laid-out ring in real memory. Clones share it.
 #[derive(Clone)]
@@ -88,6 +73,8 @@ impl Region {
     /// What both positions are now, committed first: for observers that take neither side.
     pub fn positions(&self) -> (u64, u64) {
         // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        // SYNC POINT `RELEASED`, Acquire, and
+        // SYNC POINT `COMMITTED`, Acquire: only so that the second load cannot come before the first.
         let released = self.consumer_position().load(Ordering::Acquire);
         (self.producer_position().load(Ordering::Acquire), released)
     }

@@ -2,6 +2,7 @@
 
 use super::layout::{CONSUMER_POSITION, DATA_OFFSET, PRODUCER_POSITION};
 use super::*;
+use crate::backing::Backing;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -94,7 +94,8 @@ fn quoted(body: &str, quote: char) -> usize {
     body.len()
 }
 
-/// Marks what stands under `#[cfg(test)]`, `#[cfg(all(test, ...))]` or `#[test]`, up to the end of that item.
+/// Marks what stands under `#[cfg(test)]`, `#[cfg(all(test, ...))]`, `#[cfg(loom)]` or `#[test]`, up to the end of that
+/// item.
 fn mark_tests(tokens: &mut [Token<'_>]) {
     let mut at = 0;
     while at < tokens.len() {
@@ -105,7 +106,8 @@ fn mark_tests(tokens: &mut [Token<'_>]) {
         let end = closing(tokens, at + 1);
         let attribute: Vec<_> = tokens[at + 2..end].iter().map(|token| token.text).collect();
         let negated = attribute.windows(3).any(|window| window == ["not", "(", "test"]);
-        let is_test = matches!(attribute[..], ["test"])
+        // What stands under cfg(loom) is the model: it is compiled for the model check alone.
+        let is_test = matches!(attribute[..], ["test"] | ["cfg", "(", "loom", ")"])
             || (attribute.first() == Some(&"cfg") && attribute.contains(&"test") && !negated);
         if !is_test {
             at = end + 1;

@@ -14,6 +14,8 @@ use std::path::Path;
 /// The files that hold `unsafe`. The list can only shrink by itself: a file that no longer needs it must leave it, and
 /// a new one enters by a change to this line that a reviewer sees.
 const MAY_HOLD_UNSAFE: &[&str] = &[
+    "src/backing.rs",
+    "src/cli/demo/children.rs",
     "src/clock.rs",
     "src/denormals.rs",
     "src/engine/tests.rs",
@@ -28,6 +30,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/policy/native/kernels/elementwise.rs",
     "src/policy/native/kernels/gru.rs",
     "src/policy/native/kernels/lanes.rs",
+    "src/policy/native/kernels/limits.rs",
     "src/policy/native/kernels/lstm.rs",
     "src/policy/native/kernels/normalize.rs",
     "src/policy/native/kernels/panel.rs",
@@ -39,7 +42,11 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/ring/heap.rs",
     "src/ring/layout.rs",
     "src/ring/memory.rs",
+    "src/ring/model.rs",
+    "src/ring/prefetch.rs",
     "src/ring/producer.rs",
+    "src/ring/region.rs",
+    "src/ring/tests.rs",
     "src/shm.rs",
 ];
 
@@ -81,9 +88,6 @@ fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
             "{listed}: is listed as holding unsafe code, and holds none: take it off the list"
         ));
     }
-    for (from, to) in layers::SIDEWAYS.iter().filter(|edge| !checked.sideways.contains(edge)) {
-        found.push(format!("src/{from}: is forgiven for importing {to}, and does not: take it off the list"));
-    }
     for (label, sides) in &checked.labels {
         if sides.len() < 2 {
             found.push(format!("SYNC POINT {label}: stands only at {sides:?}; a Release needs its Acquire"));
@@ -98,7 +102,6 @@ fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
 struct Checked {
     files: usize,
     imports: usize,
-    sideways: BTreeSet<(&'static str, &'static str)>,
     unsafe_files: BTreeSet<String>,
     labels: BTreeMap<String, BTreeSet<&'static str>>,
 }
@@ -138,7 +141,6 @@ fn layering(source: &Source, tokens: &[Token<'_>], checked: &mut Checked, found:
     let Some(module) = layers::module_of(&source.path) else { return };
     for (imported, line) in layers::imports(&source.path, tokens) {
         checked.imports += 1;
-        checked.sideways.extend(layers::SIDEWAYS.iter().filter(|edge| **edge == (module, imported.as_str())));
         if let Some(objection) = layers::objection(module, &imported) {
             found.push(format!("{}:{line}: {objection}", source.path));
         }
@@ -300,7 +302,7 @@ fn clean() -> Vec<(&'static str, String)> {
             "src/engine/mod.rs",
             "use crate::{clock::{Clock, Nanos}, wire::X};\n#[cfg(test)]\nmod tests;\n".to_owned(),
         ),
-        ("src/shm.rs", "use crate::ring::Backing;\n".to_owned()),
+        ("src/shm.rs", "use crate::backing::Backing;\n".to_owned()),
         ("src/engine/tests.rs", "fn t() { x().unwrap(); std::time::Instant::now(); }\n".to_owned()),
     ]
 }
@@ -341,7 +343,8 @@ fn a_planted_violation_of_any_rule_is_found() {
         ("src/ring/layout.rs", "use crate::policy::X;", "ring imports policy"),
         ("src/policy/native/plan.rs", "use crate::clock::Clock;", "policy never imports clock"),
         ("src/policy/torch.rs", "use crate::engine::Engine;", "policy imports engine"),
-        ("src/shm.rs", "use super::{engine::Engine, ring::Backing};", "shm imports engine"),
+        ("src/shm.rs", "use super::{engine::Engine, backing::Backing};", "shm imports engine"),
+        ("src/shm.rs", "use crate::ring::Region;", "shm never imports ring"),
         ("src/telemetry/page.rs", "use crate::ring::Region;", "telemetry imports ring"),
         ("src/journal/writer.rs", "use crate::engine::TickRecord;", "journal imports engine"),
         ("src/config/raw.rs", "use crate::host::Core;", "config imports host"),
@@ -380,8 +383,7 @@ fn a_planted_violation_of_any_rule_is_found() {
 #[test]
 fn the_lists_of_exemptions_can_only_shrink() {
     let mut tree = clean();
-    tree.retain(|(path, _)| *path != "src/shm.rs");
     tree[1].1 = tree[1].1.replace("unsafe", "");
     let found = check(&tree);
-    assert_eq!(found.iter().filter(|line| line.contains("take it off the list")).count(), 2, "{found:?}");
+    assert_eq!(found.iter().filter(|line| line.contains("take it off the list")).count(), 1, "{found:?}");
 }

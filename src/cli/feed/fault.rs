@@ -195,7 +195,7 @@ mod tests {
     fn each_fault_does_what_its_name_says() {
         let payload = [1.0f32; 3];
         let header = ObservationHeader { sequence: 5, ts_publish_ns: u64::MAX, ..Default::default() };
-        let mut altered = |text: &str| {
+        let altered = |text: &str| {
             let mut injector = injector(text);
             let drawn = injector.draw();
             let mut spoiled = payload;

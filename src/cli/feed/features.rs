@@ -8,6 +8,7 @@
 pub const N: usize = 32;
 
 /// The features' names, in the order in which they stand in an observation.
+#[cfg(test)]
 pub const NAMES: [&str; N] = [
     "spread_bp",
     "spread_excess_bp",

@@ -70,10 +70,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIMES", requires = "replay", default_value = "1")]
     repeat: NonZeroU64,
     /// Publish at the source's own times, so many times faster: 1 is as recorded; or max
-    #[arg(long, value_name = "TIMES", conflicts_with_all = ["rate", "burst"])]
+    #[arg(long, value_name = "TIMES", allow_negative_numbers = true, conflicts_with_all = ["rate", "burst"])]
     pace: Option<Pace>,
     /// Publish so many observations a second, evenly [default: 1000, but a replay as recorded]; or max
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rate: Option<Rate>,
     /// Publish in groups of so many back to back, at the same mean rate
     #[arg(long, value_name = "N", default_value = "1")]
@@ -82,7 +82,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// End after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     seconds: Option<Duration>,
     /// Seed of everything that is drawn
     #[arg(long, default_value_t = 1)]
@@ -94,7 +94,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = OnFull::Wait)]
     on_full: OnFull,
     /// Wait so long for the agent's ring to appear
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     wait: Duration,
     /// Burn a core between observations instead of sleeping
     #[arg(long)]
@@ -137,6 +137,29 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         println!("{}", summary(&report));
     }
     Ok(ExitCode::Ok)
+}
+
+/// For a command that passes its arguments on to a feed: the text, once it is known to be good.
+fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned())
+}
+
+pub(super) fn checked_rate(text: &str) -> Result<String, String> {
+    checked::<Rate>(text)
+}
+
+pub(super) fn checked_pace(text: &str) -> Result<String, String> {
+    checked::<Pace>(text)
+}
+
+pub(super) fn checked_faults(text: &str) -> Result<String, String> {
+    checked::<FaultRates>(text)
+}
+
+/// Says what is wrong with a recording, as far as its header tells.
+pub(super) fn check_recording(path: &std::path::Path) -> Result<(), Failure> {
+    Recording::open(path)?;
+    Ok(())
 }
 
 /// What the arguments mean for an agent of this dimension.

@@ -40,7 +40,10 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    agent: AgentSelection,
+    agent: AgentArguments,
+    /// Look at a log instead: whether every action is in it, each once
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "log"])]
+    check_log: Option<PathBuf>,
     /// Append every action to this file, as CSV, before it is released
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -48,7 +51,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// End after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     seconds: Option<Duration>,
     /// Go on when the agent stops or halts, and wait for its next start
     #[arg(long)]
@@ -57,7 +60,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     heartbeat_timeout_ms: u64,
     /// Wait so long for the agent's rings to appear, or for an agent that has ended to start again
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     wait: Duration,
     /// Burn a core while the ring is empty instead of sleeping
     #[arg(long)]
@@ -70,21 +73,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// An agent, or a log to look at instead.
-#[derive(Debug, clap::Args)]
-struct AgentSelection {
-    #[command(flatten)]
-    agent: Option<AgentArguments>,
-    /// Check a log instead: everything in it, each action once
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "AgentArguments",
-        required_unless_present = "AgentArguments"
-    )]
-    check_log: Option<PathBuf>,
-}
-
 /// How long an empty ring is left alone.
 const EMPTY_SLEEP: Nanos = Nanos::from_micros(200);
 /// How often the agent is told that this gateway is alive, and its condition is looked at between actions.
@@ -93,16 +81,10 @@ const ATTEND_EVERY: Nanos = Nanos::from_millis(1);
 const REPLACED_EVERY: Nanos = Nanos::from_millis(50);
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    if let Some(path) = &arguments.agent.check_log {
+    if let Some(path) = &arguments.check_log {
         return check(path);
     }
-    let Some(agent) = &arguments.agent.agent else {
-        return Err(Failure::new(
-            ExitCode::Usage,
-            "no agent named; allowed: --config, --name or --check-log",
-        ));
-    };
-    let directory = agent.directory()?;
+    let directory = arguments.agent.directory()?;
     let mut stop = StopSignals::install()?;
     if let Some(core) = arguments.core {
         pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, format!("--core: {error}")))?;

@@ -100,6 +100,11 @@ impl Bundle {
         &self.signature
     }
 
+    /// Its policy, verified and not loaded.
+    pub fn policy_file(&self) -> &PolicyFile {
+        &self.policy
+    }
+
     /// Its golden vectors.
     pub fn golden(&self) -> &Golden {
         &self.golden

@@ -71,6 +71,14 @@ impl Candidate {
         }
     }
 
+    /// The TorchScript file, read and not loaded.
+    pub fn policy_file(&self) -> &PolicyFile {
+        match self {
+            Self::Bundle(bundle) => bundle.policy_file(),
+            Self::Unproven(file) => file,
+        }
+    }
+
     /// The manifest, where there is one.
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {

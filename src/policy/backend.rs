@@ -111,9 +111,9 @@ impl PolicyFile {
                 let observation = self.needed(widths.observation)?;
                 Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
             }
-            Backend::Native => self.load_native(widths),
+            Backend::Native => self.load_boxed(widths),
             Backend::Torch => self.load_torch(widths),
-            Backend::Auto => match self.load_native(widths) {
+            Backend::Auto => match self.load_boxed(widths) {
                 Err(PolicyError::Unsupported { path, reason }) => {
                     self.load_torch(widths).map_err(|torch| match torch {
                         PolicyError::Backend { .. } => PolicyError::Unsupported {
@@ -128,7 +128,15 @@ impl PolicyFile {
         }
     }
 
-    fn load_native(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+    fn load_boxed(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        Ok(Box::new(self.load_native(widths)?))
+    }
+
+    /// Loads the policy with the native engine, whose plan can be looked at.
+    ///
+    /// # Errors
+    /// As [`PolicyFile::load`].
+    pub fn load_native(&self, widths: Widths) -> Result<Native, PolicyError> {
         let Signature { noise, states } = self.signature.clone().unwrap_or_default();
         let options = native::Options {
             observation: widths.observation,
@@ -152,7 +160,7 @@ impl PolicyFile {
                 path: self.path.clone(),
                 reason: format!("expected an action of {expected} elements, found {}", found.action),
             }),
-            _ => Ok(Box::new(policy)),
+            _ => Ok(policy),
         }
     }
 

@@ -9,19 +9,21 @@
 //!  exit code  ◀───────────────── how it ended ────────
 //! ```
 
+mod candidate;
 mod rings;
 mod status;
 
+use crate::bundle::BundleError;
 use crate::clock::{Clock, MachineClock, MonotonicClock, Nanos};
-use crate::config::{AgentConfig, PolicySource};
+use crate::config::AgentConfig;
 use crate::engine::{
-    self, Command, CommandWord, Engine, EngineError, OnMiss, Parts, RunEnd, TickRecord, WarmUp,
+    self, Command, CommandWord, Engine, EngineError, InputGuard, OnMiss, Parts, RunEnd, TickRecord, WarmUp,
 };
 use crate::host::{
     AgentDirectory, CoreError, DirectoryError, Role, ServiceManager, lock_all_memory, pin_to, prefault_stack,
     use_fifo_scheduler,
 };
-use crate::policy::{Null, Policy, PolicyError, PolicyFile, Widths};
+use crate::policy::{Policy, PolicyError};
 use crate::ring::{Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
@@ -63,6 +65,24 @@ pub enum DaemonError {
     /// The rings contradict each other.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Its bundle, or what was found in its place.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The input guard is to act on statistics that there are none of.
+    #[error(
+        "observation.guard.mode = {mode:?}: the policy stands alone, without a manifest that says what its training \
+         saw; allowed: \"off\" or \"count\""
+    )]
+    NoStatistics {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// The policy did not come back from being loaded.
+    #[error("the policy was not loaded within policy.load_timeout_ms = {}: it hangs", limit.as_millis())]
+    LoadHung {
+        /// How long it had.
+        limit: Duration,
+    },
     /// The machine refuses what a strict configuration demands.
     #[error("refused, since the configuration is strict: {0}")]
     Strict(String),
@@ -133,16 +153,16 @@ fn serve(
     action_header.beat_producer(MonotonicClock.now().0);
     action_header.set_state(AgentState::Starting.number(), 0);
 
-    let (policy, hash) = load_policy(config)?;
-    action_header.set_bundle_hash(&hash);
-    let backend = policy.backend();
+    let loaded = candidate::load(config)?;
+    action_header.set_bundle_hash(&loaded.sha256);
     let counters = Arc::new(Counters::new());
     let (records_in, mut records) = engine::record_ring(RECORD_CAPACITY);
     let commands = Arc::new(CommandWord::new());
     let (reports, inbox) = bounded(4);
     let observation_header = rings.observations.header();
     let parts = EngineParts {
-        policy,
+        policy: loaded.policy,
+        input_guard: loaded.input_guard,
         observations: Consumer::attach(rings.observations.clone()).map_err(EngineError::from)?,
         observation_header: observation_header.clone(),
         actions: Producer::attach(rings.actions.clone()).map_err(EngineError::from)?,
@@ -163,7 +183,7 @@ fn serve(
     };
 
     let mut supervisor = Supervisor {
-        status: Status::new(config, backend, epoch, &hash, counters),
+        status: Status::new(config, loaded.provenance, epoch, &loaded.sha256, counters),
         service: ServiceManager::from_environment(),
         directory,
         action_header,
@@ -179,23 +199,10 @@ fn serve(
     end
 }
 
-fn load_policy(config: &AgentConfig) -> Result<(Box<dyn Policy>, [u8; 32]), PolicyError> {
-    match &config.policy.source {
-        PolicySource::Null => Ok((Box::new(Null::new(config.dimensions)), [0; 32])),
-        PolicySource::Path(path) => {
-            let file = PolicyFile::read(path)?;
-            let widths = Widths {
-                observation: Some(config.dimensions.observation),
-                action: Some(config.dimensions.action),
-            };
-            Ok((file.load(config.policy.backend, widths)?, file.sha256()))
-        }
-    }
-}
-
 /// What the supervisor hands to the engine's thread; the clock is made there.
 struct EngineParts {
     policy: Box<dyn Policy>,
+    input_guard: Option<InputGuard>,
     observations: Consumer,
     observation_header: Header,
     actions: Producer,
@@ -265,6 +272,7 @@ fn arm(
 
     let EngineParts {
         policy,
+        input_guard,
         observations,
         observation_header,
         actions,
@@ -285,6 +293,9 @@ fn arm(
         settings: config.settings.clone(),
         epoch,
     })?;
+    if let Some(guard) = input_guard {
+        engine.guard_input(guard);
+    }
     let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;
     Ok((engine, warm_up, degraded))
 }

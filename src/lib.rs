@@ -11,13 +11,14 @@
 //! |---|---|---|
 //! | L0 | `sync`, [`clock`], [`denormals`], [`backing`] | atomics and cells, time, float mode, stable bytes |
 //! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
-//! | L2 | [`ring`], [`shm`], [`policy`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, histograms |
+//! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
 pub mod backing;
+pub mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -16,9 +16,9 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
+use crate::bundle;
 use crate::config::{self, AgentConfig, PolicySource, Problem};
-use crate::engine::{Backlog, Bounds, BudgetSpec, IdleStrategy, OnFull, OnGap, OnMiss};
-use crate::policy;
+use crate::engine::{Backlog, Bounds, BudgetSpec, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
 use crate::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -67,7 +67,7 @@ fn print(text: &str) -> Result<(), Failure> {
 fn notes(config: &AgentConfig) -> Vec<String> {
     let mut notes = Vec::new();
     if let PolicySource::Path(path) = &config.policy.source {
-        let file = policy::policy_file(path);
+        let file = if path.is_dir() { path.join(bundle::MANIFEST) } else { path.clone() };
         if let Err(error) = std::fs::metadata(&file) {
             notes.push(format!("{}: {error}; `run` will need it", file.display()));
         }
@@ -105,6 +105,9 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
             PolicySource::Null => "none: zeros at once".to_owned(),
         },
     );
+    if config.policy.source != PolicySource::Null {
+        line("", trust(config));
+    }
     let slot = ObservationHeader::slot_size(dimensions.observation);
     line(
         "observation",
@@ -193,6 +196,27 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     text
 }
 
+/// What a policy must show before it is taken, and how it is called.
+fn trust(config: &AgentConfig) -> String {
+    let trust = &config.policy.trust;
+    let signature = match (trust.require_signature, trust.public_keys.len()) {
+        (true, keys) => format!("signature required, {keys} trusted keys"),
+        (false, 0) => "no signature required".to_owned(),
+        (false, keys) => format!("no signature required, checked with {keys} trusted keys"),
+    };
+    let noise = match (config.policy.deterministic, config.policy.seed) {
+        (true, _) => "deterministic".to_owned(),
+        (false, Some(seed)) => format!("stochastic, seed {seed}"),
+        (false, None) => "stochastic, a new seed at every start".to_owned(),
+    };
+    let guard = config.policy.guard;
+    let guard = match guard.mode {
+        GuardMode::Off => "features are not compared with the training's".to_owned(),
+        mode => format!("features beyond {} deviations: {}", guard.deviations, mode.name()),
+    };
+    format!("{signature}; {noise}; {guard}")
+}
+
 fn halt_after(budget: BudgetSpec, one: &str, several: &str) -> String {
     match budget.misses {
         0 => format!("halt at the first {one}"),
@@ -262,6 +286,12 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
                 PolicySource::Null => None,
             },
             "backend": config.policy.backend.name(),
+            "require_signature": config.policy.trust.require_signature,
+            "public_keys": config.policy.trust.public_keys,
+            "deterministic": config.policy.deterministic,
+            "seed": config.policy.seed,
+            "load_timeout_ms": config.policy.load_timeout.as_millis() as u64,
+            "allow_unsandboxed_torch": config.policy.allow_unsandboxed_torch,
         },
         "observation": {
             "dimension": config.dimensions.observation,
@@ -276,6 +306,10 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
             },
             "low": observation_low,
             "high": observation_high,
+            "guard": {
+                "mode": config.policy.guard.mode.name(),
+                "deviations": config.policy.guard.deviations,
+            },
         },
         "action": {
             "dimension": config.dimensions.action,

@@ -3,6 +3,7 @@
 //! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
 //! systemd unit lists those that must not be answered by a restart.
 
+use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::host::DirectoryError;
@@ -182,11 +183,24 @@ impl From<PolicyError> for Failure {
     }
 }
 
+impl From<BundleError> for Failure {
+    fn from(error: BundleError) -> Self {
+        match error {
+            BundleError::Unreadable { path, source } => Self::from_io(&path, &source),
+            BundleError::Refused { .. } => Self::new(ExitCode::Bundle, error.to_string()),
+            BundleError::Policy(error) => error.into(),
+        }
+    }
+}
+
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match error {
             DaemonError::Directory(error) => return error.into(),
             DaemonError::Policy(error) => return error.into(),
+            DaemonError::Bundle(error) => return error.into(),
+            DaemonError::NoStatistics { .. } => ExitCode::Config,
+            DaemonError::LoadHung { .. } => ExitCode::Hung,
             DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,
             DaemonError::Strict(_) => ExitCode::Permission,
             DaemonError::System { .. } => ExitCode::Temporary,

@@ -15,10 +15,11 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
+use crate::bundle::{Candidate, Trust};
 use crate::clock::{Clock, MachineClock, Nanos};
 use crate::engine::made_up_observations;
-use crate::policy::native::{Description, Native, Options, StepDescription};
-use crate::policy::{Policy, policy_file};
+use crate::policy::native::{Description, Native, StepDescription};
+use crate::policy::{Policy, Widths};
 use crate::validation::{Objective, validate};
 use std::path::PathBuf;
 
@@ -39,9 +40,11 @@ pub(super) struct Arguments {
 const CALLS: u64 = 20_000;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    let path = policy_file(&arguments.policy);
-    let options = Options { observation: arguments.dimension.map(usize::from), ..Options::default() };
-    let mut policy = Native::load(&path, &options)?;
+    let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
+    let observation = candidate.manifest().map(|manifest| manifest.observation.dimension);
+    let observation = arguments.dimension.map(usize::from).or(observation);
+    let file = candidate.policy_file();
+    let mut policy = file.load_native(Widths { observation, action: None })?;
     let plan = policy.describe();
     let speed = measure(&mut policy, &plan)?;
     if arguments.json {
@@ -56,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     };
     println!(
         "{}: {} -> {}{states}, {}, {} weights",
-        path.display(),
+        file.path().display(),
         plan.observation,
         plan.action,
         plan.isa,

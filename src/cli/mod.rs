@@ -6,6 +6,7 @@
 pub mod exit;
 
 mod agent;
+mod bundle;
 mod check;
 mod demo;
 mod feed;
@@ -31,6 +32,8 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     Feed(feed::Arguments),
     Tap(tap::Arguments),
     Demo(demo::Arguments),
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

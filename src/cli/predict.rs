@@ -12,8 +12,9 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
+use crate::bundle::{Candidate, Served, Trust};
 use crate::denormals::FlushDenormals;
-use crate::policy::{Backend, Policy, PolicyFile, Widths};
+use crate::policy::{Backend, Policy, Widths};
 use std::path::PathBuf;
 
 /// Run a policy over recorded observations
@@ -34,9 +35,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observations = Matrix::read(&arguments.observations)?;
-    let file = PolicyFile::read(&arguments.policy)?;
-    let mut policy =
-        file.load(arguments.backend, Widths { observation: Some(observations.width), action: None })?;
+    let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
+    let widths = Widths { observation: Some(observations.width), action: None };
+    let Served { mut policy, passed_over, .. } = candidate.load(arguments.backend, widths)?;
+    super::bundle::tell_passed_over(passed_over.as_ref());
     let actions = predict(policy.as_mut(), &observations)?;
     actions.write(&arguments.out)?;
     println!(

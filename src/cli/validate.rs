@@ -19,9 +19,10 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
+use crate::bundle::{Candidate, Served, Trust};
 use crate::clock::{MachineClock, Nanos};
 use crate::host::{lock_all_memory, pin_to, prefault_stack};
-use crate::policy::{Backend, PolicyFile, Widths};
+use crate::policy::{Backend, Widths};
 use crate::telemetry::{Histogram, Percentiles};
 use crate::validation::{Baseline, Comparison, Objective, Summary, Validation, html_report, validate};
 use hdrhistogram::serialization::V2Serializer;
@@ -86,9 +87,11 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if given.as_ref().is_some_and(|matrix| matrix.rows == 0) {
         return Err(Failure::new(ExitCode::Usage, "--observations: there are none in the file"));
     }
-    let file = PolicyFile::read(&arguments.policy)?;
+    let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
-    let mut policy = file.load(arguments.backend, Widths { observation, action: None })?;
+    let Served { mut policy, passed_over, .. } =
+        candidate.load(arguments.backend, Widths { observation, action: None })?;
+    super::bundle::tell_passed_over(passed_over.as_ref());
     let width = policy.dimensions().observation;
     let observations = match &given {
         Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
@@ -116,7 +119,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let summary = validation.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
     if let Some(path) = &arguments.html {
-        write(path, html_report(&validation, &file.path().display().to_string()).as_bytes())?;
+        write(path, html_report(&validation, &arguments.policy.display().to_string()).as_bytes())?;
     }
     if let Some(path) = &arguments.hlog {
         write(path, &interval_log(&validation))?;

@@ -1,9 +1,11 @@
 //! The configuration as the daemon uses it: every value checked, every default filled in.
 
+use crate::bundle::Trust;
 use crate::clock::Nanos;
-use crate::engine::{IdleStrategy, Settings, WarmUpSpec};
+use crate::engine::{GuardSpec, IdleStrategy, Settings, WarmUpSpec};
 use crate::policy::Dimensions;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,18 +37,30 @@ pub struct AgentConfig {
 }
 
 /// The policy and what runs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PolicyConfig {
     /// The policy's file; relative paths in the file are relative to the file.
     pub source: PolicySource,
     /// What runs it.
     pub backend: Backend,
+    /// Whose bundles are taken.
+    pub trust: Trust,
+    /// Whether actions are the deterministic ones, without noise.
+    pub deterministic: bool,
+    /// What noise is drawn from; `None` draws a new one at every start.
+    pub seed: Option<u64>,
+    /// How long loading may take, golden vectors included.
+    pub load_timeout: Duration,
+    /// Whether libtorch may run where the kernel cannot take write access away from it.
+    pub allow_unsandboxed_torch: bool,
+    /// What is done about features unlike those of the training.
+    pub guard: GuardSpec,
 }
 
 /// Where a policy comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
-    /// A TorchScript file, or a bundle directory that holds one.
+    /// A bundle directory, or a TorchScript file that stands alone.
     Path(PathBuf),
     /// Nothing is loaded: the `null` backend answers zeros.
     Null,

@@ -4,8 +4,9 @@ use super::built::{AgentConfig, EngineConfig, PolicyConfig, PolicySource};
 use super::document::{Document, Setting};
 use super::raw::{self, Idle, Raw};
 use super::rule::{Numbers, Place};
+use crate::bundle::Trust;
 use crate::clock::Nanos;
-use crate::engine::{Bounds, BudgetSpec, Deadlines, IdleStrategy, OnMiss, Settings, WarmUpSpec};
+use crate::engine::{Bounds, BudgetSpec, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec};
 use crate::policy::{Backend, Dimensions};
 use crate::ring::MAX_SLOT_SIZE;
 use crate::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
@@ -21,7 +22,7 @@ const DEFAULT_IDLE_SLEEP_US: u64 = 50;
 /// Builds the configuration, or notes what contradicts what. `directory` is the one that holds the file. `None` only
 /// where a problem was noted.
 pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<AgentConfig> {
-    let policy = policy(document, &raw.policy, directory);
+    let policy = policy(document, raw, directory);
     let observation_dimension = raw.observation.dimension.value as usize;
     let (low, high) = (&raw.observation.low, &raw.observation.high);
     let observation_bounds = bounds(document, observation_dimension, low, high);
@@ -64,7 +65,8 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
     document.is_good().then_some(config)
 }
 
-fn policy(document: &Document<'_>, policy: &raw::Policy, directory: &Path) -> Option<PolicyConfig> {
+fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<PolicyConfig> {
+    let policy = &raw.policy;
     let backend = policy.backend.value;
     let source = match (&policy.path, backend) {
         (None, Backend::Null) => PolicySource::Null,
@@ -81,7 +83,26 @@ fn policy(document: &Document<'_>, policy: &raw::Policy, directory: &Path) -> Op
             return None;
         }
     };
-    Some(PolicyConfig { source, backend })
+    let require_signature = policy.require_signature.value;
+    if require_signature && policy.public_keys.value.is_empty() {
+        let what = "no signature can be good, as policy.public_keys is empty".to_owned();
+        let allowed = "true only with a public key".to_owned();
+        document.contradicts(&policy.require_signature, what, allowed);
+    }
+    if let (Some(seed), true) = (&policy.seed, policy.deterministic.value) {
+        let what = "has no effect, as policy.deterministic = true draws no noise".to_owned();
+        document.contradicts(seed, what, "a seed only with policy.deterministic = false".to_owned());
+    }
+    Some(PolicyConfig {
+        source,
+        backend,
+        trust: Trust { require_signature, public_keys: policy.public_keys.value.clone() },
+        deterministic: policy.deterministic.value,
+        seed: policy.seed.as_ref().map(|seed| seed.value),
+        load_timeout: Duration::from_millis(policy.load_timeout_ms.value),
+        allow_unsandboxed_torch: policy.allow_unsandboxed_torch.value,
+        guard: GuardSpec { mode: raw.guard.mode.value, deviations: raw.guard.deviations.value },
+    })
 }
 
 type ActionParts = (Bounds, Box<[f32]>, Box<[f32]>);

@@ -2,8 +2,9 @@
 //! must be to each other is the business of `checked`.
 
 use super::document::{Document, Setting, Table};
-use super::rule::{Choice, Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Text, Whole};
-use crate::engine::{Backlog, BudgetSpec, OnFull, OnGap, OnMiss};
+use super::rule::{Choice, Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Text, Texts, Whole};
+use crate::bundle::is_public_key;
+use crate::engine::{Backlog, BudgetSpec, GuardMode, OnFull, OnGap, OnMiss};
 use crate::policy::Backend;
 use crate::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use crate::wire::MAX_DIMENSION;
@@ -12,6 +13,7 @@ pub(super) struct Raw {
     pub(super) agent: Agent,
     pub(super) policy: Policy,
     pub(super) observation: Observation,
+    pub(super) guard: Guard,
     pub(super) action: Action,
     pub(super) deadline: Deadline,
     pub(super) errors: Budget,
@@ -31,6 +33,17 @@ pub(super) struct Policy {
     pub(super) place: Option<Place>,
     pub(super) path: Option<Setting<String>>,
     pub(super) backend: Setting<Backend>,
+    pub(super) require_signature: Setting<bool>,
+    pub(super) public_keys: Setting<Vec<String>>,
+    pub(super) deterministic: Setting<bool>,
+    pub(super) seed: Option<Setting<u64>>,
+    pub(super) load_timeout_ms: Setting<u64>,
+    pub(super) allow_unsandboxed_torch: Setting<bool>,
+}
+
+pub(super) struct Guard {
+    pub(super) mode: Setting<GuardMode>,
+    pub(super) deviations: Setting<f64>,
 }
 
 pub(super) struct Observation {
@@ -93,6 +106,8 @@ pub(super) struct WarmUp {
 const DIMENSION: Whole = Whole(1, MAX_DIMENSION as u64);
 const CAPACITY: PowerOfTwo = PowerOfTwo(MIN_CAPACITY, MAX_CAPACITY);
 const DEFAULT_CAPACITY: u64 = 4096;
+/// Keys that may sign bundles; a list that nobody can look through is no list.
+const MAX_PUBLIC_KEYS: usize = 16;
 /// A deadline beyond ten seconds is none: the machine would rather be slow than late.
 const DEADLINE_US: Whole = Whole(1, 10_000_000);
 
@@ -101,6 +116,7 @@ pub(super) fn read(document: &Document<'_>) -> Option<Raw> {
     let agent = agent(&document.table("agent"));
     let policy = policy(&document.table("policy"));
     let observation = observation(&document.table("observation"));
+    let guard = guard(&document.table("observation").table("guard"));
     let action = action(&document.table("action"));
     let deadline = deadline(&document.table("deadline"));
     let errors = budget(&document.table("errors").table("budget"), ERROR_BUDGET);
@@ -111,6 +127,7 @@ pub(super) fn read(document: &Document<'_>) -> Option<Raw> {
         agent: agent?,
         policy,
         observation: observation?,
+        guard,
         action: action?,
         deadline,
         errors,
@@ -150,6 +167,29 @@ fn policy(table: &Table<'_, '_>) -> Policy {
         place: table.place.clone(),
         path: table.optional("path", Text { form: "a path", fits: is_path }),
         backend: table.or("backend", Choice(BACKENDS), Backend::Auto),
+        require_signature: table.or("require_signature", Flag, false),
+        public_keys: table.or(
+            "public_keys",
+            Texts { form: "minisign public keys", fits: is_public_key, most: MAX_PUBLIC_KEYS },
+            Vec::new(),
+        ),
+        deterministic: table.or("deterministic", Flag, true),
+        seed: table.optional("seed", Whole(0, i64::MAX as u64)),
+        load_timeout_ms: table.or("load_timeout_ms", Whole(100, 3_600_000), 60_000),
+        allow_unsandboxed_torch: table.or("allow_unsandboxed_torch", Flag, false),
+    }
+}
+
+fn guard(table: &Table<'_, '_>) -> Guard {
+    const MODES: &[(&str, GuardMode)] = &[
+        ("off", GuardMode::Off),
+        ("count", GuardMode::Count),
+        ("clamp", GuardMode::Clamp),
+        ("safe_default", GuardMode::SafeDefault),
+    ];
+    Guard {
+        mode: table.or("mode", Choice(MODES), GuardMode::Count),
+        deviations: table.or("deviations", Number(0.5, 1_000.0), 10.0),
     }
 }
 

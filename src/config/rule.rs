@@ -41,6 +41,13 @@ pub enum Allowed {
     Choice(Vec<&'static str>),
     /// Text of this form.
     Text(&'static str),
+    /// An array of texts of this form, of at most so many.
+    Texts {
+        /// The form, in words.
+        form: &'static str,
+        /// The most texts.
+        most: usize,
+    },
     /// One number for every element, or an array with a number for each.
     Limits(&'static str),
     /// An array with a number for each element.
@@ -61,6 +68,7 @@ impl fmt::Display for Allowed {
                 Ok(())
             }
             Self::Text(form) => write!(out, "{form}"),
+            Self::Texts { form, most } => write!(out, "an array of at most {most} {form}"),
             Self::Limits(which) => {
                 write!(out, "{which}, one for all elements or an array with one for each")
             }
@@ -203,6 +211,36 @@ impl Rule for Text {
         } else {
             Err("not of the form allowed".to_owned().into())
         }
+    }
+}
+
+/// An array of texts that pass a check.
+pub(super) struct Texts {
+    /// The form, in words.
+    pub(super) form: &'static str,
+    /// Whether a text has it.
+    pub(super) fits: fn(&str) -> bool,
+    /// The most texts.
+    pub(super) most: usize,
+}
+
+impl Rule for Texts {
+    type Value = Vec<String>;
+
+    fn allowed(&self) -> Allowed {
+        Allowed::Texts { form: self.form, most: self.most }
+    }
+
+    fn read(&self, node: &Node<'_>) -> Result<Vec<String>, Wrong> {
+        let array = node.get_ref().as_array().ok_or_else(|| wrong_type(node))?;
+        if array.len() > self.most {
+            return Err(format!("length {}", array.len()).into());
+        }
+        let text = Text { form: self.form, fits: self.fits };
+        let read = |(index, element): (usize, &Node<'_>)| {
+            text.read(element).map_err(|wrong| Wrong { element: Some((index, element.span())), ..wrong })
+        };
+        array.iter().enumerate().map(read).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
 
+use super::candidate::{GuardFigures, Provenance};
+use crate::bundle::hex;
 use crate::clock::Nanos;
 use crate::config::AgentConfig;
 use crate::engine::{TickRecord, WarmUp};
@@ -15,7 +17,7 @@ const FEED_LOST_AFTER: Nanos = Nanos::from_millis(1_000);
 /// Everything that was gathered since the start.
 pub(super) struct Status {
     name: String,
-    backend: &'static str,
+    provenance: Provenance,
     epoch: u64,
     bundle_sha256: String,
     degraded: Vec<String>,
@@ -45,6 +47,8 @@ struct Snapshot<'a> {
     epoch: u64,
     backend: &'static str,
     bundle_sha256: &'a str,
+    policy: &'a Provenance,
+    input_guard: Option<GuardFigures>,
     degraded: &'a [String],
     feed: FeedState,
     warm_up: Option<WarmUpFigures>,
@@ -71,16 +75,16 @@ struct Latencies {
 impl Status {
     pub(super) fn new(
         config: &AgentConfig,
-        backend: &'static str,
+        provenance: Provenance,
         epoch: u64,
         bundle_hash: &[u8; 32],
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             name: config.name.clone(),
-            backend,
+            provenance,
             epoch,
-            bundle_sha256: bundle_hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            bundle_sha256: hex(bundle_hash),
             degraded: Vec::new(),
             warm_up: None,
             counters,
@@ -142,8 +146,10 @@ impl Status {
             state: AgentState::from_number(state).map_or("unknown", AgentState::name),
             reason: u16::try_from(reason).ok().and_then(Reason::from_number).map_or("unknown", Reason::name),
             epoch: self.epoch,
-            backend: self.backend,
+            backend: self.provenance.backend(),
             bundle_sha256: &self.bundle_sha256,
+            policy: &self.provenance,
+            input_guard: self.provenance.guard_figures(),
             degraded: &self.degraded,
             feed: self.feed,
             warm_up: self.warm_up.map(|warm_up| WarmUpFigures {

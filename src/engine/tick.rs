@@ -1,6 +1,7 @@
 //! One tick: peek, admit, infer, judge, commit, release, hand a record on.
 
 use super::budget::Budget;
+use super::input_guard::{Finding, InputGuard};
 use super::intake::{Frame, Intake};
 use super::record::TickRecord;
 use super::settings::{Backlog, OnFull, OnMiss, Settings, all_finite};
@@ -84,6 +85,7 @@ pub struct Engine<C> {
     records: Producer,
     counters: Arc<Counters>,
     intake: Intake,
+    input_guard: Option<InputGuard>,
     misses: Budget,
     errors: Budget,
     epoch: u32,
@@ -132,6 +134,7 @@ impl<C: Clock> Engine<C> {
             misses: Budget::new(settings.miss_budget),
             errors: Budget::new(settings.error_budget),
             intake: Intake::resumed(last),
+            input_guard: None,
             policy,
             settings,
             observations,
@@ -143,6 +146,11 @@ impl<C: Clock> Engine<C> {
             epoch,
             halted: None,
         })
+    }
+
+    /// Holds features to what the policy was trained on, from the next tick on.
+    pub fn guard_input(&mut self, guard: InputGuard) {
+        self.input_guard = Some(guard);
     }
 
     /// Answers at most one observation.
@@ -170,7 +178,8 @@ impl<C: Clock> Engine<C> {
         let mut header = ObservationHeader::default();
         peek.read(0, header.as_mut_bytes());
         peek.read(ObservationHeader::BYTES, self.observation.as_mut_bytes());
-        let frame = Frame { header, payload: &self.observation, position: peek.position() };
+        let position = peek.position();
+        let frame = Frame { header, payload: &self.observation, position };
 
         let mut claim = match self.actions.try_claim() {
             Ok(claim) => claim,
@@ -185,6 +194,11 @@ impl<C: Clock> Engine<C> {
         let mut flags = 0;
         let mut inference_ns = 0;
         let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut flags);
+        if let (Some(guard), None) = (&self.input_guard, refused)
+            && guard.apply(&mut self.observation) == Finding::Refuse
+        {
+            refused = Some(Reason::ObservationOutOfRange);
+        }
         let mut policy_failed = false;
         if refused.is_none() {
             let called = self.clock.begin();
@@ -222,7 +236,7 @@ impl<C: Clock> Engine<C> {
         let queue_ns = peeked.since(Nanos(header.ts_publish_ns)).0;
         let action = ActionHeader {
             sequence: header.sequence,
-            position: frame.position,
+            position,
             ts_event_ns: header.ts_event_ns,
             ts_publish_ns: header.ts_publish_ns,
             ts_commit_ns: verdict_at.0,

@@ -1,7 +1,7 @@
 //! Choosing a backend and loading a policy with it.
 
 use super::native::{self, Native};
-use super::{Dimensions, Null, Policy, PolicyError};
+use super::{Dimensions, Null, Policy, PolicyError, Signature};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -59,23 +59,21 @@ pub struct PolicyFile {
     path: PathBuf,
     bytes: Vec<u8>,
     sha256: [u8; 32],
-}
-
-/// The TorchScript file that a path means: itself, or the one in a bundle directory.
-pub fn policy_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("policy.pt") } else { path.to_owned() }
+    /// What a manifest says about `forward`; `None` where the file stands alone.
+    signature: Option<Signature>,
 }
 
 /// The largest policy file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
 impl PolicyFile {
-    /// Reads a TorchScript file, or the one in a bundle directory.
+    /// Reads a TorchScript file that stands alone. Nothing vouches for it: see `bundle` for those that prove
+    /// themselves.
     ///
     /// # Errors
     /// When it cannot be read, or is larger than a policy can be (1 GiB).
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
-        let path = policy_file(path);
+        let path = path.to_owned();
         let unreadable = |source| PolicyError::Unreadable { path: path.clone(), source };
         let length = std::fs::metadata(&path).map_err(unreadable)?.len();
         if length > MAX_FILE_BYTES {
@@ -84,7 +82,12 @@ impl PolicyFile {
         }
         let bytes = std::fs::read(&path).map_err(unreadable)?;
         let sha256 = Sha256::digest(&bytes).into();
-        Ok(Self { path, bytes, sha256 })
+        Ok(Self { path, bytes, sha256, signature: None })
+    }
+
+    /// A file whose bytes have been read and hashed by a verifier; they are the ones that run.
+    pub fn from_verified(path: PathBuf, bytes: Vec<u8>, sha256: [u8; 32], signature: Signature) -> Self {
+        Self { path, bytes, sha256, signature: Some(signature) }
     }
 
     /// Where it was read from.
@@ -108,9 +111,9 @@ impl PolicyFile {
                 let observation = self.needed(widths.observation)?;
                 Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
             }
-            Backend::Native => self.load_native(widths),
+            Backend::Native => self.load_boxed(widths),
             Backend::Torch => self.load_torch(widths),
-            Backend::Auto => match self.load_native(widths) {
+            Backend::Auto => match self.load_boxed(widths) {
                 Err(PolicyError::Unsupported { path, reason }) => {
                     self.load_torch(widths).map_err(|torch| match torch {
                         PolicyError::Backend { .. } => PolicyError::Unsupported {
@@ -125,16 +128,39 @@ impl PolicyFile {
         }
     }
 
-    fn load_native(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
-        let options = native::Options { observation: widths.observation, ..native::Options::default() };
+    fn load_boxed(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        Ok(Box::new(self.load_native(widths)?))
+    }
+
+    /// Loads the policy with the native engine, whose plan can be looked at.
+    ///
+    /// # Errors
+    /// As [`PolicyFile::load`].
+    pub fn load_native(&self, widths: Widths) -> Result<Native, PolicyError> {
+        let Signature { noise, states } = self.signature.clone().unwrap_or_default();
+        let options = native::Options {
+            observation: widths.observation,
+            noise,
+            states: states.clone(),
+            ..native::Options::default()
+        };
         let policy = Native::from_bytes(&self.bytes, &self.path, &options)?;
+        if self.signature.is_some() && policy.state_shapes() != states {
+            return Err(PolicyError::Shape {
+                path: self.path.clone(),
+                reason: format!(
+                    "expected carried states of shapes {states:?}, found {:?}",
+                    policy.state_shapes()
+                ),
+            });
+        }
         let found = policy.dimensions();
         match widths.action {
             Some(expected) if expected != found.action => Err(PolicyError::Shape {
                 path: self.path.clone(),
                 reason: format!("expected an action of {expected} elements, found {}", found.action),
             }),
-            _ => Ok(Box::new(policy)),
+            _ => Ok(policy),
         }
     }
 
@@ -154,6 +180,7 @@ impl PolicyFile {
             &self.path,
             self.needed(widths.observation)?,
             widths.action,
+            &self.signature.clone().unwrap_or_default(),
         )?;
         Ok(Box::new(policy))
     }

@@ -16,7 +16,7 @@ mod null;
 #[cfg(feature = "torch")]
 mod torch;
 
-pub use backend::{Backend, PolicyFile, Widths, policy_file};
+pub use backend::{Backend, PolicyFile, Widths};
 pub use error::{Fault, PolicyError};
 pub use null::Null;
 #[cfg(feature = "torch")]
@@ -29,6 +29,15 @@ pub struct Dimensions {
     pub observation: usize,
     /// Elements of one action.
     pub action: usize,
+}
+
+/// What `forward` takes after the observation, in this order: noise if there is any, then the carried states.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signature {
+    /// Elements of the noise, `[1, noise]`; zero where there is no such argument.
+    pub noise: usize,
+    /// The shape of each carried state, which is also that of the state returned in its place.
+    pub states: Vec<Vec<usize>>,
 }
 
 /// A loaded policy, ready to be called once per observation by a single thread.
@@ -64,6 +73,18 @@ pub trait Policy: Send {
 
     /// Puts carried state (of a recurrent policy) back to its initial value. Stateless policies do nothing.
     fn reset(&mut self) {}
+
+    /// The noise that the following calls take, zeros at first: with zeros the action is the deterministic one. Empty
+    /// where the policy has no randomness.
+    fn noise_mut(&mut self) -> &mut [f32] {
+        &mut []
+    }
+
+    /// The carried state `index`, row-major, in the order of `forward`'s arguments; `None` beyond the last one.
+    fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
+        let _ = index;
+        None
+    }
 
     /// What the most recent fault said, for the log. Never called on the hot path.
     fn last_fault(&self) -> Option<&str> {

@@ -11,33 +11,76 @@
 use std::path::Path;
 use std::sync::Once;
 
-use tch::{CModule, Device, Kind, TchError, Tensor};
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
-use super::{Dimensions, Fault, Policy, PolicyError};
+use super::{Dimensions, Fault, Policy, PolicyError, Signature};
 
 const BACKEND: &str = "torch";
 
-/// A TorchScript module whose `forward` takes one observation `[1, observation]` of float32 and returns one action,
-/// `[action]` or `[1, action]`, of float32, float64 or int64.
+/// A TorchScript module whose `forward` takes one observation `[1, observation]` of float32, and noise and carried
+/// states after it where the [`Signature`] says so. It returns one action, `[action]` or `[1, action]`, of float32,
+/// float64 or int64; with states, a tuple of the action and the next states.
 #[derive(Debug)]
 pub struct Torch {
     module: CModule,
-    // What the module gets to see: another tensor over the memory of `storage`. TorchScript may reshape its arguments
-    // in place and tie them to other memory, so that the tensor which is written to must not be the one it is given.
-    input: Tensor,
-    storage: Tensor,
+    /// The observation, the noise if there is any, the states.
+    inputs: Vec<Input>,
+    noise: Box<[f32]>,
+    states: Vec<Box<[f32]>>,
     dimensions: Dimensions,
     last_fault: Option<String>,
+}
+
+/// One argument of `forward`.
+#[derive(Debug)]
+struct Input {
+    // What the module gets to see: another tensor over the memory of `storage`. TorchScript may reshape its arguments
+    // in place and tie them to other memory, so that the tensor which is written to must not be the one it is given.
+    seen: Tensor,
+    storage: Tensor,
+    shape: Vec<i64>,
 }
 
 /// Why an output is not an action.
 enum Refusal {
     /// The policy raised, with this text.
     Raised(String),
-    /// It returned something else than a tensor; or one of a dtype, device or layout that cannot be taken.
+    /// It returned something else than asked for; or a tensor of a dtype, device or layout that cannot be taken.
     Kind(String),
     /// It returned a tensor of this shape, named as far as it is understood.
     Shape(String),
+}
+
+/// The most dimensions that an argument or a result has.
+const MAX_RANK: usize = 4;
+
+impl Input {
+    fn new(shape: &[usize]) -> Result<Self, TchError> {
+        let shape: Vec<i64> = shape.iter().map(|length| *length as i64).collect();
+        let storage = Tensor::f_zeros(&shape[..], (Kind::Float, Device::Cpu))?;
+        Ok(Self { seen: storage.f_alias()?, storage, shape })
+    }
+
+    /// Writes `values` into the memory behind the tensor that the module sees.
+    fn set(&mut self, values: &[f32]) -> Result<(), Refusal> {
+        let elements: i64 = self.shape.iter().product();
+        assert_eq!(values.len() as i64, elements, "the caller keeps the argument's width");
+        let target = self.storage.data_ptr();
+        // SAFETY: `storage` is a contiguous float32 tensor of `elements` elements on the CPU, made in `new` and never
+        // handed out. Through its alias a module can make the shared memory grow, never shrink, and the pointer is
+        // asked for anew each time. `&mut self` keeps other calls out; a task that the module forked and did not wait
+        // for may read a mixture of two observations here, though never freed memory.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), target.cast(), values.len()) };
+
+        let mut shape = [0i64; MAX_RANK];
+        let intact = self.seen.data_ptr() == target
+            && self.seen.is_contiguous()
+            && shape_of(&self.seen, &mut shape) == Some(&self.shape[..]);
+        if !intact {
+            self.seen = self.storage.f_alias().map_err(|error| Refusal::Raised(text_of(&error)))?;
+        }
+        Ok(())
+    }
 }
 
 impl Torch {
@@ -47,15 +90,15 @@ impl Torch {
     /// # Errors
     /// [`PolicyError::Unreadable`], [`PolicyError::Malformed`] for a file that is not TorchScript,
     /// [`PolicyError::Shape`] for other widths than asked for, [`PolicyError::Unsupported`] for a module that takes
-    /// carried state, returns something other than a tensor, or raises on zeros.
+    /// more than an observation, returns something other than a tensor, or raises on zeros.
     pub fn load(path: &Path, observation: usize, action: Option<usize>) -> Result<Self, PolicyError> {
         let archive = std::fs::read(path)
             .map_err(|source| PolicyError::Unreadable { path: path.to_path_buf(), source })?;
-        Self::from_archive(&archive, path, observation, action)
+        Self::from_archive(&archive, path, observation, action, &Signature::default())
     }
 
     /// Like [`Torch::load`], for an archive that has been read already, so that the bytes which were verified are the
-    /// ones that run. `origin` is named in errors.
+    /// ones that run, and for a `forward` of any [`Signature`]. `origin` is named in errors.
     ///
     /// # Errors
     /// As for [`Torch::load`].
@@ -64,6 +107,7 @@ impl Torch {
         origin: &Path,
         observation: usize,
         action: Option<usize>,
+        signature: &Signature,
     ) -> Result<Self, PolicyError> {
         prepare_process();
         let path = || origin.to_path_buf();
@@ -74,12 +118,26 @@ impl Torch {
             }
         })?;
 
-        let storage =
-            Tensor::f_zeros([1, observation as i64], (Kind::Float, Device::Cpu)).map_err(no_backend)?;
-        let input = storage.f_alias().map_err(no_backend)?;
-
-        let probe = tch::no_grad(|| forward(&module, &input));
-        let found = probe.and_then(|output| width_of(&output)).map_err(|refusal| match refusal {
+        let noise = (signature.noise > 0).then(|| vec![1, signature.noise]);
+        let shapes =
+            std::iter::once(vec![1, observation]).chain(noise).chain(signature.states.iter().cloned());
+        let inputs: Vec<Input> =
+            shapes.map(|shape| Input::new(&shape)).collect::<Result<_, _>>().map_err(no_backend)?;
+        let states: Vec<Box<[f32]>> = signature
+            .states
+            .iter()
+            .map(|shape| vec![0.0; shape.iter().product()].into_boxed_slice())
+            .collect();
+        let mut policy = Self {
+            module,
+            inputs,
+            noise: vec![0.0; signature.noise].into(),
+            states,
+            dimensions: Dimensions { observation, action: 0 },
+            last_fault: None,
+        };
+        let probe = tch::no_grad(|| policy.forward());
+        let found = probe.and_then(|(action, _)| width_of(&action)).map_err(|refusal| match refusal {
             Refusal::Raised(text) => refused_at_load(path(), observation, &text),
             Refusal::Kind(text) => PolicyError::Unsupported { path: path(), reason: text },
             Refusal::Shape(text) => PolicyError::Shape {
@@ -95,46 +153,69 @@ impl Torch {
                 reason: format!("expected an action of {expected} elements, found {found}"),
             });
         }
-        let dimensions = Dimensions { observation, action: found };
-        Ok(Self { module, input, storage, dimensions, last_fault: None })
+        policy.dimensions.action = found;
+        Ok(policy)
     }
 
-    /// Writes the observation into the memory behind the input tensor.
-    fn set_observation(&mut self, observation: &[f32]) -> Result<(), Refusal> {
-        assert_eq!(
-            observation.len(),
-            self.dimensions.observation,
-            "the caller keeps the observation's width"
-        );
-        let target = self.storage.data_ptr();
-        // SAFETY: `storage` is a contiguous float32 tensor of `dimensions.observation` elements on the CPU, made in
-        // `from_archive` and never handed out. Through its alias a module can make the shared memory grow, never
-        // shrink, and the pointer is asked for anew each time. `&mut self` keeps other calls out; a task that the module
-        // forked and did not wait for may read a mixture of two observations here, though never freed memory.
-        unsafe { std::ptr::copy_nonoverlapping(observation.as_ptr(), target.cast(), observation.len()) };
+    /// Writes every argument into the memory behind the tensors that the module sees.
+    fn set_inputs(&mut self, observation: &[f32]) -> Result<(), Refusal> {
+        let (first, rest) = self.inputs.split_first_mut().expect("there is an observation");
+        first.set(observation)?;
+        let noise = (!self.noise.is_empty()).then_some(&self.noise);
+        let values = noise.into_iter().chain(&self.states);
+        rest.iter_mut().zip(values).try_for_each(|(input, values)| input.set(values))
+    }
 
-        let mut shape = [0i64; 2];
-        let intact = self.input.data_ptr() == target
-            && self.input.is_contiguous()
-            && shape_of(&self.input, &mut shape) == Some(&[1, observation.len() as i64]);
-        if !intact {
-            self.input = self.storage.f_alias().map_err(|error| Refusal::Raised(text_of(&error)))?;
+    /// Runs the module on what `set_inputs` wrote, and gives the action and the next states as they came.
+    fn forward(&self) -> Result<(Tensor, Vec<Tensor>), Refusal> {
+        if self.states.is_empty() {
+            let action = match &self.inputs[..] {
+                [observation] => self.module.forward_ts(&[&observation.seen]),
+                [observation, noise] => self.module.forward_ts(&[&observation.seen, &noise.seen]),
+                _ => unreachable!("without states there are at most two arguments"),
+            };
+            return Ok((action.map_err(|error| raised(&error))?, Vec::new()));
         }
-        Ok(())
+        let arguments: Vec<IValue> =
+            self.inputs.iter().map(|input| IValue::Tensor(input.seen.shallow_clone())).collect();
+        let returned = self.module.forward_is(&arguments).map_err(|error| raised(&error))?;
+        let wrong = || {
+            let states = self.states.len();
+            Refusal::Kind(format!("forward does not return a tuple of an action and {states} states"))
+        };
+        let IValue::Tuple(returned) = returned else { return Err(wrong()) };
+        if returned.len() != 1 + self.states.len() {
+            return Err(wrong());
+        }
+        let tensors = returned.into_iter().map(|value| match value {
+            IValue::Tensor(tensor) => Ok(tensor),
+            _ => Err(wrong()),
+        });
+        let mut tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+        let next = tensors.split_off(1);
+        Ok((tensors.pop().ok_or_else(wrong)?, next))
     }
 
-    /// Runs the module on what `set_observation` wrote, and copies its answer out.
-    fn call(&self, action: &mut [f32]) -> Result<(), Refusal> {
-        let output = forward(&self.module, &self.input)?;
+    /// Runs the module and copies its answer out. States change only where all of it is as it should be.
+    fn call(&mut self, action: &mut [f32]) -> Result<(), Refusal> {
+        let (output, next) = self.forward()?;
         let width = width_of(&output)?;
         if width != action.len() {
             return Err(Refusal::Shape(format!("{width} elements, not {}", action.len())));
         }
-        let copied = match output.f_kind() {
-            Ok(Kind::Float) => output.f_copy_data(action, width),
-            _ => output.f_to_kind(Kind::Float).and_then(|converted| converted.f_copy_data(action, width)),
-        };
-        copied.map_err(|error| Refusal::Kind(text_of(&error)))
+        copy_out(&output, action)?;
+        let first_state = self.inputs.len() - self.states.len();
+        for (tensor, input) in next.iter().zip(&self.inputs[first_state..]) {
+            check_kind(tensor)?;
+            let mut shape = [0i64; MAX_RANK];
+            if shape_of(tensor, &mut shape) != Some(&input.shape[..]) {
+                return Err(Refusal::Shape(format!("a state that is not {:?}", input.shape)));
+            }
+        }
+        for (tensor, state) in next.iter().zip(&mut self.states) {
+            copy_out(tensor, state)?;
+        }
+        Ok(())
     }
 }
 
@@ -157,7 +238,7 @@ impl Policy for Torch {
     }
 
     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
-        self.set_observation(observation).and_then(|()| self.call(action)).map_err(|refusal| {
+        self.set_inputs(observation).and_then(|()| self.call(action)).map_err(|refusal| {
             let (fault, text) = match refusal {
                 Refusal::Raised(text) => (Fault::Raised, text),
                 Refusal::Kind(text) | Refusal::Shape(text) => (Fault::NotAnAction, text),
@@ -165,6 +246,18 @@ impl Policy for Torch {
             self.last_fault = Some(text);
             fault
         })
+    }
+
+    fn reset(&mut self) {
+        self.states.iter_mut().for_each(|state| state.fill(0.0));
+    }
+
+    fn noise_mut(&mut self) -> &mut [f32] {
+        &mut self.noise
+    }
+
+    fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
+        self.states.get_mut(index).map(|state| &mut state[..])
     }
 
     fn last_fault(&self) -> Option<&str> {
@@ -184,20 +277,28 @@ fn prepare_process() {
     });
 }
 
-fn forward(module: &CModule, input: &Tensor) -> Result<Tensor, Refusal> {
-    module.forward_ts(&[input]).map_err(|error| {
-        let text = text_of(&error);
-        // The bindings throw these very words, in place of libtorch, so that nothing longer begins with them.
-        if text.starts_with("forward did not return a tensor") {
-            Refusal::Kind("forward returns something other than one tensor".to_owned())
-        } else {
-            Refusal::Raised(text)
-        }
-    })
+fn raised(error: &TchError) -> Refusal {
+    let text = text_of(error);
+    // The bindings throw these very words, in place of libtorch, so that nothing longer begins with them.
+    if text.starts_with("forward did not return a tensor") {
+        Refusal::Kind("forward returns something other than one tensor".to_owned())
+    } else {
+        Refusal::Raised(text)
+    }
 }
 
-/// The width of an output, if it has the form of an action.
-fn width_of(output: &Tensor) -> Result<usize, Refusal> {
+/// Copies a tensor whose width the caller has checked.
+fn copy_out(tensor: &Tensor, values: &mut [f32]) -> Result<(), Refusal> {
+    let width = values.len();
+    let copied = match tensor.f_kind() {
+        Ok(Kind::Float) => tensor.f_copy_data(values, width),
+        _ => tensor.f_to_kind(Kind::Float).and_then(|converted| converted.f_copy_data(values, width)),
+    };
+    copied.map_err(|error| Refusal::Kind(text_of(&error)))
+}
+
+/// Whether a result can be copied out at all.
+fn check_kind(output: &Tensor) -> Result<(), Refusal> {
     if !output.defined() {
         return Err(Refusal::Kind("forward returns an undefined tensor".to_owned()));
     }
@@ -206,13 +307,16 @@ fn width_of(output: &Tensor) -> Result<usize, Refusal> {
         return Err(Refusal::Kind(format!("forward returns a tensor on {device:?}, expected Cpu")));
     }
     match output.f_kind() {
-        Ok(Kind::Float | Kind::Double | Kind::Int64) => {}
-        Ok(kind) => {
-            return Err(Refusal::Kind(format!("forward returns {kind:?}, expected Float, Double or Int64")));
-        }
-        Err(error) => return Err(Refusal::Kind(text_of(&error))),
+        Ok(Kind::Float | Kind::Double | Kind::Int64) => Ok(()),
+        Ok(kind) => Err(Refusal::Kind(format!("forward returns {kind:?}, expected Float, Double or Int64"))),
+        Err(error) => Err(Refusal::Kind(text_of(&error))),
     }
-    let mut shape = [0i64; 2];
+}
+
+/// The width of an output, if it has the form of an action.
+fn width_of(output: &Tensor) -> Result<usize, Refusal> {
+    check_kind(output)?;
+    let mut shape = [0i64; MAX_RANK];
     match shape_of(output, &mut shape) {
         Some([width] | [1, width]) if *width > 0 => Ok(*width as usize),
         Some(other) => Err(Refusal::Shape(format!("{other:?}"))),
@@ -220,9 +324,9 @@ fn width_of(output: &Tensor) -> Result<usize, Refusal> {
     }
 }
 
-/// The shape of a tensor of at most two dimensions that has one (a nested tensor has none). Unlike [`Tensor::size`]
+/// The shape of a tensor of at most [`MAX_RANK`] dimensions that has one (a nested tensor has none). Unlike [`Tensor::size`]
 /// this neither allocates nor panics.
-fn shape_of<'a>(tensor: &Tensor, shape: &'a mut [i64; 2]) -> Option<&'a [i64]> {
+fn shape_of<'a>(tensor: &Tensor, shape: &'a mut [i64; MAX_RANK]) -> Option<&'a [i64]> {
     let dimensions = tensor.dim();
     let shape = shape.get_mut(..dimensions)?;
     // SAFETY: the pointer is that of a live tensor; the call writes one i64 for each of its dimensions, which is the
@@ -244,7 +348,7 @@ fn no_backend(error: TchError) -> PolicyError {
 fn refused_at_load(path: std::path::PathBuf, observation: usize, text: &str) -> PolicyError {
     let cause = cause(text);
     if text.contains("missing value for argument") {
-        let reason = "forward takes more than the observation; policies with carried state are not supported"
+        let reason = "forward takes more than it is given; noise and carried state need a bundle's manifest"
             .to_owned();
         PolicyError::Unsupported { path, reason }
     } else if cause.contains("shape") || cause.contains("size") {

@@ -10,16 +10,16 @@ const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
 
 /// One counter on cache lines of its own words' neighbours only: all are written by the same thread.
 #[derive(Debug, Default)]
-struct Counter(AtomicU64);
+pub(super) struct Counter(AtomicU64);
 
 impl Counter {
     /// A plain add: there is one writer, so no read-modify-write is needed. Relaxed: a counter orders nothing.
     #[inline]
-    fn add(&self, count: u64) {
+    pub(super) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

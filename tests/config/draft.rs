@@ -55,6 +55,9 @@ impl Draft {
             "deadline.budget.misses" => self.set("deadline.budget.window", "1048576"),
             "errors.budget.misses" => self.set("errors.budget.window", "1048576"),
             "errors.budget.window" => self.set("errors.budget.misses", "0"),
+            "policy.require_signature" => self
+                .set("policy.public_keys", "[\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]"),
+            "policy.seed" => self.set("policy.deterministic", "false"),
             "engine.idle_sleep_us" => self.set("engine.idle", "\"backoff\""),
             "policy.backend" if value == "\"null\"" => self.without("policy.path"),
             "action.dimension" => {

@@ -15,6 +15,7 @@ fn bad_values(key: &Key) -> Vec<String> {
         Allowed::Limits(_) => {
             &["nan", "[0, nan]", "1e39", "-1e39", "1e-39", "\"1\"", "[0, \"1\"]", "[0]", "[0, 0, 0]", "true"]
         }
+        Allowed::Texts { .. } => &["1", "\"text\"", "[1]", "[\"RWQ\"]", "[true]"],
         Allowed::Elements => {
             &["0", "[]", "[0]", "[0, 0, 0]", "[nan, 0]", "[0, inf]", "[0, -inf]", "[0, 1e39]", "[0, true]"]
         }
@@ -64,6 +65,9 @@ fn good_values(key: &Key) -> Vec<String> {
         Allowed::Choice(words) => words.iter().map(|word| format!("{word:?}")).collect(),
         Allowed::Limits(_) if key.path.ends_with("low") => literal(&["-1", "-0.5", "[-1, -3.5]", "-3.4e38"]),
         Allowed::Limits(_) => literal(&["1", "0.5", "[1, 3.5]", "3.4e38"]),
+        Allowed::Texts { .. } => {
+            literal(&["[]", "[\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]"])
+        }
         Allowed::Elements => literal(&["[0, 0]", "[-1, 1]", "[0.5, -0.25]", "[\n  0,\n  0, # two\n]"]),
         Allowed::Text(_) => match key.path.as_str() {
             "agent.name" => vec!["\"a\"".into(), "\"9_b-c\"".into(), format!("{:?}", "a".repeat(64))],
@@ -229,6 +233,8 @@ const CONTRADICTIONS: &[(Settings, &str, &str)] = &[
         "no effect",
     ),
     (&[("policy.backend", "\"null\"")], "policy.path", "\"null\""),
+    (&[("policy.require_signature", "true")], "policy.require_signature", "policy.public_keys is empty"),
+    (&[("policy.seed", "1")], "policy.seed", "policy.deterministic = true"),
     (&[("engine.idle_sleep_us", "50")], "engine.idle_sleep_us", "\"backoff\""),
     (&[("engine.idle", "\"spin\""), ("engine.idle_sleep_us", "50")], "engine.idle_sleep_us", "\"backoff\""),
     (&[("observation.low", "2"), ("observation.high", "1")], "observation.low", "above observation.high = 1"),

@@ -14,7 +14,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     ("wire", 10),
     // L2
     ("ring", 20),
-    ("bundle", 20),
+    ("bundle", 21),
     ("policy", 20),
     ("shm", 20),
     ("telemetry", 20),

@@ -47,6 +47,8 @@ const LOADER_STACK: usize = 64 << 20;
 pub struct Options {
     /// Elements of one observation; inferred from the first weights where `None`.
     pub observation: Option<usize>,
+    /// Elements of the noise that `forward` takes after the observation; zero where it takes none.
+    pub noise: usize,
     /// Shapes of the carried states, in the order of `forward`'s arguments; inferred where empty.
     pub states: Vec<Vec<usize>>,
     /// The instruction set to pack for; the widest one of this machine where `None`.
@@ -61,6 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             observation: None,
+            noise: 0,
             states: Vec::new(),
             isa: None,
             precision: Precision::F32,
@@ -71,11 +74,13 @@ impl Default for Options {
 
 /// A policy lowered from a TorchScript archive.
 ///
-/// `forward` takes an observation of shape `[1, observation]` and any number of states, and returns the action and
-/// as many states of the same shapes. States start at zero and are carried from call to call.
+/// `forward` takes an observation of shape `[1, observation]`, noise of shape `[1, noise]` if there is any, and any
+/// number of states, and returns the action and as many states of the same shapes. Noise and states start at zero;
+/// states are carried from call to call.
 pub struct Native {
     plan: Plan,
     dimensions: Dimensions,
+    noise: usize,
     states: Vec<Vec<usize>>,
     faulted: bool,
 }
@@ -121,13 +126,18 @@ impl Native {
     }
 
     fn build(bytes: &[u8], options: &Options) -> Result<Self, Problem> {
-        let known = Known { observation: options.observation, states: options.states.clone() };
+        let known = Known {
+            observation: options.observation,
+            noise: (options.noise > 0).then_some(options.noise),
+            states: options.states.clone(),
+        };
         let lowered = lower::lower(bytes, &known, &options.limits)?;
         let target = Target { isa: options.isa.unwrap_or_else(Isa::detect), precision: options.precision };
         let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
         let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
-        Ok(Self { plan, dimensions, states: lowered.shapes[1..].to_vec(), faulted: false })
+        let states = lowered.shapes[1 + usize::from(options.noise > 0)..].to_vec();
+        Ok(Self { plan, dimensions, noise: options.noise, states, faulted: false })
     }
 
     /// What the plan consists of, for reports.
@@ -154,14 +164,9 @@ impl Native {
         &self.states
     }
 
-    /// The carried state `index`, row-major.
-    ///
-    /// # Panics
-    /// When there is no such state.
-    #[must_use]
-    pub fn state_mut(&mut self, index: usize) -> &mut [f32] {
-        assert!(index < self.states.len(), "state {index} of {}", self.states.len());
-        self.plan.input_mut(index + 1)
+    /// The argument of `forward` that the first carried state is.
+    fn first_state(&self) -> usize {
+        1 + usize::from(self.noise > 0)
     }
 }
 
@@ -193,16 +198,24 @@ impl Policy for Native {
         }
         action.copy_from_slice(self.plan.output(0));
         // Only now: a call that faults leaves the states as they were.
-        for state in 1..=self.states.len() {
-            self.plan.carry(state, state);
+        for state in 0..self.states.len() {
+            self.plan.carry(1 + state, self.first_state() + state);
         }
         Ok(())
     }
 
     fn reset(&mut self) {
         for state in 0..self.states.len() {
-            self.plan.input_mut(state + 1).fill(0.0);
+            self.plan.input_mut(self.first_state() + state).fill(0.0);
         }
+    }
+
+    fn noise_mut(&mut self) -> &mut [f32] {
+        if self.noise > 0 { self.plan.input_mut(1) } else { &mut [] }
+    }
+
+    fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
+        (index < self.states.len()).then(|| self.plan.input_mut(self.first_state() + index))
     }
 
     fn last_fault(&self) -> Option<&str> {

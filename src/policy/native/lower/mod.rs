@@ -26,7 +26,7 @@ pub(crate) struct Lowered {
     pub(crate) graph: Graph,
     /// The action, then the states, in the order of their arguments.
     pub(crate) outputs: Vec<View>,
-    /// The observation, then the states.
+    /// The observation, the noise if there is any, then the states.
     pub(crate) shapes: Vec<Vec<usize>>,
 }
 
@@ -34,6 +34,8 @@ pub(crate) struct Lowered {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub(crate) observation: Option<usize>,
+    /// Elements of the noise, where `forward` takes noise after the observation.
+    pub(crate) noise: Option<usize>,
     pub(crate) states: Vec<Vec<usize>>,
 }
 
@@ -56,13 +58,19 @@ pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowe
     if arguments == 0 {
         return Err(Problem::unsupported("forward takes no observation"));
     }
-    Search { program: &mut program, arguments, attempts: 0, deepest: None }.run(known)
+    let first_state = 1 + usize::from(known.noise.is_some());
+    if arguments < first_state {
+        return Err(Problem::shape("noise is given, forward takes an observation only"));
+    }
+    Search { program: &mut program, arguments, first_state, attempts: 0, deepest: None }.run(known)
 }
 
 /// Finds shapes for the arguments: those given, those that operators tell, and else by trying what the weights allow.
 struct Search<'p, 'a> {
     program: &'p mut Program<'a>,
     arguments: usize,
+    /// The argument that the first state is.
+    first_state: usize,
     attempts: usize,
     /// The refusal that came furthest, which says most about what is wrong.
     deepest: Option<(usize, Problem)>,
@@ -71,14 +79,17 @@ struct Search<'p, 'a> {
 impl Search<'_, '_> {
     fn run(mut self, known: &Known) -> Result<Lowered, Problem> {
         let mut shapes: Vec<Option<Vec<usize>>> = vec![None; self.arguments];
-        for (shape, state) in shapes.iter_mut().skip(1).zip(&known.states) {
+        if let Some(noise) = known.noise {
+            shapes[1] = Some(vec![1, noise]);
+        }
+        for (shape, state) in shapes.iter_mut().skip(self.first_state).zip(&known.states) {
             *shape = Some(state.clone());
         }
-        if !known.states.is_empty() && known.states.len() != self.arguments - 1 {
+        if !known.states.is_empty() && known.states.len() != self.arguments - self.first_state {
             return Err(Problem::shape(format!(
                 "{} states are given, forward takes {}",
                 known.states.len(),
-                self.arguments - 1
+                self.arguments - self.first_state
             )));
         }
         let widths: Vec<usize> = match known.observation {
@@ -109,7 +120,7 @@ impl Search<'_, '_> {
             let mut interpreter = Interpreter::new(self.program);
             match interpreter.forward(shapes) {
                 Ok(value) => {
-                    let result = collect(&mut interpreter, &value, shapes);
+                    let result = collect(&mut interpreter, &value, shapes, self.first_state);
                     let operations = interpreter.graph.nodes.len();
                     let graph = std::mem::take(&mut interpreter.graph);
                     match result {
@@ -161,10 +172,11 @@ fn collect(
     interpreter: &mut Interpreter<'_, '_>,
     value: &Value,
     shapes: &[Option<Vec<usize>>],
+    first_state: usize,
 ) -> Result<Vec<View>, Problem> {
     let mut flat = Vec::new();
     flatten(value, 0, &mut flat)?;
-    let states = shapes.len() - 1;
+    let states = shapes.len() - first_state;
     if flat.len() != states + 1 {
         return Err(Problem::unsupported(format!(
             "forward takes {} arguments and returns {} tensors: (observation, state…) → (action, state…) is run",
@@ -190,11 +202,13 @@ fn collect(
         if index == 0 && view.len() == 0 {
             return Err(Problem::shape("the action has no elements"));
         }
-        if index > 0 && shapes[index].as_ref() != Some(&view.shape) {
+        let argument = index.checked_sub(1).map(|state| shapes[first_state + state].as_ref());
+        if let Some(argument) = argument
+            && argument != Some(&view.shape)
+        {
             return Err(Problem::shape(format!(
                 "state {index} has shape {:?} as an argument and {:?} as a result",
-                shapes[index].as_ref(),
-                view.shape
+                argument, view.shape
             )));
         }
         // An action may be computed in another type; the engine takes single precision.

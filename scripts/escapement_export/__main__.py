@@ -1,0 +1,5 @@
+"""`python -m escapement_export`"""
+
+from .command import main
+
+raise SystemExit(main())

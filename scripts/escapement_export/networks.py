@@ -1,0 +1,162 @@
+"""The middle part of the graph: the networks of each Stable-Baselines3 policy, taken from the model as they are.
+
+A network takes encoded observations (and state) and gives what its head needs. Feature extractors are the model's own
+modules, custom ones too; only what is constant is computed here once instead of at every tick.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+"""Where SAC and TQC cap the logarithm of the standard deviation."""
+
+
+class Network(nn.Module):
+    """Base: encoded observation to the head's inputs."""
+
+    def forward(self, encoded: Any) -> tuple[Tensor, ...]:
+        """A tensor or a dict of tensors to (mean, deviation) or (logits or values,)."""
+        raise NotImplementedError
+
+
+class Scale(nn.Module):
+    """The standard deviation of a Gaussian policy, from the latent vector that the mean was computed from."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """[n, latent] to [n, act] or [1, act]."""
+        raise NotImplementedError
+
+
+class ConstantScale(Scale):
+    """exp(log_std), one parameter per action: A2C, PPO, TRPO."""
+
+    deviation: Tensor
+
+    def __init__(self, log_std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("deviation", log_std.detach().exp()[None].clone())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.deviation
+
+
+class LearnedScale(Scale):
+    """exp(clamp(layer(latent))): SAC, TQC."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return torch.exp(torch.clamp(self.layer(latent), LOG_STD_MIN, LOG_STD_MAX))
+
+
+class StateDependentScale(Scale):
+    """sqrt(latent^2 . deviation^2): gSDE with an exploration matrix drawn at every tick.
+
+    The matrix has independent Gaussian elements, so its product with the latent vector is Gaussian with that deviation.
+    """
+
+    variance: Tensor
+
+    def __init__(self, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("variance", deviation.detach().square().clone())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return torch.sqrt(torch.matmul(latent * latent, self.variance))
+
+
+class ActorCritic(Network):
+    """The actor of A2C, PPO, TRPO, MaskablePPO."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.extractor = policy.pi_features_extractor
+        self.hidden = policy.mlp_extractor.policy_net
+        self.output = policy.action_net
+        self.scale = actor_critic_scale(policy)
+
+    def forward(self, encoded: Any) -> tuple[Tensor, ...]:
+        return self.outputs(self.hidden(self.extractor(encoded)))
+
+    def outputs(self, latent: Tensor) -> tuple[Tensor, ...]:
+        """What the head takes, from the last hidden layer."""
+        output = self.output(latent)
+        return (output,) if self.scale is None else (output, self.scale(latent))
+
+
+class RecurrentActorCritic(ActorCritic):
+    """The actor of RecurrentPPO, one step of its LSTM at a time."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__(policy)
+        self.lstm = policy.lstm_actor
+
+    def step(self, encoded: Any, hidden: Tensor, cell: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Encoded [n, ...] and states [layers, n, units] to the head's inputs and the next states."""
+        features = self.extractor(encoded)
+        sequence, (next_hidden, next_cell) = self.lstm(features.unsqueeze(0), (hidden, cell))
+        return self.outputs(self.hidden(sequence.squeeze(0))), next_hidden, next_cell
+
+
+def actor_critic_scale(policy: Any) -> Scale | None:
+    """The scale of an actor-critic policy's Gaussian; None where its actions are discrete."""
+    from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
+
+    distribution = policy.action_dist
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        return StateDependentScale(distribution.get_std(policy.log_std))
+    if isinstance(distribution, DiagGaussianDistribution):
+        return ConstantScale(policy.log_std)
+    return None
+
+
+class SoftActor(Network):
+    """The actor of SAC and TQC."""
+
+    def __init__(self, actor: Any) -> None:
+        super().__init__()
+        self.extractor = actor.features_extractor
+        self.hidden = actor.latent_pi
+        self.output = actor.mu
+        self.scale: Scale = StateDependentScale(actor.get_std()) if actor.use_sde else LearnedScale(actor.log_std)
+
+    def forward(self, encoded: Any) -> tuple[Tensor, ...]:
+        latent = self.hidden(self.extractor(encoded))
+        return self.output(latent), self.scale(latent)
+
+
+class Direct(Network):
+    """Extractor and network, one output: DDPG, TD3, ARS, DQN."""
+
+    def __init__(self, extractor: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.network = network
+
+    def forward(self, encoded: Any) -> tuple[Tensor, ...]:
+        return (self.network(self.extractor(encoded)),)
+
+
+def mean_of_quantiles(network: nn.Sequential, quantiles: int) -> nn.Sequential:
+    """A quantile network whose last layer gives the mean over the quantiles: QRDQN.
+
+    The mean of linear functions is the linear function with the mean weights, so that the layer shrinks by the number
+    of quantiles (200 unless chosen). The average is taken in float64.
+    """
+    last = network[-1]
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"a quantile network ends in a linear layer, not in {type(last).__name__}")
+    actions = last.out_features // quantiles
+    averaged = nn.Linear(last.in_features, actions, bias=last.bias is not None)
+    with torch.no_grad():
+        weight = last.weight.double().reshape(quantiles, actions, last.in_features).mean(0)
+        averaged.weight.copy_(weight)
+        if last.bias is not None:
+            averaged.bias.copy_(last.bias.double().reshape(quantiles, actions).mean(0))
+    return nn.Sequential(*list(network.children())[:-1], averaged)

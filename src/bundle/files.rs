@@ -1,0 +1,97 @@
+//! The files of a bundle, read once: the bytes that are hashed are the bytes that are used.
+
+use super::error::BundleError;
+use super::manifest::FileEntry;
+use sha2::{Digest, Sha256};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The manifest's name in the bundle.
+pub const MANIFEST: &str = "bundle.toml";
+/// The policy's name in the bundle.
+pub const POLICY: &str = "policy.pt";
+/// The golden vectors' name in the bundle.
+pub const GOLDEN: &str = "golden.safetensors";
+/// The signature's name in the bundle.
+pub const SIGNATURE: &str = "bundle.toml.minisig";
+
+/// The largest manifest that is read, in bytes: some ten times one with the statistics of 4096 features.
+const MAX_MANIFEST_BYTES: u64 = 2 << 20;
+/// The largest signature that is read, in bytes; one has four short lines.
+const MAX_SIGNATURE_BYTES: u64 = 4096;
+
+/// Reads the manifest of the bundle at `directory`.
+pub(super) fn read_manifest(directory: &Path) -> Result<Vec<u8>, BundleError> {
+    let path = directory.join(MANIFEST);
+    read(&path, MAX_MANIFEST_BYTES)?
+        .ok_or_else(|| BundleError::refused(&path, "missing: a directory is a bundle only with its manifest"))
+}
+
+/// Reads the signature, if there is one.
+pub(super) fn read_signature(directory: &Path) -> Result<Option<String>, BundleError> {
+    let path = directory.join(SIGNATURE);
+    let Some(bytes) = read(&path, MAX_SIGNATURE_BYTES)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|_| BundleError::refused(&path, "not UTF-8 text"))
+}
+
+/// Reads a file that the manifest lists, and holds it to the size and hash there.
+pub(super) fn read_listed(directory: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> {
+    let path = directory.join(entry.name);
+    let bytes = read(&path, entry.bytes)?
+        .ok_or_else(|| BundleError::refused(&path, "missing, though the manifest lists it"))?;
+    if bytes.len() as u64 != entry.bytes {
+        let reason = format!("{} bytes, the manifest says {}", bytes.len(), entry.bytes);
+        return Err(BundleError::refused(&path, reason));
+    }
+    let found: [u8; 32] = Sha256::digest(&bytes).into();
+    if found != entry.sha256 {
+        let reason = format!("SHA-256 {}, the manifest says {}", hex(&found), hex(&entry.sha256));
+        return Err(BundleError::refused(&path, reason));
+    }
+    Ok(bytes)
+}
+
+/// Refuses a directory with files that no manifest speaks of.
+pub(super) fn refuse_strangers(directory: &Path) -> Result<(), BundleError> {
+    let unreadable = |source| BundleError::Unreadable { path: directory.to_owned(), source };
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        if ![MANIFEST, POLICY, GOLDEN, SIGNATURE].iter().any(|known| name == *known) {
+            return Err(BundleError::refused(&entry.path(), "not a file of a bundle"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a plain file of at most `limit` bytes; `None` where there is none.
+fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, BundleError> {
+    let refused = |error: std::io::Error| BundleError::refused(path, error.to_string());
+    // Without blocking, so that a pipe in a file's place is refused and not waited for.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(error)),
+    };
+    let metadata = file.metadata().map_err(refused)?;
+    if !metadata.is_file() {
+        return Err(BundleError::refused(path, "not a plain file"));
+    }
+    if metadata.len() > limit {
+        let reason = format!("{} bytes; expected at most {limit}", metadata.len());
+        return Err(BundleError::refused(path, reason));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(refused)?;
+    if bytes.len() as u64 > limit {
+        return Err(BundleError::refused(path, format!("it grew beyond {limit} bytes while it was read")));
+    }
+    Ok(Some(bytes))
+}
+
+/// A hash as it is written.
+pub fn hex(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

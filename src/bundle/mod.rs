@@ -1,0 +1,112 @@
+//! L2. Policy bundles that prove themselves: a directory with a policy, its manifest, and golden vectors that show, on
+//! the machine and backend that will serve, that it still computes what the trained model did.
+//!
+//! The order of checks is that of `docs/BUNDLE.md`: manifest, signature, every size and hash, shapes, golden vectors.
+//! Each file is read once, so that the bytes which were hashed are the bytes that run. The first thing that is wrong
+//! ends the loading with the file and the reason, and nothing stays in use.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `files` | reading under limits, sizes, hashes |
+//! | `trust` | signatures |
+//! | `manifest` | `bundle.toml` |
+//! | `safetensors`, `golden` | the vectors, and running them |
+//! | `agreement` | whether two policies answer alike |
+//! | `serve` | from a path to a proven policy on a backend |
+
+mod agreement;
+mod error;
+mod files;
+mod golden;
+mod manifest;
+mod safetensors;
+mod serve;
+mod trust;
+
+pub use agreement::{Agreement, AgreementError, Rows, agreement};
+pub use error::BundleError;
+pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
+pub use golden::{Golden, Proof, Tolerance};
+pub use manifest::{
+    ActionKind, ActionSpace, FileEntry, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent, Segment,
+    SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
+};
+pub use serve::{Candidate, PassedOver, Served};
+pub use trust::{SignatureState, Trust, is_public_key};
+
+use crate::policy::PolicyFile;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// A bundle whose files are what its manifest says they are. No code of it has run.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    path: PathBuf,
+    manifest: Manifest,
+    sha256: [u8; 32],
+    signature: SignatureState,
+    policy: PolicyFile,
+    golden: Golden,
+}
+
+impl Bundle {
+    /// Reads and verifies the bundle in a directory.
+    ///
+    /// # Errors
+    /// [`BundleError::Unreadable`] where there is no directory; [`BundleError::Refused`] with the first file that is
+    /// not what it should be.
+    pub fn open(path: &Path, trust: &Trust) -> Result<Self, BundleError> {
+        let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
+        if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+            return Err(BundleError::refused(path, "not a directory, and so not a bundle"));
+        }
+        files::refuse_strangers(path)?;
+        let manifest_bytes = files::read_manifest(path)?;
+        // Before the manifest is parsed, so that with a required signature nobody else's bytes reach the parser.
+        let signature = files::read_signature(path)?;
+        let signature = trust.judge(path, &manifest_bytes, signature.as_deref())?;
+        let refused = |name: &str, reason: String| BundleError::refused(&path.join(name), reason);
+        let manifest = Manifest::parse(&manifest_bytes).map_err(|reason| refused(MANIFEST, reason))?;
+        let policy = files::read_listed(path, &manifest.policy)?;
+        let golden = files::read_listed(path, &manifest.golden)?;
+        let golden = Golden::read(&golden, &manifest).map_err(|reason| refused(GOLDEN, reason))?;
+        let policy = PolicyFile::from_verified(
+            path.join(POLICY),
+            policy,
+            manifest.policy.sha256,
+            manifest.signature(),
+        );
+        let sha256 = Sha256::digest(&manifest_bytes).into();
+        Ok(Self { path: path.to_owned(), manifest, sha256, signature, policy, golden })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The hash of the manifest's bytes, which identifies all of the bundle.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// What is known about its signature.
+    pub fn signature(&self) -> &SignatureState {
+        &self.signature
+    }
+
+    /// Its policy, verified and not loaded.
+    pub fn policy_file(&self) -> &PolicyFile {
+        &self.policy
+    }
+
+    /// Its golden vectors.
+    pub fn golden(&self) -> &Golden {
+        &self.golden
+    }
+}

@@ -1,0 +1,85 @@
+//! Whose bundles are taken: minisign signatures over the manifest's bytes.
+//!
+//! The manifest holds the hashes of everything else, so a signature over it covers the whole bundle.
+
+use super::error::BundleError;
+use super::files::SIGNATURE;
+use minisign_verify::{PublicKey, Signature};
+use std::path::Path;
+
+/// Whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trust {
+    /// Whether a bundle without a good signature is refused, and with it every file that stands alone.
+    pub require_signature: bool,
+    /// The keys whose signatures are good: the second line of minisign's `.pub` file each.
+    pub public_keys: Vec<String>,
+}
+
+/// What is known about a bundle's signature. A bad one never gets this far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignatureState {
+    /// There is none, and none is required.
+    Absent,
+    /// There is one, and no key is configured to check it with.
+    Unchecked,
+    /// It is good.
+    Good {
+        /// The key that made it, as it is configured.
+        public_key: String,
+        /// The comment that the signature covers.
+        trusted_comment: String,
+    },
+}
+
+impl SignatureState {
+    /// The name in reports and JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Unchecked => "unchecked",
+            Self::Good { .. } => "good",
+        }
+    }
+}
+
+/// Whether a text is a minisign public key.
+pub fn is_public_key(text: &str) -> bool {
+    PublicKey::from_base64(text).is_ok()
+}
+
+impl Trust {
+    /// Judges the signature over `manifest`. Where keys are configured, a signature that is there must be good even
+    /// if none is required: somebody meant it to be checked.
+    pub(super) fn judge(
+        &self,
+        directory: &Path,
+        manifest: &[u8],
+        signature: Option<&str>,
+    ) -> Result<SignatureState, BundleError> {
+        let path = directory.join(SIGNATURE);
+        let refused = |reason: &str| BundleError::refused(&path, reason);
+        let Some(signature) = signature else {
+            if self.require_signature {
+                return Err(refused("missing, and a signature is required"));
+            }
+            return Ok(SignatureState::Absent);
+        };
+        if self.public_keys.is_empty() && !self.require_signature {
+            return Ok(SignatureState::Unchecked);
+        }
+        let decoded = Signature::decode(signature)
+            .map_err(|error| refused(&format!("not a minisign signature: {error}")))?;
+        for key in &self.public_keys {
+            let Ok(public_key) = PublicKey::from_base64(key) else {
+                return Err(refused(&format!("public key {key:?}: not a minisign key")));
+            };
+            // Signatures over the bytes themselves, as minisign made them before 0.10, are refused.
+            if public_key.verify(manifest, &decoded, false).is_ok() {
+                let trusted_comment = decoded.trusted_comment().to_owned();
+                return Ok(SignatureState::Good { public_key: key.clone(), trusted_comment });
+            }
+        }
+        Err(refused("the signature is not one of a trusted key over these bytes"))
+    }
+}

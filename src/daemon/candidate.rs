@@ -1,0 +1,184 @@
+//! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit.
+
+use super::DaemonError;
+use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState, hex};
+use crate::config::{AgentConfig, PolicySource};
+use crate::engine::{FeatureRange, GuardMode, InputGuard};
+use crate::policy::{Null, Policy, Widths};
+use crate::telemetry::FeatureCounts;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What was loaded.
+pub(super) struct Loaded {
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) input_guard: Option<InputGuard>,
+    /// Of the bundle, or of the file that stands alone; zeros where nothing was loaded.
+    pub(super) sha256: [u8; 32],
+    pub(super) provenance: Provenance,
+}
+
+/// What status says about the policy.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Provenance {
+    /// `bundle`, `unproven` (a file that stands alone) or `none`.
+    kind: &'static str,
+    name: Option<String>,
+    algorithm: Option<String>,
+    backend: &'static str,
+    passed_over: Option<PassedOver>,
+    golden: Option<Proof>,
+    signature: &'static str,
+    public_key: Option<String>,
+    input_guard: &'static str,
+    #[serde(skip)]
+    counts: Option<Arc<FeatureCounts>>,
+    #[serde(skip)]
+    feature_names: Option<Vec<String>>,
+}
+
+/// How often the input guard found features outside.
+#[derive(Debug, Serialize)]
+pub(super) struct GuardFigures {
+    observations: u64,
+    features: Vec<FeatureFigure>,
+}
+
+#[derive(Debug, Serialize)]
+struct FeatureFigure {
+    feature: usize,
+    name: Option<String>,
+    outside: u64,
+}
+
+impl Provenance {
+    pub(super) fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// What the input guard has counted; `None` where there is none.
+    pub(super) fn guard_figures(&self) -> Option<GuardFigures> {
+        let counts = self.counts.as_ref()?;
+        let name = |feature: usize| self.feature_names.as_ref()?.get(feature).cloned();
+        let outside = counts.outside().into_iter();
+        let features = outside
+            .map(|(feature, outside)| FeatureFigure { feature, name: name(feature), outside })
+            .collect();
+        Some(GuardFigures { observations: counts.observations(), features })
+    }
+
+    /// Says in the log what runs, and why not something else.
+    pub(super) fn log(&self) {
+        if let Some(PassedOver { backend, reason }) = &self.passed_over {
+            tracing::warn!(backend, reason, "passed over");
+        }
+        match (&self.golden, self.kind) {
+            (Some(proof), _) => tracing::info!(
+                backend = self.backend,
+                vectors = proof.vectors,
+                worst = proof.worst,
+                signature = self.signature,
+                "the policy agrees with its golden vectors"
+            ),
+            (None, "none") => {}
+            (None, _) => tracing::warn!(
+                backend = self.backend,
+                "unproven: the policy has no manifest and no golden vectors"
+            ),
+        }
+    }
+}
+
+/// Reads, verifies and proves what the configuration names. A policy may hang while it is loaded, for all that is
+/// known about it yet, so that this happens on a thread of its own; one that does not come back is left behind, and the
+/// process ends.
+pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
+    let PolicySource::Path(path) = &config.policy.source else {
+        let policy = Box::new(Null::new(config.dimensions));
+        let provenance = Provenance {
+            kind: "none",
+            name: None,
+            algorithm: None,
+            backend: policy.backend(),
+            passed_over: None,
+            golden: None,
+            signature: SignatureState::Absent.name(),
+            public_key: None,
+            input_guard: GuardMode::Off.name(),
+            counts: None,
+            feature_names: None,
+        };
+        return Ok(Loaded { policy, input_guard: None, sha256: [0; 32], provenance });
+    };
+    let candidate = Candidate::read(path, &config.policy.trust)?;
+    let input_guard = input_guard(config, &candidate)?;
+    let widths =
+        Widths { observation: Some(config.dimensions.observation), action: Some(config.dimensions.action) };
+    let (candidate, served) = within_time(config, candidate, widths)?;
+    let Served { policy, proof, passed_over } = served;
+    let manifest = candidate.manifest();
+    let public_key = match candidate.signature() {
+        SignatureState::Good { public_key, .. } => Some(public_key.clone()),
+        SignatureState::Absent | SignatureState::Unchecked => None,
+    };
+    let provenance = Provenance {
+        kind: if manifest.is_some() { "bundle" } else { "unproven" },
+        name: manifest.map(|manifest| manifest.name.clone()),
+        algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
+        backend: policy.backend(),
+        passed_over,
+        golden: proof,
+        signature: candidate.signature().name(),
+        public_key,
+        input_guard: input_guard.as_ref().map_or(GuardMode::Off, |_| config.policy.guard.mode).name(),
+        counts: input_guard.as_ref().map(InputGuard::counts),
+        feature_names: manifest.and_then(|manifest| manifest.observation.names.clone()),
+    };
+    provenance.log();
+    let sha256 = candidate.sha256();
+    tracing::debug!(sha256 = hex(&sha256), "loaded");
+    Ok(Loaded { policy, input_guard, sha256, provenance })
+}
+
+fn within_time(
+    config: &AgentConfig,
+    candidate: Candidate,
+    widths: Widths,
+) -> Result<(Candidate, Served), DaemonError> {
+    let (backend, limit) = (config.policy.backend, config.policy.load_timeout);
+    let (results, inbox) = crossbeam::channel::bounded(1);
+    std::thread::Builder::new()
+        .name("policy-load".to_owned())
+        .spawn(move || {
+            let served = candidate.load(backend, widths);
+            // Nobody listens any more where the time has run out.
+            drop(results.send(served.map(|served| (candidate, served))));
+        })
+        .map_err(|source| DaemonError::System { action: "start the thread that loads the policy", source })?;
+    match inbox.recv_timeout(limit) {
+        Ok(result) => Ok(result?),
+        // The other way to hear nothing is a panic on that thread, whose hook has ended the process.
+        Err(_) => Err(DaemonError::LoadHung { limit }),
+    }
+}
+
+/// The guard for what the manifest says about the training.
+fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputGuard>, DaemonError> {
+    let spec = config.policy.guard;
+    let Some(manifest) = candidate.manifest() else {
+        return match spec.mode {
+            GuardMode::Off | GuardMode::Count => Ok(None),
+            mode @ (GuardMode::Clamp | GuardMode::SafeDefault) => {
+                Err(DaemonError::NoStatistics { mode: mode.name() })
+            }
+        };
+    };
+    let space = &manifest.observation;
+    let range = |index: usize| FeatureRange {
+        low: space.low[index],
+        high: space.high[index],
+        statistics: space.statistics.as_ref().map(|known| (known.mean[index], known.std[index])),
+    };
+    let features: Vec<_> = (0..space.dimension.min(config.dimensions.observation)).map(range).collect();
+    Ok(InputGuard::new(spec, &features))
+}

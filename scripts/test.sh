@@ -1,47 +1,67 @@
 #!/usr/bin/env bash
 # Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without libtorch,
-# the ring's model, and the Python edge. Ends with the sum of what the runners counted.
+# parity with PyTorch, the ring's model, and the Python edge. Ends with the sum of what the runners counted.
 #
 #   scripts/test.sh          what every change must pass
 #   scripts/test.sh --long   the same with the long runs: see docs/TESTING.md
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+long=false
 case "${1:-}" in
-  "") ;;
-  --long) export ESCAPEMENT_LONG=1 ;;
-  *) echo "usage: scripts/test.sh [--long]" >&2; exit 64 ;;
+    "") ;;
+    --long) long=true ;;
+    *)
+        echo "usage: scripts/test.sh [--long]" >&2
+        exit 64
+        ;;
 esac
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 step() {
-  echo
-  echo "== $*"
-  "$@" 2>&1 | tee -a "$log"
+    printf '\n== %s\n' "$*"
+    "$@" 2>&1 | tee -a "$log"
 }
 
 step scripts/setup.sh
 step cargo fmt --check
 step cargo clippy --quiet --all-targets -- -D warnings
-step cargo clippy --quiet --all-targets --features torch -- -D warnings
 
 # The default build has no libtorch in it, and must pass by itself.
 step cargo test --quiet
-step cargo test --quiet --features torch --test torch_policy --test end_to_end --test native_parity
+if $long; then
+    step scripts/parity.sh --full
+    ESCAPEMENT_KILL_CYCLES=10000 step cargo test --quiet --test kill
+else
+    step scripts/parity.sh
+fi
+
+step cargo clippy --quiet --all-targets --features torch -- -D warnings
+step cargo test --quiet --features torch --test torch_policy --test end_to_end
 
 # The ring's model: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.
-LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-2} RUSTFLAGS="--cfg loom" \
-  step cargo test --quiet --release --target-dir target/loom --lib ring::model
+if $long; then
+    export ESCAPEMENT_LOOM_FULL=1
+fi
+RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom --lib ring::model
 
+if $long; then
+    export ESCAPEMENT_LONG=1
+fi
 step scripts/test_python.sh
 
 # cargo's and pytest's own summaries, added up.
 awk '
-  /^test result: / { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) passed += $i; if ($(i + 1) ~ /^failed/) failed += $i } }
-  / in [0-9.]+s/ && /passed/ && !/^test result/ {
-    for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) passed += $i; if ($(i + 1) ~ /^failed/) failed += $i; if ($(i + 1) ~ /^skipped/) skipped += $i }
-  }
-  END { printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 || failed > 0 }
+    /^test result: / { add(0) }
+    /^=+ .*passed.* in [0-9.]+s/ || /^[0-9]+ passed.* in [0-9.]+s/ { add(1) }
+    function add(python, i) {
+        for (i = 1; i < NF; i++) {
+            if ($(i + 1) ~ /^passed/) passed += $i
+            if ($(i + 1) ~ /^failed/) failed += $i
+            if ($(i + 1) ~ /^(skipped|ignored)/) skipped += $i
+        }
+    }
+    END { printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 || failed > 0 }
 ' "$log"

@@ -133,6 +133,14 @@ pub fn run(config: &AgentConfig) -> Result<End, DaemonError> {
     result
 }
 
+/// Panics in the named thread where a test asks for it; only in builds with debug assertions.
+fn panic_if_planted(thread: &str) {
+    if cfg!(debug_assertions) && std::env::var("ESCAPEMENT_TEST_PANIC").is_ok_and(|planted| planted == thread)
+    {
+        panic!("planted in the {thread} thread");
+    }
+}
+
 fn serve(
     config: &AgentConfig,
     directory: &AgentDirectory,
@@ -221,6 +229,7 @@ fn engine_thread(config: &AgentConfig, parts: EngineParts, commands: &CommandWor
             engine.beat(engine.clock().now());
             action_header.set_state(AgentState::Armed.number(), 0);
             report(Report::Armed { warm_up, degraded });
+            panic_if_planted("engine");
             let end = engine::run(&mut engine, config.engine.idle, commands);
             if let Some(fault) = engine.last_fault() {
                 tracing::warn!(fault, "the policy's latest fault");
@@ -360,6 +369,7 @@ impl Supervisor<'_> {
         );
         if AgentState::from_number(state) == Some(AgentState::Armed) {
             self.service.ready("armed");
+            panic_if_planted("supervisor");
             tracing::info!(agent = self.status.name(), epoch = self.status.epoch(), "armed");
         }
     }

@@ -195,3 +195,31 @@ fn the_three_tables_agree() {
         rows.iter().filter(|row| row[3] == "no").map(|row| row[0].parse().unwrap()).collect();
     assert_eq!(prevented, not_restarted);
 }
+
+/// A panic in either thread: the state word first, then the end. Only builds with debug assertions have the trigger.
+#[test]
+#[cfg(debug_assertions)]
+fn code_70_panic_in_every_thread() {
+    for thread in ["engine", "supervisor"] {
+        let agent = Agent::new(&[]);
+        let mut command = agent.command();
+        command.env("ESCAPEMENT_TEST_PANIC", thread);
+        let stderr = fails_with(70, Process::spawn(command));
+        assert!(stderr.contains(&format!("planted in the {thread} thread")), "{stderr}");
+        assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::Panic.number().into()), "{thread}");
+    }
+}
+
+/// Whoever stops reading ends a command that prints, without a panic.
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let agent = Agent::new(&[]);
+    let mut command = escapement();
+    command.args(["check", "-c"]).arg(&agent.config);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdout(writer).stderr(std::process::Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}

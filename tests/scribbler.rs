@@ -15,6 +15,8 @@ const CAPACITY: u64 = 8;
 /// Set in the copy of this test that scribbles: the file to scribble over.
 const VICTIM: &str = "ESCAPEMENT_SCRIBBLER_VICTIM";
 const TEST: &str = "typed_errors_only_while_a_process_scribbles_over_the_region";
+/// Steps between two attachments, with the cores given up in between: long enough for the scribbler to strike.
+const SESSION: u64 = 1_024;
 const DURATION: Duration = Duration::from_millis(1_500);
 
 /// Marsaglia's xorshift64: noise that needs no crate.
@@ -96,7 +98,10 @@ fn produce(region: &Region, tally: &mut Tally, until: Instant) {
             continue;
         };
         tally.attached += 1;
-        for _ in 0..64 {
+        for step in 0..SESSION {
+            if step % 64 == 0 {
+                std::thread::yield_now();
+            }
             let before = producer.position();
             match producer.try_claim() {
                 Ok(mut claim) => {
@@ -125,7 +130,10 @@ fn consume(region: &Region, tally: &mut Tally, until: Instant) {
             continue;
         };
         tally.attached += 1;
-        for step in 0..64 {
+        for step in 0..SESSION {
+            if step % 64 == 0 {
+                std::thread::yield_now();
+            }
             let before = consumer.position();
             if step % 16 == 0 && consumer.skip_to_latest().is_ok_and(|skipped| skipped >= CAPACITY) {
                 panic!("more skipped than the ring holds");

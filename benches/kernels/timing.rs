@@ -33,6 +33,7 @@ impl Timer {
         Self { ticks_per_ns, overhead: empty[empty.len() / 2] }
     }
 
+    #[allow(dead_code, reason = "this file is shared with a bench that has no use for it")]
     pub fn ticks_per_ns(&self) -> f64 {
         self.ticks_per_ns
     }

@@ -48,6 +48,9 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return exit::for_usage(&error),
     };
+    if !matches!(arguments.command, Command::Run(_)) {
+        crate::host::end_quietly_on_closed_pipe();
+    }
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),

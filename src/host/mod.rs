@@ -4,10 +4,12 @@ mod core;
 mod directory;
 mod emergency;
 mod memory;
+mod pipe;
 mod service;
 
 pub use core::{CoreError, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
 pub use emergency::Emergency;
 pub use memory::{lock_all_memory, prefault_stack};
+pub use pipe::end_quietly_on_closed_pipe;
 pub use service::ServiceManager;

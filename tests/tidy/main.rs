@@ -22,6 +22,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/host/core.rs",
     "src/host/emergency.rs",
     "src/host/memory.rs",
+    "src/host/pipe.rs",
     "src/policy/native/kernels/avx2.rs",
     "src/policy/native/kernels/avx512.rs",
     "src/policy/native/kernels/conformance/guarded.rs",

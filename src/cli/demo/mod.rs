@@ -222,7 +222,11 @@ impl<'a> Trio<'a> {
         let status = status.ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
         let backend =
             status.as_ref().and_then(|status| status["backend"].as_str()).unwrap_or("unknown").to_owned();
-        let disagreements = disagreements(&tap, &feed, status.as_ref());
+        // Where one of them failed, the others ended at different points of the stream.
+        let disagreements = match failure {
+            None => disagreements(&tap, &feed, status.as_ref()),
+            Some(_) => Vec::new(),
+        };
         Ok(Outcome { backend, tap, feed, disagreements, failure })
     }
 }

@@ -19,6 +19,8 @@ use std::path::PathBuf;
 use escapement::denormals::FlushDenormals;
 use escapement::policy::native::kernels::Precision;
 
+use ort::environment::Environment;
+
 use engine::{Engine, Result};
 use network::{Files, NETWORKS, Network};
 use timing::{Sample, Timer};
@@ -37,7 +39,8 @@ fn options() -> Result<Options> {
     let mut options = Options { models: PathBuf::new(), core: last_core, calls: 20_000 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let number = |value: Option<String>| -> Result<usize> { Ok(value.ok_or("a number is missing")?.parse()?) };
+        let number =
+            |value: Option<String>| -> Result<usize> { Ok(value.ok_or("a number is missing")?.parse()?) };
         match argument.as_str() {
             "--core" => options.core = number(arguments.next())?,
             "--calls" => options.calls = number(arguments.next())?,
@@ -50,11 +53,11 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-fn load(network: &Network, files: &Files) -> Result<Vec<Box<dyn Engine>>> {
+fn load(environment: &Environment, network: &Network, files: &Files) -> Result<Vec<Box<dyn Engine>>> {
     Ok(vec![
         Box::new(ours::Ours::load(network, files, Precision::F32)),
         Box::new(ours::Ours::load(network, files, Precision::Bf16)),
-        Box::new(onnxruntime::OnnxRuntime::load(network, files)?),
+        Box::new(onnxruntime::OnnxRuntime::load(environment, network, files)?),
         Box::new(tract::Tract::load(network, files)?),
         #[cfg(feature = "torch")]
         Box::new(libtorch::LibTorch::load(network, files)?),
@@ -85,10 +88,12 @@ fn main() -> Result<()> {
         timer.overhead_ns(),
         options.calls
     );
+    // A process has one of these; the library is the one that ORT_DYLIB_PATH names.
+    let environment = ort::environment::init().build()?;
     for network in &NETWORKS {
         let files = Files::new(&options.models, network);
         let expected = files.floats("output");
-        let mut engines = load(network, &files)?;
+        let mut engines = load(&environment, network, &files)?;
         for engine in &mut engines {
             check(&mut **engine, &expected)?;
         }
@@ -96,7 +101,8 @@ fn main() -> Result<()> {
         for _ in 0..TURNS {
             for (engine, sample) in engines.iter_mut().zip(&mut samples) {
                 // A failure after the check would be a defect of the engine; it must not pass as a fast call.
-                timer.sample(sample, options.calls / TURNS, &mut || engine.call().expect("the engine failed"));
+                timer
+                    .sample(sample, options.calls / TURNS, &mut || engine.call().expect("the engine failed"));
             }
         }
         println!("\n{}", network.name);

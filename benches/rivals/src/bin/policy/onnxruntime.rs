@@ -1,5 +1,7 @@
 //! ONNX Runtime through `ort`: all optimisations, one thread, inputs and outputs bound beforehand.
 
+use ort::environment::Environment;
+use ort::memory::Allocator;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
@@ -17,8 +19,8 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    pub fn load(network: &Network, files: &Files) -> Result<Self> {
-        let session = Session::builder()?
+    pub fn load(environment: &Environment, network: &Network, files: &Files) -> Result<Self> {
+        let session = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?
@@ -32,14 +34,16 @@ impl OnnxRuntime {
         }
         let outputs = network.output_shapes();
         for (i, shape) in outputs.iter().enumerate() {
-            let tensor = Tensor::from_array((shape.clone(), vec![0f32; shape.iter().product()]))?;
+            let tensor = Tensor::<f32>::new(&Allocator::default(), shape.clone())?;
             binding.bind_output(format!("output{i}"), tensor)?;
         }
         let mut engine = Self { session, binding, _inputs: inputs, last: Vec::new(), outputs: outputs.len() };
         // Outputs can be looked at only after a run, and belong to it: the first one is kept to be checked.
         let results = engine.session.run_binding(&engine.binding)?;
         for i in 0..engine.outputs {
-            engine.last.extend_from_slice(results[format!("output{i}").as_str()].try_extract_tensor::<f32>()?.1);
+            engine
+                .last
+                .extend_from_slice(results[format!("output{i}").as_str()].try_extract_tensor::<f32>()?.1);
         }
         drop(results);
         Ok(engine)

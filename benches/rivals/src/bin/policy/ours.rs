@@ -49,7 +49,8 @@ impl Ours {
             }
             Kind::Lstm { inputs, hidden, steps } => {
                 let gates = 4 * hidden;
-                let (ih, hh, bias_ih, bias_hh) = (take(gates * inputs), take(gates * hidden), take(gates), take(gates));
+                let (ih, hh, bias_ih, bias_hh) =
+                    (take(gates * inputs), take(gates * hidden), take(gates), take(gates));
                 let layer = Lstm::pack(isa, precision, ih, hh, Some(bias_ih), Some(bias_hh), inputs, hidden);
                 let scratch = vec![0.0; layer.scratch_len(steps)];
                 let values = vec![vec![0.0; hidden], vec![0.0; hidden], vec![0.0; steps * hidden]];
@@ -75,7 +76,9 @@ impl Engine for Ours {
                 }
             }
             Layers::Lstm { layer, steps } => {
-                let [h, c, states] = &mut self.values[..] else { unreachable!("three buffers are made by load") };
+                let [h, c, states] = &mut self.values[..] else {
+                    unreachable!("three buffers are made by load")
+                };
                 if let [input, h0, c0] = &self.inputs[..] {
                     h.copy_from_slice(h0);
                     c.copy_from_slice(c0);

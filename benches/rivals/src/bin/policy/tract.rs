@@ -37,7 +37,7 @@ impl Engine for Tract {
     fn output(&self) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for output in &self.outputs {
-            all.extend_from_slice(output.try_as_plain()?.as_slice::<f32>()?);
+            all.extend_from_slice(output.try_as_plain_ram()?.as_slice::<f32>()?);
         }
         Ok(all)
     }

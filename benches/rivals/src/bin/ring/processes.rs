@@ -2,7 +2,7 @@
 
 use super::figures::RoundTrip;
 use super::message::{Message, digest, message};
-use super::rings::{Receiver, Sender, ends, spec};
+use super::rings::{Copying, Receiver, Sender, ends, spec};
 use super::threads::{core, echo, pin, ping};
 use escapement::clock::MachineClock;
 use escapement::ring::{Consumer, Producer, Region};
@@ -41,7 +41,7 @@ pub fn serve(kind: &str, place: &str, messages: u64, core: usize) {
         "escapement" => {
             let directory = Path::new(place);
             let (there, back) = (open(&directory.join("there")), open(&directory.join("back")));
-            let mut receiver = Consumer::attach(there).expect("an honest peer");
+            let mut receiver = Copying::from(Consumer::attach(there).expect("an honest peer"));
             let mut sender = Producer::attach(back).expect("an honest peer");
             echo(&mut sender, &mut receiver, messages);
         }

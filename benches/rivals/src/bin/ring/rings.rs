@@ -53,25 +53,36 @@ impl Sender for Producer {
     }
 }
 
-impl Receiver for Consumer {
+/// A consumer and the buffer that it copies into, kept between messages as the engine keeps its own.
+pub struct Copying {
+    consumer: Consumer,
+    copied: Message,
+}
+
+impl From<Consumer> for Copying {
+    fn from(consumer: Consumer) -> Self {
+        Self { consumer, copied: [0; _] }
+    }
+}
+
+impl Receiver for Copying {
     #[inline]
     fn try_receive(&mut self) -> Option<u64> {
-        let peek = self.peek().expect("an honest producer")?;
-        let mut copied = [0; _];
-        peek.read(0, bytes_of_mut(&mut copied));
+        let peek = self.consumer.peek().expect("an honest producer")?;
+        peek.read(0, bytes_of_mut(&mut self.copied));
         peek.release();
-        Some(digest(&copied))
+        Some(digest(&self.copied))
     }
 }
 
 /// Both ends of one in `region`.
-pub fn ends(region: &Region) -> (Producer, Consumer) {
+pub fn ends(region: &Region) -> (Producer, Copying) {
     let attached = (Producer::attach(region.clone()), Consumer::attach(region.clone()));
-    (attached.0.expect("a fresh ring"), attached.1.expect("a fresh ring"))
+    (attached.0.expect("a fresh ring"), attached.1.expect("a fresh ring").into())
 }
 
 /// Ours.
-pub fn escapement() -> (Producer, Consumer) {
+pub fn escapement() -> (Producer, Copying) {
     ends(&HeapRegion::ring(spec()).expect("an allowed geometry"))
 }
 

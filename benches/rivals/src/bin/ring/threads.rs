@@ -79,6 +79,10 @@ pub fn echo(sender: &mut impl Sender, receiver: &mut impl Receiver, messages: u6
     }
 }
 
+/// Round trips of a block. The counter's own step is some ten nanoseconds: only a mean over a block tells two rings
+/// apart that differ by less.
+const BLOCK: u64 = 32;
+
 /// Sends, waits for the echo, and times each round trip. The first tenth is not recorded.
 pub fn ping(
     sender: &mut impl Sender,
@@ -87,7 +91,9 @@ pub fn ping(
     clock: &MachineClock,
 ) -> RoundTrip {
     let mut whole = histogram();
-    let mut began = clock.now();
+    let mut blocks = Vec::with_capacity((messages / BLOCK) as usize + 1);
+    let mut block_began = clock.now();
+    let mut began = block_began;
     for number in 0..messages {
         while !sender.try_send(number) {
             std::hint::spin_loop();
@@ -103,10 +109,14 @@ pub fn ping(
         if number >= messages / 10 {
             whole.saturating_record(ended.since(began).0);
         }
+        if (number + 1).is_multiple_of(BLOCK) {
+            blocks.push(ended.since(block_began).0 as f64 / BLOCK as f64);
+            block_began = clock.now();
+        }
         // The histogram's own work is not part of the next round trip.
         began = clock.now();
     }
-    RoundTrip::of(&whole)
+    RoundTrip::of(&whole, blocks)
 }
 
 /// Half round trips between two threads.

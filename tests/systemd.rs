@@ -1,0 +1,91 @@
+//! The unit file, checked by systemd itself, and the notifications, received as systemd would receive them.
+
+mod support;
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use support::{Agent, PATIENCE, Process};
+
+/// The unit with the program under test in place of the installed one.
+fn unit() -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/escapement@.service");
+    let text = std::fs::read_to_string(source).unwrap();
+    let installed = "/usr/bin/escapement";
+    assert!(text.contains(installed));
+    let path = directory.path().join("escapement@.service");
+    std::fs::write(&path, text.replace(installed, env!("CARGO_BIN_EXE_escapement"))).unwrap();
+    (directory, path)
+}
+
+fn systemd_analyze(arguments: &[&str], unit: &Path) -> Option<std::process::Output> {
+    match Command::new("systemd-analyze").args(arguments).arg(unit).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("the unit was not checked: systemd-analyze: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn the_unit_is_clean() {
+    let (_directory, unit) = unit();
+    let Some(output) = systemd_analyze(&["verify", "--man=no"], &unit) else { return };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn a_broken_unit_is_not_clean() {
+    let (_directory, unit) = unit();
+    let text = std::fs::read_to_string(&unit).unwrap();
+    std::fs::write(&unit, text.replace("Type=notify", "Type=notified")).unwrap();
+    let Some(output) = systemd_analyze(&["verify", "--man=no"], &unit) else { return };
+    assert!(!output.stderr.is_empty());
+}
+
+#[test]
+fn the_unit_exposes_little() {
+    let (_directory, unit) = unit();
+    // The threshold is in tenths: an exposure of 1.0.
+    let Some(output) = systemd_analyze(&["security", "--offline=true", "--threshold=10"], &unit) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Receives messages until one has the field, and gives all that came before it too.
+fn receive_until(socket: &UnixDatagram, field: &str) -> Vec<String> {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let length =
+            socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {field} in {received:?}: {error}"));
+        let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        let found = message.lines().any(|line| line == field);
+        received.push(message);
+        if found {
+            return received;
+        }
+    }
+}
+
+#[test]
+fn ready_watchdog_and_stopping_are_said_in_this_order() {
+    let agent = Agent::new(&[]);
+    let path = agent.root.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = agent.command();
+    // Without WATCHDOG_PID the watchdog is for whichever process has the environment.
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let process = Process::spawn(command);
+    let before_ready = receive_until(&socket, "READY=1");
+    assert!(!before_ready.iter().any(|message| message.contains("STOPPING")), "{before_ready:?}");
+    receive_until(&socket, "WATCHDOG=1");
+    receive_until(&socket, "WATCHDOG=1");
+    assert_eq!(process.stop().0.code(), Some(0));
+    receive_until(&socket, "STOPPING=1");
+}

@@ -17,7 +17,7 @@ use crate::bundle::BundleError;
 use crate::clock::{Clock, MachineClock, MonotonicClock, Nanos};
 use crate::config::AgentConfig;
 use crate::engine::{
-    self, Command, CommandWord, Engine, EngineError, InputGuard, OnMiss, Parts, RunEnd, TickRecord, WarmUp,
+    self, Command, CommandWord, Engine, EngineError, OnMiss, Parts, RunEnd, TickRecord, WarmUp,
 };
 use crate::host::{
     AgentDirectory, CoreError, DirectoryError, Role, ServiceManager, lock_all_memory, pin_to, prefault_stack,
@@ -162,7 +162,7 @@ fn serve(
     let observation_header = rings.observations.header();
     let parts = EngineParts {
         policy: loaded.policy,
-        input_guard: loaded.input_guard,
+        company: loaded.company,
         observations: Consumer::attach(rings.observations.clone()).map_err(EngineError::from)?,
         observation_header: observation_header.clone(),
         actions: Producer::attach(rings.actions.clone()).map_err(EngineError::from)?,
@@ -202,7 +202,7 @@ fn serve(
 /// What the supervisor hands to the engine's thread; the clock is made there.
 struct EngineParts {
     policy: Box<dyn Policy>,
-    input_guard: Option<InputGuard>,
+    company: candidate::Company,
     observations: Consumer,
     observation_header: Header,
     actions: Producer,
@@ -272,7 +272,7 @@ fn arm(
 
     let EngineParts {
         policy,
-        input_guard,
+        company,
         observations,
         observation_header,
         actions,
@@ -293,9 +293,7 @@ fn arm(
         settings: config.settings.clone(),
         epoch,
     })?;
-    if let Some(guard) = input_guard {
-        engine.guard_input(guard);
-    }
+    company.join(&mut engine);
     let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;
     Ok((engine, warm_up, degraded))
 }

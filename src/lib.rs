@@ -10,7 +10,7 @@
 //! | layer | module | holds |
 //! |---|---|---|
 //! | L0 | `sync`, [`clock`], [`denormals`], [`backing`] | atomics and cells, time, float mode, stable bytes |
-//! | L1 | [`wire`] | observation and action frames, outcomes and reasons, byte by byte |
+//! | L1 | [`wire`], [`noise`] | observation and action frames, outcomes and reasons, byte by byte; what stochastic policies draw |
 //! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
@@ -28,6 +28,7 @@ pub mod engine;
 pub mod feed;
 pub mod gateway;
 pub mod host;
+pub mod noise;
 pub mod policy;
 pub mod ring;
 #[cfg(not(loom))]

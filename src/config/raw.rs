@@ -115,8 +115,9 @@ const DEADLINE_US: Whole = Whole(1, 10_000_000);
 pub(super) fn read(document: &Document<'_>) -> Option<Raw> {
     let agent = agent(&document.table("agent"));
     let policy = policy(&document.table("policy"));
-    let observation = observation(&document.table("observation"));
-    let guard = guard(&document.table("observation").table("guard"));
+    let observation_table = document.table("observation");
+    let observation = observation(&observation_table);
+    let guard = guard(&observation_table.table("guard"));
     let action = action(&document.table("action"));
     let deadline = deadline(&document.table("deadline"));
     let errors = budget(&document.table("errors").table("budget"), ERROR_BUDGET);

@@ -1,9 +1,13 @@
 //! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit.
 
 use super::DaemonError;
-use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState, hex};
+use crate::bundle::{
+    Candidate, NoiseKind, PassedOver, Proof, Recurrent, Served, SignatureState, StateRule, hex,
+};
+use crate::clock::{Clock, wall_clock_ns};
 use crate::config::{AgentConfig, PolicySource};
-use crate::engine::{FeatureRange, GuardMode, InputGuard};
+use crate::engine::{Carry, CarryRules, Engine, FeatureRange, GuardMode, InputGuard};
+use crate::noise::{Distribution, Noise};
 use crate::policy::{Null, Policy, Widths};
 use crate::telemetry::FeatureCounts;
 use serde::Serialize;
@@ -12,10 +16,32 @@ use std::sync::Arc;
 /// What was loaded.
 pub(super) struct Loaded {
     pub(super) policy: Box<dyn Policy>,
-    pub(super) input_guard: Option<InputGuard>,
+    pub(super) company: Company,
     /// Of the bundle, or of the file that stands alone; zeros where nothing was loaded.
     pub(super) sha256: [u8; 32],
     pub(super) provenance: Provenance,
+}
+
+/// What goes into the engine beside the policy.
+pub(super) struct Company {
+    input_guard: Option<InputGuard>,
+    noise: Option<Noise>,
+    carry: Option<CarryRules>,
+}
+
+impl Company {
+    /// Gives the engine what there is.
+    pub(super) fn join<C: Clock>(self, engine: &mut Engine<C>) {
+        if let Some(guard) = self.input_guard {
+            engine.guard_input(guard);
+        }
+        if let Some(noise) = self.noise {
+            engine.draw_noise(noise);
+        }
+        if let Some(rules) = self.carry {
+            engine.carry_by(rules);
+        }
+    }
 }
 
 /// What status says about the policy.
@@ -31,6 +57,9 @@ pub(super) struct Provenance {
     signature: &'static str,
     public_key: Option<String>,
     input_guard: &'static str,
+    /// `deterministic`: with zero noise, or because the policy has no randomness.
+    deterministic: bool,
+    seed: Option<u64>,
     #[serde(skip)]
     counts: Option<Arc<FeatureCounts>>,
     #[serde(skip)]
@@ -105,10 +134,13 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
             signature: SignatureState::Absent.name(),
             public_key: None,
             input_guard: GuardMode::Off.name(),
+            deterministic: true,
+            seed: None,
             counts: None,
             feature_names: None,
         };
-        return Ok(Loaded { policy, input_guard: None, sha256: [0; 32], provenance });
+        let company = Company { input_guard: None, noise: None, carry: None };
+        return Ok(Loaded { policy, company, sha256: [0; 32], provenance });
     };
     let candidate = Candidate::read(path, &config.policy.trust)?;
     let input_guard = input_guard(config, &candidate)?;
@@ -121,6 +153,9 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
         SignatureState::Good { public_key, .. } => Some(public_key.clone()),
         SignatureState::Absent | SignatureState::Unchecked => None,
     };
+    let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
+    let noise = noise
+        .map(|noise| Noise::new(config.policy.seed.unwrap_or_else(fresh_seed), distribution(noise.kind)));
     let provenance = Provenance {
         kind: if manifest.is_some() { "bundle" } else { "unproven" },
         name: manifest.map(|manifest| manifest.name.clone()),
@@ -131,13 +166,41 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
         signature: candidate.signature().name(),
         public_key,
         input_guard: input_guard.as_ref().map_or(GuardMode::Off, |_| config.policy.guard.mode).name(),
+        deterministic: noise.is_none(),
+        seed: noise.map(|noise| noise.seed()),
         counts: input_guard.as_ref().map(InputGuard::counts),
         feature_names: manifest.and_then(|manifest| manifest.observation.names.clone()),
     };
     provenance.log();
+    let carry = manifest.and_then(|manifest| manifest.recurrent).map(carry_rules);
     let sha256 = candidate.sha256();
     tracing::debug!(sha256 = hex(&sha256), "loaded");
-    Ok(Loaded { policy, input_guard, sha256, provenance })
+    Ok(Loaded { policy, company: Company { input_guard, noise, carry }, sha256, provenance })
+}
+
+/// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
+/// a run can be repeated. Below 2⁶³, as far as the configuration's own numbers go.
+fn fresh_seed() -> u64 {
+    let mut mixed = wall_clock_ns();
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) >> 1
+}
+
+fn distribution(kind: NoiseKind) -> Distribution {
+    match kind {
+        NoiseKind::Gaussian => Distribution::Gaussian,
+        NoiseKind::Gumbel => Distribution::Gumbel,
+    }
+}
+
+fn carry_rules(recurrent: Recurrent) -> CarryRules {
+    let rule = |rule| match rule {
+        StateRule::Keep => Carry::Keep,
+        StateRule::Reset => Carry::Reset,
+        StateRule::BurnIn(observations) => Carry::BurnIn(observations),
+    };
+    CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) }
 }
 
 fn within_time(

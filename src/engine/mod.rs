@@ -6,6 +6,7 @@
 //! counters.
 
 mod budget;
+mod carry;
 mod command;
 mod deadline;
 mod idle;
@@ -18,6 +19,7 @@ mod tick;
 mod warm_up;
 
 pub use budget::{Budget, BudgetSpec};
+pub use carry::{Carry, CarryRules};
 pub use command::{Command, CommandWord};
 pub use deadline::Deadlines;
 pub use idle::IdleStrategy;

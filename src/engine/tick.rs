@@ -1,11 +1,13 @@
 //! One tick: peek, admit, infer, judge, commit, release, hand a record on.
 
 use super::budget::Budget;
+use super::carry::{Carried, CarryRules};
 use super::input_guard::{Finding, InputGuard};
 use super::intake::{Frame, Intake};
 use super::record::TickRecord;
 use super::settings::{Backlog, OnFull, OnMiss, Settings, all_finite};
 use crate::clock::{Clock, Nanos};
+use crate::noise::Noise;
 use crate::policy::Policy;
 use crate::ring::{Claim, ClaimError, Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
@@ -86,6 +88,8 @@ pub struct Engine<C> {
     counters: Arc<Counters>,
     intake: Intake,
     input_guard: Option<InputGuard>,
+    noise: Option<Noise>,
+    carried: Option<Carried>,
     misses: Budget,
     errors: Budget,
     epoch: u32,
@@ -135,6 +139,8 @@ impl<C: Clock> Engine<C> {
             errors: Budget::new(settings.error_budget),
             intake: Intake::resumed(last),
             input_guard: None,
+            noise: None,
+            carried: None,
             policy,
             settings,
             observations,
@@ -151,6 +157,16 @@ impl<C: Clock> Engine<C> {
     /// Holds features to what the policy was trained on, from the next tick on.
     pub fn guard_input(&mut self, guard: InputGuard) {
         self.input_guard = Some(guard);
+    }
+
+    /// Calls the policy with noise that this source draws for each sequence number, from the next tick on.
+    pub fn draw_noise(&mut self, noise: Noise) {
+        self.noise = Some(noise);
+    }
+
+    /// Follows these rules about carried state, from the next tick on.
+    pub fn carry_by(&mut self, rules: CarryRules) {
+        self.carried = Some(Carried::new(rules));
     }
 
     /// Answers at most one observation.
@@ -199,8 +215,14 @@ impl<C: Clock> Engine<C> {
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
+        if let Some(carried) = self.carried.as_mut().filter(|_| flags & ActionFlags::GAP != 0) {
+            carried.on_gap(self.policy.as_mut());
+        }
         let mut policy_failed = false;
         if refused.is_none() {
+            if let Some(noise) = &self.noise {
+                noise.fill(header.sequence, self.policy.noise_mut());
+            }
             let called = self.clock.begin();
             let answer = self.policy.infer(&self.observation, &mut self.action);
             let returned = self.clock.now();
@@ -218,6 +240,9 @@ impl<C: Clock> Engine<C> {
                 None
             };
             policy_failed = refused.is_some();
+            if refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
+                refused = Some(Reason::BurnIn);
+            }
         }
         // What is known without the clock is written before the clock is asked, so that as little as possible lies
         // between the verdict and the commit.
@@ -233,6 +258,11 @@ impl<C: Clock> Engine<C> {
             (&mut self.misses, &mut self.errors),
             Findings { refused, policy_failed, flags },
         );
+        if let Some(carried) = &mut self.carried
+            && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
+        {
+            carried.on_miss(self.policy.as_mut());
+        }
         let queue_ns = peeked.since(Nanos(header.ts_publish_ns)).0;
         let action = ActionHeader {
             sequence: header.sequence,

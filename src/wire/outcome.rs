@@ -101,6 +101,8 @@ wire_numbers! {
         BusError = 20, "bus_error";
         /// The policy did not return.
         PolicyHung = 21, "policy_hung";
+        /// The policy's carried state began anew, and this observation only warmed it up.
+        BurnIn = 22, "burn_in";
     }
 }
 

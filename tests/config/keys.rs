@@ -190,8 +190,15 @@ fn a_key_given_twice_and_a_table_that_is_none_are_refused() {
         let table = key.path.rsplit_once('.').expect("keys stand in tables").0;
         let mut draft = Draft::minimal();
         draft.0.retain(|other, _| !other.starts_with(table));
-        let found = problems(&format!("{table} = 3\n{}", draft.text()));
-        let told = format!("{FILE}:1: {table} = 3: wrong type (integer); allowed: a table");
+        // A table within another one stands among the keys of that one.
+        let (text, line) = if table.contains('.') {
+            let draft = draft.set(table, "3");
+            (draft.text(), draft.line_of(table))
+        } else {
+            (format!("{table} = 3\n{}", draft.text()), 1)
+        };
+        let found = problems(&text);
+        let told = format!("{FILE}:{line}: {table} = 3: wrong type (integer); allowed: a table");
         assert_eq!(found[0].to_string(), told);
         assert_eq!(found.len(), 1, "{found:?}");
     }

@@ -144,6 +144,11 @@ pub struct TestFeed {
 }
 
 impl TestFeed {
+    /// Leaves sequence numbers out, as a feed does that lost messages.
+    pub fn skip_sequence(&mut self, count: u64) {
+        self.next += count;
+    }
+
     /// Commits one observation of `payload` with the next sequence number, published now.
     pub fn commit(&mut self, payload: &[f32]) {
         let flags = if std::mem::take(&mut self.restart) { ObservationFlags::RESTART } else { 0 };

@@ -12,6 +12,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     ("denormals", 1),
     // L1
     ("wire", 10),
+    ("noise", 10),
     // L2
     ("ring", 20),
     ("bundle", 21),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy
+import pytest
 import sb3_contrib
 import stable_baselines3
 import torch
@@ -174,3 +176,29 @@ def assert_same_actions(bundle: Bundle, got: Array, expected: Array, scores: Arr
         best = numpy.sort(scores, axis=1)[:, -2:]
         different &= (best[:, 1] - best[:, 0]) > TOLERANCE
     assert not numpy.any(different), f"{different.sum()} of {len(different)} rows differ"
+
+
+def daemon() -> Path:
+    """The built `escapement`, from ESCAPEMENT_BINARY or the target directory; a skip where there is none."""
+    root = Path(__file__).resolve().parents[2]
+    built = [root / "target" / profile / "escapement" for profile in ("release", "debug")]
+    named = os.environ.get("ESCAPEMENT_BINARY")
+    candidates = [Path(named)] if named else sorted(filter(Path.is_file, built), key=lambda path: -path.stat().st_mtime)
+    if not candidates:
+        pytest.skip("no escapement was built (cargo build), and ESCAPEMENT_BINARY names none")
+    return candidates[0]
+
+
+def predict(bundle: Bundle, vectors: Array, backend: str) -> Array:
+    """What `escapement predict` answers to observations [n, obs], in order, states carried."""
+    binary = daemon()
+    observations, actions = bundle.path.parent / "observations.npy", bundle.path.parent / f"{backend}.npy"
+    numpy.save(observations, vectors.astype(numpy.float32))
+    files = ["--observations", str(observations), "--out", str(actions)]
+    command = [str(binary), "predict", str(bundle.path), *files, "--backend", backend]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if backend == "torch" and done.returncode != 0 and "--features torch" in done.stderr:
+        pytest.skip("escapement was built without the torch backend")
+    assert done.returncode == 0, done.stderr
+    found: Array = numpy.load(actions)
+    return found

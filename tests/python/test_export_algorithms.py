@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecNormalize
 
 from escapement_export import Options, export_zip
-from exporting import OBSERVATIONS, Array, Bundle, assert_same_actions, make, train
+from exporting import OBSERVATIONS, Array, Bundle, assert_same_actions, make, predict, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,27 +43,41 @@ def observations_near(env: Any, count: int, seed: int) -> Array:
     return rows.astype(numpy.float32)
 
 
-@pytest.mark.parametrize("normalized", [False, True], ids=["raw", "normalized"])
-@pytest.mark.parametrize(("name", "environment"), CASES)
-def test_the_bundle_acts_as_predict(tmp_path: Path, name: str, environment: str, normalized: bool) -> None:
+@dataclass(frozen=True)
+class Case:
+    """A bundle of a trained model, raw observations for it, and what the model makes of them when normalised."""
+
+    bundle: Bundle
+    vectors: Array
+    expected: Array
+    scores: Array | None
+    normalized: bool
+    name: str
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(*case, normalized) for case in CASES for normalized in (False, True)],
+    ids=lambda case: f"{case[0]}-{case[1]}-{'normalized' if case[2] else 'raw'}",
+)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Trains, saves, exports from the files."""
+    name, environment, normalized = request.param
+    directory = tmp_path_factory.mktemp("case")
     env = make(environment, normalized)
     model = train(name, env)
-    model.save(tmp_path / "model.zip")
+    model.save(directory / "model.zip")
     statistics = None
     if isinstance(env, VecNormalize):
-        statistics = tmp_path / "statistics.pkl"
+        statistics = directory / "statistics.pkl"
         env.save(str(statistics))
     exported = export_zip(
-        tmp_path / "model.zip",
+        directory / "model.zip",
         name,
-        tmp_path / "agent.bundle",
+        directory / "agent.bundle",
         vec_normalize=statistics,
         options=Options(checks=512),
     )
-    bundle = Bundle(exported.path)
-    assert bundle.manifest["bundle"]["algorithm"] == name
-    assert ("mean" in bundle.manifest["observation"]) == normalized
-
     raw = observations_near(env, OBSERVATIONS, seed=5)
     normal: Any = env.normalize_obs(raw) if isinstance(env, VecNormalize) else raw
     vectors, extra = raw, {}
@@ -72,9 +86,22 @@ def test_the_bundle_acts_as_predict(tmp_path: Path, name: str, environment: str,
         masks[~masks.any(axis=1), 0] = True
         vectors, extra = numpy.concatenate([raw, masks], axis=1), {"action_masks": masks}
     expected, _ = model.predict(normal, deterministic=True, **extra)
+    actions = expected.reshape(len(raw), -1).astype(numpy.float32)
+    return Case(Bundle(exported.path), vectors, actions, scores(model, name, normal), normalized, name)
+
+
+def test_the_bundle_acts_as_predict(case: Case) -> None:
+    assert case.bundle.manifest["bundle"]["algorithm"] == case.name
+    assert ("mean" in case.bundle.manifest["observation"]) == case.normalized
     # Row by row, as the daemon calls it.
-    got = numpy.concatenate([bundle.act(row[None]) for row in vectors])
-    assert_same_actions(bundle, got, expected.reshape(len(raw), -1).astype(numpy.float32), scores(model, name, normal))
+    got = numpy.concatenate([case.bundle.act(row[None]) for row in case.vectors])
+    assert_same_actions(case.bundle, got, case.expected, case.scores)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_daemon_acts_as_predict(case: Case, backend: str) -> None:
+    got = predict(case.bundle, case.vectors, backend)
+    assert_same_actions(case.bundle, got, case.expected, case.scores)
 
 
 def scores(model: Any, name: str, observations: Array) -> Array | None:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from escapement_export import ExportError, Options, export_model, export_zip
-from exporting import UNEVEN, Bundle, RandomEnv, assert_same_actions, box, make, train
+from exporting import UNEVEN, Bundle, RandomEnv, assert_same_actions, box, make, predict, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,6 +50,20 @@ def test_episodes_of_a_thousand_steps_with_resets(tmp_path: Path, environment: s
         starts = starts | (step % 333 == 332)
         resets += int(starts[0])
     assert resets >= 3
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_daemon_carries_state_as_predict(tmp_path: Path, backend: str) -> None:
+    settings = {"policy_kwargs": {"lstm_hidden_size": 33, "n_lstm_layers": 2}}
+    model = train("RecurrentPPO", RandomEnv(box(4), UNEVEN), 128, **settings)
+    bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
+    rows = numpy.random.default_rng(8).uniform(-2.0, 3.0, size=(STEPS, 4)).astype(numpy.float32)
+    state, expected = None, []
+    for step, row in enumerate(rows):
+        starts = numpy.array([step == 0])
+        action, state = model.predict(row[None], state=state, episode_start=starts, deterministic=True)
+        expected.append(action[0])
+    assert_same_actions(bundle, predict(bundle, rows, backend), numpy.array(expected))
 
 
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), UNEVEN])

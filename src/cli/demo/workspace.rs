@@ -180,8 +180,9 @@ mod tests {
         assert_eq!(config.root.as_deref(), Some(path.as_path()));
         assert!(agent.directory.path().starts_with(&path));
         let PolicySource::Path(policy) = config.policy.source else { panic!("the demo has a policy") };
-        let policy = if policy.is_dir() { policy.join("policy.pt") } else { policy };
-        assert_eq!(std::fs::read(policy).unwrap(), POLICY);
+        for (name, bytes) in BUNDLE {
+            assert_eq!(std::fs::read(policy.join(name)).unwrap(), bytes);
+        }
         drop(workspace);
         assert!(!path.exists());
     }

@@ -55,9 +55,7 @@ def export(module: nn.Module, observations: Tensor, states: Sequence[Tensor], fo
     if "script" in form:
         scripted = torch.jit.script(module)
     else:
-        scripted = torch.jit.trace(  # type: ignore[no-untyped-call]
-            module, (observations[:1], *states), check_trace=False
-        )
+        scripted = torch.jit.trace(module, (observations[:1], *states), check_trace=False)
     return torch.jit.freeze(scripted.eval()) if "frozen" in form else scripted
 
 
@@ -428,7 +426,9 @@ class Generator:
     def operation(self, x: Tensor) -> nn.Module | None:
         """An operation that fits a value shaped like `x`; `None` asks for one of two values."""
         choose = self.random
-        family = choose.choice(("layer", "layer", "unary", "unary", "binary", "constant", "move", "move", "reduce", "wide"))
+        family = choose.choice(
+            ("layer", "layer", "unary", "unary", "binary", "constant", "move", "move", "reduce", "wide")
+        )
         if family == "binary":
             return None
         if family == "unary":
@@ -577,7 +577,7 @@ class Generator:
 def broadcast(a: Tensor, b: Tensor) -> bool:
     """Whether the two broadcast together."""
     try:
-        torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+        torch.broadcast_shapes(a.shape, b.shape)
     except RuntimeError:
         return False
     return True

@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="export",
-        description="Export a model saved by Stable-Baselines3 as a policy bundle. Model files are pickles and run code "
-        "when they are read: export only what you trust.",
+        description="Export a model saved by Stable-Baselines3 as a policy bundle. Model files are pickles and run "
+        "code when they are read: export only what you trust.",
     )
     result.add_argument("model", type=Path, metavar="MODEL.zip", help="what model.save() wrote")
     result.add_argument("--algo", required=True, metavar="NAME", help=", ".join(name.lower() for name in FAMILIES))

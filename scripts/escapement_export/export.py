@@ -30,7 +30,7 @@ SUFFIX = ".bundle"
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said about any bundle. Only `name` is worked out, from the directory's name, where it is not given."""
+    """What may be said about any bundle. `name` comes from the directory's name where it is not given."""
 
     name: str | None = None
     observation_names: Sequence[str] | None = None
@@ -107,8 +107,8 @@ def export_module(
 ) -> Exported:
     """Writes any torch module as a bundle.
 
-    Its `forward` takes (observation [1, obs], noise [1, k] if `noise`, each of `state`) and returns the action that is to
-    be sent, or (action, each next state). It is traced, so it must not branch on data.
+    Its `forward` takes (observation [1, obs], noise [1, k] if `noise`, each of `state`) and returns the action that is
+    to be sent, or (action, each next state). It is traced, so it must not branch on data.
     """
     subject = ModuleSubject(module, observation_space, action_space, Signature(noise, tuple(state)), algorithm)
     return write_bundle(subject, Path(out), options or Options())
@@ -179,6 +179,11 @@ def check_options(subject: Subject, out: Path, options: Options) -> None:
         raise ExportError(f"recorded observations of shape {list(recorded.shape)}; expected [n, {dimension}]")
     if recorded is not None and not numpy.all(numpy.isfinite(recorded)):
         raise ExportError("recorded observations that are not finite")
+    if options.slo is not None and not (options.slo[0] > 0.0 and 0.0 < options.slo[1] <= 100.0):
+        raise ExportError(
+            f"an SLO of {options.slo[0]:g} us at percentile {options.slo[1]:g}; allowed: a time above 0, a percentile "
+            "above 0 and at most 100"
+        )
     if options.safe_default is not None:
         check_safe_default(options.safe_default, subject.action)
 
@@ -222,9 +227,7 @@ def document(
     return content
 
 
-def observation_table(
-    subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None
-) -> dict[str, Any]:
+def observation_table(subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None) -> dict[str, Any]:
     """`[observation]` and what is in it."""
     layout = subject.layout
     table: dict[str, Any] = {"dimension": layout.dimension}

@@ -22,7 +22,7 @@ from .normalization import Normalization, frame_stack, unrepeated_bounds
 
 @dataclass(frozen=True)
 class Family:
-    """How the algorithms that share an actor are taken apart: the policy on the CPU and the model to network and head."""
+    """How the algorithms that share an actor are taken apart: the policy and its model to network and head."""
 
     take_apart: Callable[[Any, Any], tuple[Network, Head]]
     is_masked: bool = False
@@ -52,8 +52,15 @@ def actor_critic_head(policy: Any, space: spaces.Space[Any]) -> Head:
     if isinstance(space, spaces.MultiDiscrete):
         return Categorical([int(count) for count in space.nvec])
     if isinstance(space, spaces.MultiBinary):
-        return Bernoulli(int(space.n))
+        return Bernoulli(binary_count(space))
     raise ExportError(f"action space {type(space).__name__} cannot be exported")
+
+
+def binary_count(space: spaces.MultiBinary) -> int:
+    """The number of a MultiBinary space's actions, which Stable-Baselines3 takes with one axis only."""
+    if len(space.shape) != 1:
+        raise ExportError(f"action space {space} has more than one axis; flatten it")
+    return int(space.shape[0])
 
 
 def mask_counts(space: spaces.Space[Any]) -> tuple[int, ...]:
@@ -63,7 +70,7 @@ def mask_counts(space: spaces.Space[Any]) -> tuple[int, ...]:
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(int(count) for count in space.nvec)
     if isinstance(space, spaces.MultiBinary):
-        return (2,) * int(space.n)
+        return (2,) * binary_count(space)
     raise ExportError(f"MaskablePPO has no mask for {type(space).__name__} actions")
 
 
@@ -135,18 +142,20 @@ def model_layout(model: Any, frames: int) -> ObservationLayout:
 
 
 def graph_of(model: Any, layout: ObservationLayout, normalization: Normalization | None) -> PolicyGraph:
-    """The model's policy as one module on the CPU, in evaluation mode. The model itself is not changed."""
-    policy = copy.deepcopy(model.policy).to("cpu")
-    policy.set_training_mode(False)
-    network, head = FAMILIES[algorithm_of(model)].take_apart(policy, model)
-    refuse_convolutions(network)
-    encoder = Encoder(layout, normalization, scale_images=bool(policy.normalize_images))
-    return PolicyGraph(encoder, network, head).eval().requires_grad_(False)
+    """The model's policy as one module on the CPU, in evaluation mode.
+
+    The networks are copied, so the model keeps its own as they were. They are copied without the policy around them:
+    one that has just been trained holds distributions with gradients, which cannot be.
+    """
+    network, head = FAMILIES[algorithm_of(model)].take_apart(model.policy, model)
+    encoder = Encoder(layout, normalization, scale_images=bool(model.policy.normalize_images))
+    graph = PolicyGraph(encoder, copy.deepcopy(network), head)
+    return graph.to("cpu").eval().requires_grad_(False)
 
 
-def refuse_convolutions(network: nn.Module) -> None:
+def refuse_convolutions(policy: nn.Module) -> None:
     """CnnPolicy, and image keys of a MultiInputPolicy, are not exported for now."""
-    for name, module in network.named_modules():
+    for name, module in policy.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             raise ExportError(
                 f"{name} is a {type(module).__name__}: policies over images (CnnPolicy, image keys of a "
@@ -158,8 +167,8 @@ def action_bounds(space: spaces.Space[Any]) -> tuple[str, numpy.ndarray[Any, Any
     """An action space as (kind, low, high, nvec), one bound per element of the action vector."""
     if isinstance(space, spaces.Box):
         return "box", space.low.reshape(-1).astype(float), space.high.reshape(-1).astype(float), []
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
-        return "multi_binary", numpy.zeros(int(space.n)), numpy.ones(int(space.n)), []
+    if isinstance(space, spaces.MultiBinary):
+        return "multi_binary", numpy.zeros(binary_count(space)), numpy.ones(binary_count(space)), []
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         if numpy.any(numpy.asarray(space.start) != 0):
             raise ExportError(f"action space {space} does not start at 0, which Stable-Baselines3 does not support")

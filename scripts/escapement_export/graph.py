@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from .encoding import Encoder
 from .heads import Head
@@ -106,7 +108,7 @@ class WithNoise(Plain):
 class WithState(Plain):
     """forward(observation, state...): the tracer names the states itself."""
 
-    def forward(self, observation: Tensor, *state: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, observation: Tensor, *state: Tensor) -> Any:
         return self.graph(observation, *state)
 
 
@@ -135,9 +137,14 @@ def freeze(graph: nn.Module, signature: Signature, observation: Tensor) -> torch
         (True, True): WithNoiseAndState,
     }[signature.noise is not None, bool(signature.state)]
     module = wrapper(graph).eval().requires_grad_(False)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # TorchScript is deprecated without a date, and a trace warns wherever Python sees a tensor's size: neither is
+        # news here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         # What is compared is the frozen module with the model, on thousands of observations, not the trace with itself.
-        traced = torch.jit.trace(module, example_inputs(signature, observation), check_trace=False)
+        inputs = example_inputs(signature, observation)
+        traced: torch.jit.ScriptModule = torch.jit.trace(module, inputs, check_trace=False)
         frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
     return frozen
 

@@ -116,11 +116,12 @@ class Categorical(Head):
         elif len(set(self.nvec)) == 1:
             best = torch.argmax(scores.reshape(-1, len(self.nvec), self.nvec[0]), 2)
         else:
-            best = torch.cat([torch.argmax(part, 1, keepdim=True) for part in torch.split(scores, self.nvec, 1)], 1)
+            parts = torch.split(scores, list(self.nvec), 1)
+            best = torch.cat([torch.argmax(part, 1, keepdim=True) for part in parts], 1)
         return best.to(torch.float32)
 
     def margin(self, outputs: tuple[Tensor, ...], mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        parts = torch.split(self.scores(outputs, mask, noise), self.nvec, 1)
+        parts = torch.split(self.scores(outputs, mask, noise), list(self.nvec), 1)
         return torch.stack([lead(part) for part in parts], 1).amin(1)
 
 

@@ -59,7 +59,7 @@ TRAINING_ONLY = {
 }
 """Attributes that no actor needs: the algorithm's own defaults take their place."""
 
-SMALL = {"buffer_size": 1, "n_envs": 1, "_n_envs": 1, "learning_starts": 0, "optimize_memory_usage": False, "verbose": 0}
+SMALL = {"buffer_size": 1, "n_envs": 1, "learning_starts": 0, "optimize_memory_usage": False, "verbose": 0}
 """Attributes that would allocate or print: replaced."""
 
 NEEDED = {"policy_class", "policy_kwargs", "observation_space", "action_space"}

@@ -59,7 +59,7 @@ def to_toml(document: Mapping[str, Any]) -> str:
 
 
 def sealed(text: str) -> str:
-    """The text with a last line that holds its hash, so that damage to the manifest itself is found without a signature."""
+    """The text with a last line that holds its hash: damage to the manifest is found without a signature too."""
     return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 

@@ -146,8 +146,8 @@ class Direct(Network):
 def mean_of_quantiles(network: nn.Sequential, quantiles: int) -> nn.Sequential:
     """A quantile network whose last layer gives the mean over the quantiles: QRDQN.
 
-    The mean of linear functions is the linear function with the mean weights, so that the layer shrinks by the number of
-    quantiles (200 unless chosen). The average is taken in float64.
+    The mean of linear functions is the linear function with the mean weights, so that the layer shrinks by the number
+    of quantiles (200 unless chosen). The average is taken in float64.
     """
     last = network[-1]
     if not isinstance(last, nn.Linear):

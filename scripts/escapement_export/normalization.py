@@ -1,7 +1,7 @@
 """VecNormalize and VecFrameStack: what lies between an environment's observation and the model.
 
 The model may have been trained behind VecNormalize(VecFrameStack(env)) or behind VecFrameStack(VecNormalize(env)). The
-first keeps statistics for each element of the stacked observation, the second for one frame; the shapes tell them apart.
+first keeps statistics for each element of the stacked observation, the second for one frame; the shapes tell which.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def frame_stack(frames: int, layout: ObservationLayout) -> FrameStack | None:
 def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> ObservationLayout:
     """The layout with bounds that belong to the elements they stand at.
 
-    VecFrameStack concatenates frames, [a, b, a, b], but makes the bounds of its space with `numpy.repeat`, [a, a, b, b].
+    VecFrameStack concatenates frames, [a, b, a, b], but makes its space's bounds with `numpy.repeat`, [a, a, b, b].
     """
     bounds = []
     for side in ("low", "high"):
@@ -81,9 +81,7 @@ def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> Observati
     return layout.with_bounds(bounds[0], bounds[1])
 
 
-def normalization_of(
-    vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None
-) -> Normalization | None:
+def normalization_of(vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None) -> Normalization | None:
     """The observation statistics of a `VecNormalize`, checked against the layout. None where it leaves observations."""
     if vec_normalize is None or not vec_normalize.norm_obs:
         return None
@@ -136,7 +134,9 @@ def normalized_as_in_training(
     if not isinstance(observations, dict):
         return numpy.concatenate([vec_normalize.normalize_obs(frame) for frame in stack.unstack(observations)], axis=-1)
     split = {name: stack.unstack(values) for name, values in observations.items()}
-    frames = [vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()}) for i in range(stack.frames)]
+    frames = [
+        vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()}) for i in range(stack.frames)
+    ]
     return {name: numpy.concatenate([frame[name] for frame in frames], axis=-1) for name in observations}
 
 
@@ -145,16 +145,23 @@ def training_statistics(
 ) -> tuple[Vector, Vector] | None:
     """Mean and standard deviation of each raw element: VecNormalize's, or of recorded observations, or none.
 
-    Elements that VecNormalize leaves alone come from the recorded observations; without those there is no full vector.
+    Elements that VecNormalize leaves alone come from the recorded observations. Without those, indices and masks, which
+    have bounds and no distribution worth guarding, get the middle and half the width of theirs; other elements leave
+    the vector incomplete, and then there is none.
     """
     if recorded is not None:
         mean = recorded.mean(axis=0, dtype=numpy.float64)
         deviation = recorded.std(axis=0, dtype=numpy.float64)
-    elif normalization is None or any(segment.key not in normalization.statistics for segment in layout.segments):
+    elif normalization is None or any(
+        segment.kind == "box" and segment.key not in normalization.statistics for segment in layout.segments
+    ):
         return None
     else:
         mean, deviation = numpy.zeros(layout.dimension), numpy.zeros(layout.dimension)
     for segment in layout.segments:
+        if recorded is None and segment.kind != "box":
+            mean[segment.offset : segment.end] = 0.5 * (segment.low + segment.high)
+            deviation[segment.offset : segment.end] = 0.5 * (segment.high - segment.low)
         if normalization is not None and segment.key in normalization.statistics:
             statistics = normalization.statistics[segment.key]
             mean[segment.offset : segment.end] = statistics.mean

@@ -54,7 +54,7 @@ class Sampler:
         return self.valid(numpy.array(rows))
 
     def draw(self, count: int) -> Vector:
-        """`count` observations: a quarter recorded, if there are any; the others Gaussian around the mean, or uniform."""
+        """`count` observations: a quarter recorded, if any are; the others Gaussian around the mean, or uniform."""
         spread = self.random.choice(SPREADS, size=(count, 1))
         rows = self.mean + spread * self.deviation * self.random.standard_normal((count, self.layout.dimension))
         uniform = (self.random.random(count) < 0.3)[:, None] & numpy.isfinite(self.high - self.low)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .errors import ExportError
-from .families import action_bounds, algorithm_of, graph_of, model_layout
+from .families import action_bounds, algorithm_of, graph_of, model_layout, refuse_convolutions
 from .graph import PolicyGraph, Signature
 from .layout import ObservationLayout, Vector, layout_of
 from .normalization import (
@@ -24,8 +24,9 @@ from .normalization import (
 )
 from .samples import batched, unbatched
 
-PERTURBATION = 1e-4
-"""How far `ModuleSubject` moves the inputs, relative to max(1, |input|), to see whether a discrete action turns over."""
+NUDGES = 32
+PERTURBATION = 1e-3
+"""How far `ModuleSubject` nudges the inputs, relative to max(1, |input|), to see whether a discrete action holds."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class ModelSubject:
         self.model = model
         self.vec_normalize = vec_normalize
         self.algorithm = algorithm_of(model)
+        refuse_convolutions(model.policy)
         self.layout = model_layout(model, frames)
         self.stack = frame_stack(frames, self.layout)
         self.normalization = normalization_of(vec_normalize, self.layout, self.stack)
@@ -135,8 +137,8 @@ class ModelSubject:
 class ModuleSubject:
     """Any torch module with the signature of a bundle's `forward`; the reference is the module itself."""
 
-    normalization = None
-    stack = None
+    normalization: Normalization | None = None
+    stack: FrameStack | None = None
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class ModuleSubject:
         return self.call(vectors, noise, state)
 
     def margin(self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]) -> NDArray[numpy.float64]:
-        """A module's scores are not to be seen: a row counts as stable if none of eight small nudges turns it over."""
+        """A module's scores are not to be seen: a row counts as stable if none of many small nudges turns it over."""
         if self.action.space == "box":
             return numpy.full(len(vectors), numpy.inf)
         random = numpy.random.default_rng(0)
@@ -188,7 +190,7 @@ class ModuleSubject:
             zeros = numpy.zeros((len(vectors), self.signature.noise.dimension), dtype=numpy.float32)
         settled, _ = self.call(vectors, zeros, state)
         stable = numpy.ones(len(vectors), dtype=bool)
-        for _ in range(8):
+        for _ in range(NUDGES):
             nudge = random.choice([-PERTURBATION, PERTURBATION], size=vectors.shape)
             nudged = vectors + (nudge * numpy.maximum(1.0, numpy.abs(vectors))).astype(numpy.float32)
             # Indices and masks have no neighbours.
@@ -217,7 +219,5 @@ class FlatAction(nn.Module):
     def flat(self, action: torch.Tensor) -> torch.Tensor:
         """An action of any shape with the right number of elements."""
         if action.numel() != self.dimension:
-            raise ExportError(
-                f"the module's action has {action.numel()} elements, the action space {self.dimension}"
-            )
+            raise ExportError(f"the module's action has {action.numel()} elements, the action space {self.dimension}")
         return action.reshape(1, self.dimension).to(torch.float32)

@@ -76,7 +76,10 @@ def compare(subject: Subject, module: torch.jit.ScriptModule, vectors: Vectors, 
         raise ExportError(f"the written module answers {got.shape[1:]} elements, expected {vectors.action.shape[1:]}")
     share = shares(subject.action, got, vectors.action)
     wrong = ~(share <= tolerance)
-    near = wrong & (subject.margin(vectors.observation, vectors.noise, vectors.state) <= NEAR_TIE)
+    near = numpy.zeros_like(wrong)
+    if numpy.any(wrong):
+        suspects = vectors.take(wrong)
+        near[wrong] = subject.margin(suspects.observation, suspects.noise, suspects.state) <= NEAR_TIE
     if numpy.any(wrong & ~near):
         row = int(numpy.argmax(wrong & ~near))
         raise ExportError(

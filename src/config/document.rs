@@ -188,6 +188,8 @@ impl<'t> Document<'t> {
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|(at, _)| *at);
+        // A table that is none is noticed once for itself and once for every table inside it.
+        problems.dedup();
         problems.truncate(REPORTED_PROBLEMS);
         let (mut line, mut counted) = (1, 0);
         let mut place = |(at, mut problem): (usize, Problem)| {

@@ -1,0 +1,204 @@
+"""What the tests of the exporter share: environments for every space, quick training, a bundle's policy to call.
+
+`ESCAPEMENT_LONG=1` raises the number of observations to the full count, 10,000; see docs/BUNDLE.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy
+import pytest
+import sb3_contrib
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+LONG = os.environ.get("ESCAPEMENT_LONG") == "1"
+OBSERVATIONS = 10_000 if LONG else 1_000
+DRAWS = 100_000
+TOLERANCE = 1e-5
+
+Array = NDArray[Any]
+
+torch.set_num_threads(1)
+
+
+class RandomEnv(gymnasium.Env[Any, Any]):
+    """Random observations of any space; the reward prefers large actions; episodes of 20 steps."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.observation_space.seed(1)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.observation_space.sample(), float(numpy.sum(action)), False, self.steps >= 20, {}
+
+    def action_masks(self) -> Array:
+        """For MaskablePPO: everything is allowed while it trains."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return numpy.ones(int(self.action_space.n), dtype=bool)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return numpy.ones(int(self.action_space.nvec.sum()), dtype=bool)
+        return numpy.ones(2 * int(numpy.prod(self.action_space.shape or (1,))), dtype=bool)
+
+
+def box(*shape: int, low: float = -2.0, high: float = 3.0) -> spaces.Box:
+    """A float32 Box with equal bounds."""
+    return spaces.Box(numpy.float32(low), numpy.float32(high), shape)
+
+
+UNEVEN = spaces.Box(numpy.array([-1, 0, -3], numpy.float32), numpy.array([1, 5, 3], numpy.float32))
+
+SMALL = {"net_arch": [32, 32]}
+ON_POLICY: dict[str, Any] = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
+OFF_POLICY: dict[str, Any] = {
+    "learning_starts": 100,
+    "buffer_size": 1000,
+    "batch_size": 32,
+    "train_freq": 8,
+    "policy_kwargs": SMALL,
+}
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "A2C": {},
+    "PPO": ON_POLICY,
+    "TRPO": {"n_steps": 64, "batch_size": 32},
+    "MaskablePPO": ON_POLICY,
+    "RecurrentPPO": {**ON_POLICY, "policy_kwargs": {"lstm_hidden_size": 24}},
+    "ARS": {"n_delta": 2},
+    "DDPG": OFF_POLICY,
+    "TD3": OFF_POLICY,
+    "SAC": OFF_POLICY,
+    "TQC": OFF_POLICY,
+    "DQN": OFF_POLICY,
+    "QRDQN": OFF_POLICY,
+}
+"""Small and quick."""
+
+
+def algorithm(name: str) -> Any:
+    """An algorithm's class."""
+    return getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
+
+
+def train(name: str, env: gymnasium.Env[Any, Any] | VecEnv, steps: int = 300, **settings: Any) -> Any:
+    """A model trained for a few steps. Zero steps: not at all."""
+    policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
+    if isinstance(env.observation_space, spaces.Dict):
+        policy = policy.replace("Mlp", "MultiInput")
+    # Copied, because DDPG and TD3 write into the policy's arguments.
+    keywords = copy.deepcopy({**SETTINGS[name], **settings})
+    model = algorithm(name)(policy, env, device="cpu", seed=7, **keywords)
+    if steps:
+        has_masks = hasattr(env, "action_masks") or not isinstance(env, VecEnv)
+        model.learn(steps, **({"use_masking": has_masks} if name == "MaskablePPO" else {}))
+    return model
+
+
+def make(environment: str | Callable[[], gymnasium.Env[Any, Any]], normalized: bool) -> VecEnv:
+    """One environment as a VecEnv, behind VecNormalize if asked for."""
+    factory = (lambda: gymnasium.make(environment)) if isinstance(environment, str) else environment
+    env: VecEnv = DummyVecEnv([factory])
+    env.seed(3)
+    return VecNormalize(env) if normalized else env
+
+
+class Bundle:
+    """A written bundle: its manifest, and its policy through PyTorch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = tomllib.loads((path / "bundle.toml").read_text(encoding="utf-8"))
+        self.policy = torch.jit.load(path / "policy.pt", map_location="cpu")
+        noise = self.manifest["signature"].get("noise")
+        self.noise_dimension = 0 if noise is None else int(noise["dimension"])
+        self.noise_kind = None if noise is None else str(noise["kind"])
+
+    def act(self, vectors: Array, noise: Array | None = None) -> Array:
+        """Actions [n, act] of a policy without state for rows [n, obs], in one call."""
+        inputs = [torch.from_numpy(vectors.astype(numpy.float32))]
+        if self.noise_dimension:
+            drawn = numpy.zeros((len(vectors), self.noise_dimension)) if noise is None else noise
+            inputs.append(torch.from_numpy(drawn.astype(numpy.float32)))
+        with torch.no_grad():
+            actions: Array = self.policy(*inputs).numpy()
+        return actions
+
+    def zero_states(self) -> list[torch.Tensor]:
+        """The states an episode begins with."""
+        return [torch.zeros(state["shape"]) for state in self.manifest["signature"]["state"]]
+
+    def step(self, vector: Array, states: list[torch.Tensor]) -> tuple[Array, list[torch.Tensor]]:
+        """One deterministic step of a policy with state."""
+        inputs = [torch.from_numpy(vector.astype(numpy.float32))[None]]
+        if self.noise_dimension:
+            inputs.append(torch.zeros(1, self.noise_dimension))
+        with torch.no_grad():
+            action, *following = self.policy(*inputs, *states)
+        return action.numpy()[0], following
+
+    def draw_noise(self, count: int, seed: int = 11) -> Array:
+        """Standard draws [count, k] of the kind the manifest names."""
+        random = numpy.random.default_rng(seed)
+        size = (count, self.noise_dimension)
+        return random.standard_normal(size) if self.noise_kind == "gaussian" else random.gumbel(size=size)
+
+
+def assert_same_actions(bundle: Bundle, got: Array, expected: Array, scores: Array | None = None) -> None:
+    """Box: within 1e-5 of the action range. Discrete: equal, but for rows whose best two `scores` are within 1e-5."""
+    action = bundle.manifest["action"]
+    assert got.shape == expected.shape
+    assert numpy.all(numpy.isfinite(got))
+    if action["space"] == "box":
+        extent = numpy.broadcast_to(numpy.subtract(action["high"], action["low"]), expected.shape)
+        assert numpy.max(numpy.abs(got - expected) / extent) <= TOLERANCE
+        return
+    different = numpy.any(got != expected, axis=1)
+    if scores is not None:
+        best = numpy.sort(scores, axis=1)[:, -2:]
+        different &= (best[:, 1] - best[:, 0]) > TOLERANCE
+    assert not numpy.any(different), f"{different.sum()} of {len(different)} rows differ"
+
+
+def daemon() -> Path:
+    """The built `escapement`, from ESCAPEMENT_BINARY or the target directory; a skip where there is none."""
+    root = Path(__file__).resolve().parents[2]
+    built = [root / "target" / profile / "escapement" for profile in ("release", "debug")]
+    named = os.environ.get("ESCAPEMENT_BINARY")
+    candidates = [Path(named)] if named else sorted(filter(Path.is_file, built), key=lambda path: -path.stat().st_mtime)
+    if not candidates:
+        pytest.skip("no escapement was built (cargo build), and ESCAPEMENT_BINARY names none")
+    return candidates[0]
+
+
+def predict(bundle: Bundle, vectors: Array, backend: str) -> Array:
+    """What `escapement predict` answers to observations [n, obs], in order, states carried."""
+    binary = daemon()
+    observations, actions = bundle.path.parent / "observations.npy", bundle.path.parent / f"{backend}.npy"
+    numpy.save(observations, vectors.astype(numpy.float32))
+    files = ["--observations", str(observations), "--out", str(actions)]
+    command = [str(binary), "predict", str(bundle.path), *files, "--backend", backend]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if backend == "torch" and done.returncode != 0 and "--features torch" in done.stderr:
+        pytest.skip("escapement was built without the torch backend")
+    assert done.returncode == 0, done.stderr
+    found: Array = numpy.load(actions)
+    return found

@@ -9,9 +9,12 @@
 //! Other threads of the process keep their rights: the supervisor still writes its status.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
+
+/// What stays readable: the processor's own description, by which libtorch chooses its kernels when it first runs.
+const READABLE: &[&str] = &["/proc/cpuinfo", "/sys/devices/system/cpu"];
 
 /// Why a thread could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,7 @@ pub fn forbid_files() -> Result<(), SandboxError> {
         .handle_access(AccessNet::from_all(ABI::V4))?
         .scope(Scope::from_all(ABI::V6))?
         .create()?
+        .add_rules(path_beneath_rules(READABLE, AccessFs::ReadFile | AccessFs::ReadDir))?
         .restrict_self()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),

@@ -4,28 +4,33 @@ Usage: python train_example.py --observations FILE.obs [--out DIRECTORY] [--step
 
 The observations come from `convert_capture.py`. The first four fifths of them are trained on, also for the statistics
 that normalise observations; the last fifth shows what the policy is worth beside doing nothing and beside quoting
-without looking. DIRECTORY then holds `policy.pt`, whose input is the raw observation [1, n] and whose output is the
-action [1, 3], and `features.txt`, the names of the inputs in their order. The module is written only if it agrees with
-`model.predict`.
+without looking. DIRECTORY is then a bundle (docs/BUNDLE.md) whose policy takes the raw observation [1, n] and gives the
+action [1, 3]. It is written only if the frozen module agrees with `model.predict`.
+
+It is an example: it knows no fees, no queues and no other day than the one it was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 
+from escapement_export.export import Options, export_module
 from example_agent.environment import Action, Observation, QuotingEnvironment
 from example_agent.policy_export import ExportError, NormalizedObservation, export
-from market_features.definitions import NAMES
+from market_features.definitions import DEFINITIONS, NAMES
 from market_features.obs_file import ObsFileError, Recording, read_obs
 
 EXIT_BAD_INPUT = 65
 CHECKED_OBSERVATIONS = 10_000
+ACTION_NAMES = ("target_position", "bid_skew", "ask_skew")
 
 
 def split(recording: Recording, share: float = 0.8) -> tuple[Recording, Recording]:
@@ -91,6 +96,30 @@ def check_set(recording: Recording, count: int, seed: int) -> Observation:
     return numpy.concatenate([recorded, wild.astype(numpy.float32)])
 
 
+def write_bundle(model: PPO, training: Recording, checked: Observation, out: Path) -> float:
+    """Writes the frozen policy as a bundle; returns its largest difference from `model.predict` on `checked` [k, n]."""
+    with tempfile.TemporaryDirectory() as scratch:
+        policy = Path(scratch) / "policy.pt"
+        difference = export(model, policy, checked)
+        low, high = (numpy.array([getattr(d, end) for d in DEFINITIONS], numpy.float32) for end in ("low", "high"))
+        export_module(
+            torch.jit.load(policy, map_location="cpu").eval(),
+            out,
+            observation_space=spaces.Box(low, high),
+            action_space=spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), numpy.float32),
+            algorithm="ppo",
+            options=Options(
+                name="example",
+                observation_names=NAMES,
+                action_names=ACTION_NAMES,
+                recorded=training.observations,
+                safe_default=(0.0,) * len(ACTION_NAMES),
+                overwrite=True,
+            ),
+        )
+    return difference
+
+
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Train the example policy and export it.")
@@ -103,21 +132,17 @@ def main() -> int:
         recording = read_obs(arguments.observations)
         training, held_out = split(recording)
         model = train(training, arguments.steps, arguments.seed)
-        arguments.out.mkdir(parents=True, exist_ok=True)
         checked = check_set(recording, CHECKED_OBSERVATIONS, arguments.seed)
-        difference = export(model, arguments.out / "policy.pt", checked)
+        difference = write_bundle(model, training, checked, arguments.out)
     except (ObsFileError, ExportError, ValueError) as error:
         print(f"train_example: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    (arguments.out / "features.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
     print(f"trained on {len(training.sequence)} observations for {arguments.steps} steps, seed {arguments.seed}")
     print(f"held out {len(held_out.sequence)} observations, reward in bp of the largest position:")
     print(f"  policy                   {reward_of(held_out, model):10.2f}")
     print(f"  quoting without looking  {reward_of(held_out, None, (0.0, 0.0, 0.0)):10.2f}")
     print(f"  doing nothing            {reward_of(held_out, None):10.2f}")
-    print(
-        f"{arguments.out / 'policy.pt'}: at most {difference:.1e} from model.predict over {len(checked)} observations"
-    )
+    print(f"{arguments.out}: at most {difference:.1e} from model.predict over {len(checked)} observations")
     return 0
 
 

@@ -225,7 +225,7 @@ fn the_hanging_module_hangs() {
     let mut child = Command::new(std::env::current_exe().expect("this test has a path"))
         .args(["--exact", "the_hanging_module_hangs", "--nocapture"])
         .env(CHILD, "1")
-        .env("ESCAPEMENT_FIXTURES", &*FIXTURES)
+        .env("ESCAPEMENT_FIXTURES", fixture(""))
         .stdout(Stdio::piped())
         .spawn()
         .expect("this test runs again");

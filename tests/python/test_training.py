@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tomllib
 import warnings
 import zipfile
 from dataclasses import replace
@@ -162,7 +163,8 @@ def test_the_split_keeps_time_apart(recording: Recording) -> None:
 
 def test_the_committed_policy_is_frozen_and_plain_and_fits_the_features() -> None:
     bundle = ROOT / "config" / "example.bundle"
-    assert (bundle / "features.txt").read_text(encoding="utf-8").split() == list(NAMES)
+    manifest = tomllib.loads((bundle / "bundle.toml").read_text(encoding="utf-8"))
+    assert manifest["observation"]["names"] == list(NAMES)
     assert_is_frozen_and_plain(bundle / "policy.pt")
     assert (bundle / "policy.pt").stat().st_size < 100_000
     action = torch.jit.load(bundle / "policy.pt")(torch.zeros(1, len(NAMES)))

@@ -6,11 +6,15 @@ use crate::host::AgentDirectory;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// The configuration and policy that the program carries, so that the built binary alone can run the demo.
+/// The configuration and the bundle that the program carries, so that the built binary alone can run the demo.
 const CONFIG: &str = include_str!("../../../config/demo.toml");
-const POLICY: &[u8] = include_bytes!("../../../config/example.bundle/policy.pt");
-/// Where `demo.toml` says that the policy is.
-const POLICY_PATH: &str = "example.bundle/policy.pt";
+const BUNDLE: [(&str, &[u8]); 3] = [
+    ("bundle.toml", include_bytes!("../../../config/example.bundle/bundle.toml")),
+    ("golden.safetensors", include_bytes!("../../../config/example.bundle/golden.safetensors")),
+    ("policy.pt", include_bytes!("../../../config/example.bundle/policy.pt")),
+];
+/// Where `demo.toml` says that the bundle is.
+const BUNDLE_PATH: &str = "example.bundle";
 
 /// A directory that is removed, with everything in it, when the demo ends.
 #[derive(Debug)]
@@ -58,9 +62,11 @@ impl Workspace {
             None => {
                 let path = self.path.join("demo.toml");
                 write(&path, CONFIG.as_bytes())?;
-                let policy = self.path.join(POLICY_PATH);
-                make_parent(&policy)?;
-                write(&policy, POLICY)?;
+                for (name, bytes) in BUNDLE {
+                    let file = self.path.join(BUNDLE_PATH).join(name);
+                    make_parent(&file)?;
+                    write(&file, bytes)?;
+                }
                 path
             }
         };
@@ -174,8 +180,9 @@ mod tests {
         assert_eq!(config.root.as_deref(), Some(path.as_path()));
         assert!(agent.directory.path().starts_with(&path));
         let PolicySource::Path(policy) = config.policy.source else { panic!("the demo has a policy") };
-        let policy = if policy.is_dir() { policy.join("policy.pt") } else { policy };
-        assert_eq!(std::fs::read(policy).unwrap(), POLICY);
+        for (name, bytes) in BUNDLE {
+            assert_eq!(std::fs::read(policy.join(name)).unwrap(), bytes);
+        }
         drop(workspace);
         assert!(!path.exists());
     }

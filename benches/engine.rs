@@ -12,6 +12,8 @@
 mod heap_engine;
 
 use escapement::clock::{Clock, MachineClock};
+use escapement::engine::{FeatureRange, GuardMode, GuardSpec, InputGuard};
+use escapement::noise::{Distribution, Noise};
 use escapement::policy::Null;
 use escapement::telemetry::{Histogram, Percentiles};
 use escapement::wire;
@@ -96,6 +98,25 @@ fn parts(clock: &MachineClock, ticks: u64) {
         }
         row(name, histogram.percentiles());
     };
+    let feature = |_| FeatureRange { low: -10.0, high: 10.0, statistics: Some((0.0, 2.0)) };
+    let features: Vec<FeatureRange> = (0..DIMENSIONS.observation).map(feature).collect();
+    let spec = GuardSpec { mode: GuardMode::Clamp, deviations: 4.0 };
+    let guard = InputGuard::new(spec, &features).expect("the limits are paired");
+    let mut inside = vec![0.25f32; DIMENSIONS.observation];
+    part("input guard, all within", Box::new(|| _ = black_box(guard.apply(black_box(&mut inside)))));
+    let mut outside = inside.clone();
+    let guarded = || {
+        outside[7] = 99.0;
+        _ = black_box(guard.apply(black_box(&mut outside)));
+    };
+    part("input guard, one clamped", Box::new(guarded));
+    let noise = Noise::new(1, Distribution::Gaussian);
+    let (mut drawn, mut sequence) = ([0.0f32; 4], 0);
+    let draw = || {
+        sequence += 1;
+        noise.fill(sequence, black_box(&mut drawn));
+    };
+    part("noise, 4 gaussian values", Box::new(draw));
     part("one clock read", Box::new(|| _ = black_box(clock.now())));
     let (header, action) = (vec![1u8; 76], vec![2u8; 12]);
     let checksum = |header: &[u8], payload: &[u8]| {

@@ -3,12 +3,12 @@
 #
 # Usage: scripts/fixtures.sh
 #
-# They are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the script that writes them and its
+# They are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the scripts that write them and their
 # requirements. The directory gets its name only once it is complete.
 set -euo pipefail
 
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-key=$(cat "$scripts/make_fixtures.py" "$scripts/requirements/test.txt" | sha256sum | cut -c1-16)
+key=$(cat "$scripts/make_fixtures.py" "$scripts/make_hostile.py" "$scripts/requirements/test.txt" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 target=$cache/fixtures-$key
 mkdir -p "$cache"
@@ -18,6 +18,7 @@ if [[ ! -d $target ]]; then
     venv=$("$scripts/venv.sh" test)
     rm -rf "$target.partial"
     "$venv/bin/python" -W ignore "$scripts/make_fixtures.py" "$target.partial" >&2
+    "$venv/bin/python" -W ignore "$scripts/make_hostile.py" "$target.partial/hostile" >&2
     mv -T "$target.partial" "$target"
 fi
 printf '%s\n' "$target"

@@ -20,8 +20,8 @@ use crate::engine::{
     self, Command, CommandWord, Engine, EngineError, OnMiss, Parts, RunEnd, TickRecord, WarmUp,
 };
 use crate::host::{
-    AgentDirectory, CoreError, DirectoryError, Role, ServiceManager, lock_all_memory, pin_to, prefault_stack,
-    use_fifo_scheduler,
+    AgentDirectory, CoreError, DirectoryError, Role, SandboxError, ServiceManager, lock_all_memory, pin_to,
+    prefault_stack, use_fifo_scheduler,
 };
 use crate::policy::{Policy, PolicyError};
 use crate::ring::{Consumer, Header, Producer, ProtocolViolation};
@@ -77,6 +77,12 @@ pub enum DaemonError {
         /// The mode.
         mode: &'static str,
     },
+    /// libtorch cannot be confined, and the configuration does not allow it to run free.
+    #[error(
+        "backend torch is refused, since its write access to the filesystem cannot be taken away: {0}; \
+         policy.allow_unsandboxed_torch = true runs it all the same"
+    )]
+    Unconfined(SandboxError),
     /// The policy did not come back from being loaded.
     #[error("the policy was not loaded within policy.load_timeout_ms = {}: it hangs", limit.as_millis())]
     LoadHung {

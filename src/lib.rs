@@ -15,8 +15,10 @@
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
+//! | L4 | [`agent`] | a policy with its deadlines as a call, for those who embed it |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
+pub mod agent;
 pub mod backing;
 pub mod bundle;
 pub mod cli;

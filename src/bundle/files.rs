@@ -24,21 +24,21 @@ const MAX_SIGNATURE_BYTES: u64 = 4096;
 /// Reads the manifest of the bundle at `directory`.
 pub(super) fn read_manifest(directory: &Path) -> Result<Vec<u8>, BundleError> {
     let path = directory.join(MANIFEST);
-    read(&path, MAX_MANIFEST_BYTES)?
+    read(&path, MAX_MANIFEST_BYTES, "at most")?
         .ok_or_else(|| BundleError::refused(&path, "missing: a directory is a bundle only with its manifest"))
 }
 
 /// Reads the signature, if there is one.
 pub(super) fn read_signature(directory: &Path) -> Result<Option<String>, BundleError> {
     let path = directory.join(SIGNATURE);
-    let Some(bytes) = read(&path, MAX_SIGNATURE_BYTES)? else { return Ok(None) };
+    let Some(bytes) = read(&path, MAX_SIGNATURE_BYTES, "at most")? else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|_| BundleError::refused(&path, "not UTF-8 text"))
 }
 
 /// Reads a file that the manifest lists, and holds it to the size and hash there.
 pub(super) fn read_listed(directory: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> {
     let path = directory.join(entry.name);
-    let bytes = read(&path, entry.bytes)?
+    let bytes = read(&path, entry.bytes, "the manifest says")?
         .ok_or_else(|| BundleError::refused(&path, "missing, though the manifest lists it"))?;
     if bytes.len() as u64 != entry.bytes {
         let reason = format!("{} bytes, the manifest says {}", bytes.len(), entry.bytes);
@@ -65,8 +65,8 @@ pub(super) fn refuse_strangers(directory: &Path) -> Result<(), BundleError> {
     Ok(())
 }
 
-/// Reads a plain file of at most `limit` bytes; `None` where there is none.
-fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, BundleError> {
+/// Reads a plain file of at most `limit` bytes, a limit that comes from what `origin` says; `None` where there is none.
+fn read(path: &Path, limit: u64, origin: &str) -> Result<Option<Vec<u8>>, BundleError> {
     let refused = |error: std::io::Error| BundleError::refused(path, error.to_string());
     // Without blocking, so that a pipe in a file's place is refused and not waited for.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -80,7 +80,7 @@ fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, BundleError> {
         return Err(BundleError::refused(path, "not a plain file"));
     }
     if metadata.len() > limit {
-        let reason = format!("{} bytes; expected at most {limit}", metadata.len());
+        let reason = format!("{} bytes, {origin} {limit}", metadata.len());
         return Err(BundleError::refused(path, reason));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);

@@ -28,6 +28,7 @@ use crate::bundle::{
     self, Agreement, AgreementError, Bundle, Manifest, PassedOver, Rows, Served, SignatureState, StateRule,
     Tolerance, Trust, agreement, hex, is_public_key,
 };
+use crate::host::forbid_files;
 use crate::policy::{Backend, Policy, Widths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -143,11 +144,27 @@ pub(super) fn tell_passed_over(passed_over: Option<&PassedOver>) {
     }
 }
 
+/// Gives up the filesystem before libtorch may run what is in a bundle: who verifies one does not trust it yet. From here on
+/// there is nothing left to read or write but standard output.
+fn confined(backend: Backend) -> Result<Backend, Failure> {
+    if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
+        return Ok(backend);
+    }
+    match (forbid_files(), backend) {
+        (Ok(()), backend) => Ok(backend),
+        (Err(_), Backend::Auto) => Ok(Backend::Native),
+        (Err(reason), _) => {
+            let message = format!("backend torch is refused, since it cannot be confined: {reason}");
+            Err(Failure::new(ExitCode::Permission, message))
+        }
+    }
+}
+
 const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
-    let Served { policy, proof, passed_over } = bundle.load(arguments.backend, ANY_WIDTHS)?;
+    let Served { policy, proof, passed_over } = bundle.load(confined(arguments.backend)?, ANY_WIDTHS)?;
     let backend = policy.backend();
     if arguments.json {
         let mut value = as_json(&bundle);
@@ -324,9 +341,10 @@ fn diff(arguments: &Diff) -> CommandResult {
     let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
     let trust = arguments.trust.trust();
     let bundles = [Bundle::open(&arguments.a, &trust)?, Bundle::open(&arguments.b, &trust)?];
+    let backend = confined(arguments.backend)?;
     let mut policies = Vec::new();
     for bundle in &bundles {
-        let Served { policy, passed_over, .. } = bundle.load(arguments.backend, ANY_WIDTHS)?;
+        let Served { policy, passed_over, .. } = bundle.load(backend, ANY_WIDTHS)?;
         tell_passed_over(passed_over.as_ref());
         policies.push(policy);
     }

@@ -200,6 +200,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Policy(error) => return error.into(),
             DaemonError::Bundle(error) => return error.into(),
             DaemonError::NoStatistics { .. } => ExitCode::Config,
+            DaemonError::Unconfined(_) => ExitCode::Permission,
             DaemonError::LoadHung { .. } => ExitCode::Hung,
             DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,
             DaemonError::Strict(_) => ExitCode::Permission,

@@ -7,11 +7,12 @@ use crate::bundle::{
 use crate::clock::{Clock, wall_clock_ns};
 use crate::config::{AgentConfig, PolicySource};
 use crate::engine::{Carry, CarryRules, Engine, FeatureRange, GuardMode, InputGuard};
+use crate::host::{SandboxError, forbid_files};
 use crate::noise::{Distribution, Noise};
-use crate::policy::{Null, Policy, Widths};
+use crate::policy::{Backend, Null, Policy, Widths};
 use crate::telemetry::FeatureCounts;
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What was loaded.
 pub(super) struct Loaded {
@@ -27,10 +28,13 @@ pub(super) struct Company {
     input_guard: Option<InputGuard>,
     noise: Option<Noise>,
     carry: Option<CarryRules>,
+    /// To be filled in by the thread that serves with libtorch.
+    sandbox: Option<Sandbox>,
 }
 
 impl Company {
-    /// Gives the engine what there is.
+    /// Gives the engine what there is, and confines the calling thread, which will serve, where it is libtorch that does.
+    /// Loading has shown that it can be, or that it need not.
     pub(super) fn join<C: Clock>(self, engine: &mut Engine<C>) {
         if let Some(guard) = self.input_guard {
             engine.guard_input(guard);
@@ -41,6 +45,23 @@ impl Company {
         if let Some(rules) = self.carry {
             engine.carry_by(rules);
         }
+        if let Some(Sandbox(confined)) = self.sandbox {
+            let _ = confined.set(forbid_files().is_ok());
+        }
+    }
+}
+
+/// Whether the thread that serves is confined; empty where it need not be. The engine's thread says so once.
+#[derive(Debug, Clone, Default)]
+struct Sandbox(Arc<OnceLock<bool>>);
+
+impl Serialize for Sandbox {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self.0.get() {
+            None => "not_needed",
+            Some(true) => "confined",
+            Some(false) => "none",
+        })
     }
 }
 
@@ -60,6 +81,8 @@ pub(super) struct Provenance {
     /// `deterministic`: with zero noise, or because the policy has no randomness.
     deterministic: bool,
     seed: Option<u64>,
+    /// `confined`, `not_needed` (nothing from the file is executed) or `none`.
+    sandbox: Sandbox,
     #[serde(skip)]
     counts: Option<Arc<FeatureCounts>>,
     #[serde(skip)]
@@ -136,10 +159,11 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
             input_guard: GuardMode::Off.name(),
             deterministic: true,
             seed: None,
+            sandbox: Sandbox::default(),
             counts: None,
             feature_names: None,
         };
-        let company = Company { input_guard: None, noise: None, carry: None };
+        let company = Company { input_guard: None, noise: None, carry: None, sandbox: None };
         return Ok(Loaded { policy, company, sha256: [0; 32], provenance });
     };
     let candidate = Candidate::read(path, &config.policy.trust)?;
@@ -156,6 +180,8 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
     let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
     let noise = noise
         .map(|noise| Noise::new(config.policy.seed.unwrap_or_else(fresh_seed), distribution(noise.kind)));
+    let served_by_torch = policy.backend() == Backend::Torch.name();
+    let sandbox = Sandbox::default();
     let provenance = Provenance {
         kind: if manifest.is_some() { "bundle" } else { "unproven" },
         name: manifest.map(|manifest| manifest.name.clone()),
@@ -167,6 +193,7 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
         public_key,
         input_guard: input_guard.as_ref().map_or(GuardMode::Off, |_| config.policy.guard.mode).name(),
         deterministic: noise.is_none(),
+        sandbox: sandbox.clone(),
         seed: noise.map(|noise| noise.seed()),
         counts: input_guard.as_ref().map(InputGuard::counts),
         feature_names: manifest.and_then(|manifest| manifest.observation.names.clone()),
@@ -175,7 +202,12 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
     let carry = manifest.and_then(|manifest| manifest.recurrent).map(carry_rules);
     let sha256 = candidate.sha256();
     tracing::debug!(sha256 = hex(&sha256), "loaded");
-    Ok(Loaded { policy, company: Company { input_guard, noise, carry }, sha256, provenance })
+    Ok(Loaded {
+        policy,
+        company: Company { input_guard, noise, carry, sandbox: served_by_torch.then_some(sandbox) },
+        sha256,
+        provenance,
+    })
 }
 
 /// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
@@ -203,23 +235,55 @@ fn carry_rules(recurrent: Recurrent) -> CarryRules {
     CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) }
 }
 
+/// Confines the calling thread before libtorch may see a file on it, and gives the backend to load with.
+fn confined(backend: Backend, allow_unsandboxed: bool) -> Result<Backend, DaemonError> {
+    if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
+        return Ok(backend);
+    }
+    permitted(backend, forbid_files(), allow_unsandboxed)
+}
+
+/// What may run where a thread could not be confined: `auto` still has the native engine, which runs nothing from the
+/// file.
+fn permitted(
+    backend: Backend,
+    sandbox: Result<(), SandboxError>,
+    allow_unsandboxed: bool,
+) -> Result<Backend, DaemonError> {
+    match sandbox {
+        Ok(()) => Ok(backend),
+        Err(reason) if allow_unsandboxed => {
+            tracing::warn!(%reason, "libtorch runs with write access to the filesystem, as policy.allow_unsandboxed_torch says");
+            Ok(backend)
+        }
+        Err(reason) if backend == Backend::Auto => {
+            tracing::warn!(%reason, "torch cannot be confined, and so is no choice for auto");
+            Ok(Backend::Native)
+        }
+        Err(reason) => Err(DaemonError::Unconfined(reason)),
+    }
+}
+
 fn within_time(
     config: &AgentConfig,
     candidate: Candidate,
     widths: Widths,
 ) -> Result<(Candidate, Served), DaemonError> {
     let (backend, limit) = (config.policy.backend, config.policy.load_timeout);
+    let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(move || {
-            let served = candidate.load(backend, widths);
+            let served = confined(backend, allow_unsandboxed)
+                .and_then(|backend| Ok(candidate.load(backend, widths)?))
+                .map(|served| (candidate, served));
             // Nobody listens any more where the time has run out.
-            drop(results.send(served.map(|served| (candidate, served))));
+            drop(results.send(served));
         })
         .map_err(|source| DaemonError::System { action: "start the thread that loads the policy", source })?;
     match inbox.recv_timeout(limit) {
-        Ok(result) => Ok(result?),
+        Ok(result) => result,
         // The other way to hear nothing is a panic on that thread, whose hook has ended the process.
         Err(_) => Err(DaemonError::LoadHung { limit }),
     }
@@ -244,4 +308,21 @@ fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<Inp
     };
     let features: Vec<_> = (0..space.dimension.min(config.dimensions.observation)).map(range).collect();
     Ok(InputGuard::new(spec, &features))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unconfined_torch_needs_permission() {
+        let unavailable = || Err(SandboxError::Unavailable);
+        let refused = permitted(Backend::Torch, unavailable(), false);
+        let text = refused.expect_err("nobody allowed it").to_string();
+        assert!(text.contains("no Landlock") && text.contains("allow_unsandboxed_torch"), "{text}");
+        assert_eq!(permitted(Backend::Torch, unavailable(), true).ok(), Some(Backend::Torch));
+        assert_eq!(permitted(Backend::Auto, unavailable(), true).ok(), Some(Backend::Auto));
+        assert_eq!(permitted(Backend::Auto, unavailable(), false).ok(), Some(Backend::Native));
+        assert_eq!(permitted(Backend::Torch, Ok(()), false).ok(), Some(Backend::Torch));
+    }
 }

@@ -28,32 +28,33 @@ pub struct CarryRules {
 
 /// The rules at work.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Carried {
+pub struct Carried {
     rules: CarryRules,
     /// Observations that are still to be fed before an action counts.
     burn_in: u32,
 }
 
 impl Carried {
-    pub(super) fn new(rules: CarryRules) -> Self {
+    /// Nothing has happened yet.
+    pub fn new(rules: CarryRules) -> Self {
         Self { rules, burn_in: 0 }
     }
 
     /// The sequence broke before this observation.
     #[inline]
-    pub(super) fn on_gap(&mut self, policy: &mut dyn Policy) {
+    pub fn on_gap(&mut self, policy: &mut dyn Policy) {
         self.follow(self.rules.on_gap, policy);
     }
 
     /// This tick's action was not the policy's. Ticks of a burn-in are no misses: they are what a miss led to.
     #[inline]
-    pub(super) fn on_miss(&mut self, policy: &mut dyn Policy) {
+    pub fn on_miss(&mut self, policy: &mut dyn Policy) {
         self.follow(self.rules.on_miss, policy);
     }
 
     /// Whether the answer just computed only warmed the state up.
     #[inline]
-    pub(super) fn is_burning_in(&mut self) -> bool {
+    pub fn is_burning_in(&mut self) -> bool {
         let burning = self.burn_in > 0;
         self.burn_in = self.burn_in.saturating_sub(1);
         burning

@@ -62,7 +62,7 @@ pub struct InputGuard {
 
 /// What the guard found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
+pub enum GuardFinding {
     /// Every feature is within, or the mode lets the observation pass.
     Pass,
     /// The policy must not see this observation.
@@ -88,15 +88,15 @@ impl InputGuard {
 
     /// Looks at one observation, whose elements are finite. Branches only where one of them is outside.
     #[inline]
-    pub(super) fn apply(&self, observation: &mut [f32]) -> Finding {
+    pub fn apply(&self, observation: &mut [f32]) -> GuardFinding {
         if self.limits.contain(observation) {
-            return Finding::Pass;
+            return GuardFinding::Pass;
         }
         self.apply_outside(observation)
     }
 
     #[cold]
-    fn apply_outside(&self, observation: &mut [f32]) -> Finding {
+    fn apply_outside(&self, observation: &mut [f32]) -> GuardFinding {
         self.counts.count_observation();
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = self.limits.of(index);
@@ -107,7 +107,7 @@ impl InputGuard {
                 }
             }
         }
-        if self.mode == GuardMode::SafeDefault { Finding::Refuse } else { Finding::Pass }
+        if self.mode == GuardMode::SafeDefault { GuardFinding::Refuse } else { GuardFinding::Pass }
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
     fn limits_are_inclusive_and_counted_by_feature() {
         let guard = guard(GuardMode::Count);
         let mut at_the_limits = [1.0, 106.0, 8.0, 1.0];
-        assert_eq!(guard.apply(&mut at_the_limits), Finding::Pass);
+        assert_eq!(guard.apply(&mut at_the_limits), GuardFinding::Pass);
         assert_eq!(guard.counts().outside(), []);
         for (index, below, above) in [(0, -1.001, 1.001), (1, 93.99, 106.01), (2, -0.1, 8.1), (3, -0.1, 50.0)]
         {
@@ -153,7 +153,7 @@ mod tests {
                 let mut observation = [0.0, 100.0, 3.0, 0.5];
                 observation[index] = value;
                 let before = observation;
-                assert_eq!(guard.apply(&mut observation), Finding::Pass);
+                assert_eq!(guard.apply(&mut observation), GuardFinding::Pass);
                 assert_eq!(observation, before, "counting changes nothing");
             }
         }
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn clamps_to_the_nearest_limit_and_refuses() {
         let mut observation = [7.0, 0.0, 4.0, 0.5];
-        assert_eq!(guard(GuardMode::SafeDefault).apply(&mut observation), Finding::Refuse);
+        assert_eq!(guard(GuardMode::SafeDefault).apply(&mut observation), GuardFinding::Refuse);
         assert_eq!(observation, [7.0, 0.0, 4.0, 0.5]);
-        assert_eq!(guard(GuardMode::Clamp).apply(&mut observation), Finding::Pass);
+        assert_eq!(guard(GuardMode::Clamp).apply(&mut observation), GuardFinding::Pass);
         assert_eq!(observation, [1.0, 94.0, 4.0, 0.5]);
         assert!(InputGuard::new(GuardSpec { mode: GuardMode::Off, deviations: 3.0 }, &FEATURES).is_none());
     }

@@ -19,13 +19,14 @@ mod tick;
 mod warm_up;
 
 pub use budget::{Budget, BudgetSpec};
-pub use carry::{Carry, CarryRules};
+pub use carry::{Carried, Carry, CarryRules};
 pub use command::{Command, CommandWord};
 pub use deadline::Deadlines;
 pub use idle::IdleStrategy;
-pub use input_guard::{FeatureRange, GuardMode, GuardSpec, InputGuard};
+pub use input_guard::{FeatureRange, GuardFinding, GuardMode, GuardSpec, InputGuard};
 pub use record::{TickRecord, record_ring};
 pub use run::{RunEnd, run};
+pub(crate) use settings::all_finite;
 pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings};
 pub use tick::{Engine, EngineError, Parts, Progress};
 pub use warm_up::{WarmUp, WarmUpSpec, made_up_observations};

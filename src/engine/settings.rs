@@ -80,7 +80,7 @@ impl Bounds {
 
 /// Whether every element is a finite number. No branch on data.
 #[inline]
-pub(super) fn all_finite(values: &[f32]) -> bool {
+pub(crate) fn all_finite(values: &[f32]) -> bool {
     values.iter().fold(true, |finite, value| finite & value.is_finite())
 }
 

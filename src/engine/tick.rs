@@ -2,7 +2,7 @@
 
 use super::budget::Budget;
 use super::carry::{Carried, CarryRules};
-use super::input_guard::{Finding, InputGuard};
+use super::input_guard::{GuardFinding, InputGuard};
 use super::intake::{Frame, Intake};
 use super::record::TickRecord;
 use super::settings::{Backlog, OnFull, OnMiss, Settings, all_finite};
@@ -211,7 +211,7 @@ impl<C: Clock> Engine<C> {
         let mut inference_ns = 0;
         let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut flags);
         if let (Some(guard), None) = (&self.input_guard, refused)
-            && guard.apply(&mut self.observation) == Finding::Refuse
+            && guard.apply(&mut self.observation) == GuardFinding::Refuse
         {
             refused = Some(Reason::ObservationOutOfRange);
         }

@@ -5,6 +5,7 @@ mod directory;
 mod emergency;
 mod memory;
 mod pipe;
+mod sandbox;
 mod service;
 
 pub use core::{CoreError, pin_to, use_fifo_scheduler};
@@ -12,4 +13,5 @@ pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
 pub use emergency::Emergency;
 pub use memory::{lock_all_memory, prefault_stack};
 pub use pipe::end_quietly_on_closed_pipe;
+pub use sandbox::{SandboxError, forbid_files};
 pub use service::ServiceManager;

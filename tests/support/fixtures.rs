@@ -14,7 +14,7 @@ pub const FAULTY: [f32; OBSERVATION] = [2.0; OBSERVATION];
 /// See [`FAULTY`].
 pub const GOOD: [f32; OBSERVATION] = [0.5; OBSERVATION];
 
-static FIXTURES: LazyLock<PathBuf> = LazyLock::new(|| {
+pub static FIXTURES: LazyLock<PathBuf> = LazyLock::new(|| {
     if let Some(directory) = std::env::var_os("ESCAPEMENT_FIXTURES") {
         return directory.into();
     }

@@ -24,6 +24,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     ("journal", 30),
     ("validation", 30),
     // L4
+    ("agent", 40),
     ("config", 40),
     ("host", 41),
     ("feed", 42),

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use escapement::policy::{Dimensions, Fault, Policy, PolicyError, Torch};
-use fixtures::{ACTION, FAULTY, FIXTURES, GOOD, OBSERVATION, fixture};
+use fixtures::{ACTION, FAULTY, GOOD, OBSERVATION, fixture};
 
 /// Loads a fixture for the widths all of them were made for, on the thread of the caller.
 fn serving(name: &str) -> Torch {

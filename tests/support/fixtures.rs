@@ -1,5 +1,8 @@
 //! The TorchScript fixtures: from `scripts/fixtures.sh`, or from the directory that ESCAPEMENT_FIXTURES names.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;

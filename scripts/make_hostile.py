@@ -2,9 +2,9 @@
 
 Usage: python make_hostile.py DIRECTORY
 
-All take an observation [1, 3] and answer with an action [1, 2]. Paths in them are relative, so that a test decides by its
-working directory what they get at: `victim` and `secret` are files that are there, `written` is one that is not, and
-`test/actions.ring` is where the tests' daemon keeps its ring. `*_at_load` act in `__setstate__`, while they are loaded;
+All take an observation [1, 3] and answer with an action [1, 2]. Paths in them are relative, so that a test decides by
+its working directory what they get at: `victim` and `secret` are files that are there, `written` is one that is not,
+and `test/actions.ring` is where the tests' daemon keeps its ring. `*_at_load` act in `__setstate__`, while they are loaded;
 `*_when_traded` only where observation[0] is above 1, long after every check.
 """
 
@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # The result of each but the first is used: TorchScript drops what nobody looks at, its effect on a file included.
 ACTS = {
@@ -29,7 +29,7 @@ ACTS = {
     "read_secret": 'torch.from_file("secret", False, 2).reshape(1, 2)',
 }
 
-TEMPLATE = '''
+TEMPLATE = """
 class Module(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Module(nn.Module):
         self.kept = state[1]
         self.training = state[2]
         {at_load}
-'''
+"""
 
 ENDLESS = {
     "allocate": """kept = [torch.zeros(1, 2)]

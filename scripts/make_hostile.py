@@ -4,8 +4,8 @@ Usage: python make_hostile.py DIRECTORY
 
 All take an observation [1, 3] and answer with an action [1, 2]. Paths in them are relative, so that a test decides by
 its working directory what they get at: `victim` and `secret` are files that are there, `written` is one that is not,
-and `test/actions.ring` is where the tests' daemon keeps its ring. `*_at_load` act in `__setstate__`, while they are loaded;
-`*_when_traded` only where observation[0] is above 1, long after every check.
+and `test/actions.ring` is where the tests' daemon keeps its ring. `*_at_load` act in `__setstate__`, while they
+are loaded; `*_when_traded` only where observation[0] is above 1, long after every check.
 """
 
 # Calling a module is typed as Any in PyTorch's own annotations, and __setstate__ is TorchScript's, not pickle's.

@@ -18,24 +18,38 @@
 //! | L4 | [`agent`] | a policy with its deadlines as a call, for those who embed it |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
+#[cfg(not(loom))]
 pub mod agent;
+// Under loom there is the ring and what it stands on: the model is about nothing else.
 pub mod backing;
+#[cfg(not(loom))]
 pub mod bundle;
+#[cfg(not(loom))]
 pub mod cli;
 pub mod clock;
+#[cfg(not(loom))]
 pub mod config;
+#[cfg(not(loom))]
 pub mod daemon;
 pub mod denormals;
+#[cfg(not(loom))]
 pub mod engine;
+#[cfg(not(loom))]
 pub mod feed;
+#[cfg(not(loom))]
 pub mod gateway;
+#[cfg(not(loom))]
 pub mod host;
+#[cfg(not(loom))]
 pub mod noise;
+#[cfg(not(loom))]
 pub mod policy;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod shm;
 mod sync;
+#[cfg(not(loom))]
 pub mod telemetry;
+#[cfg(not(loom))]
 pub mod validation;
 pub mod wire;

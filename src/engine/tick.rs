@@ -306,6 +306,7 @@ impl<C: Clock> Engine<C> {
             outcome: action.outcome,
             reason: action.reason,
             flags: action.flags,
+            ..TickRecord::default()
         };
         record.hand_on(&mut self.records, &self.counters);
         match self.halted {

@@ -41,11 +41,11 @@ fi
 step cargo clippy --quiet --all-targets --features torch -- -D warnings
 step cargo test --quiet --features torch --test torch_policy --test end_to_end
 
-# The ring's model: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.
+# The models of the ring and of the hand-over of rights: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.
 if $long; then
     export ESCAPEMENT_LOOM_FULL=1
 fi
-RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom --lib ring::model
+RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom --lib model
 
 if $long; then
     export ESCAPEMENT_LONG=1

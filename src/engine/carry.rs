@@ -40,6 +40,12 @@ impl Carried {
         Self { rules, burn_in: 0 }
     }
 
+    /// The same, by other rules from now on.
+    #[must_use]
+    pub fn ruled_by(self, rules: CarryRules) -> Self {
+        Self { rules, ..self }
+    }
+
     /// The sequence broke before this observation.
     #[inline]
     pub fn on_gap(&mut self, policy: &mut dyn Policy) {

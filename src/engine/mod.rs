@@ -9,6 +9,8 @@ mod budget;
 mod carry;
 mod command;
 mod deadline;
+mod desk;
+mod guard;
 mod idle;
 mod input_guard;
 mod intake;
@@ -16,19 +18,22 @@ mod record;
 mod run;
 mod settings;
 mod tick;
+mod update;
 mod warm_up;
 
 pub use budget::{Budget, BudgetSpec};
 pub use carry::{Carried, Carry, CarryRules};
 pub use command::{Command, CommandWord};
 pub use deadline::Deadlines;
+pub use guard::{DeadlineGuard, GuardEnd, GuardWake, Look};
 pub use idle::IdleStrategy;
 pub use input_guard::{FeatureRange, GuardFinding, GuardMode, GuardSpec, InputGuard};
 pub use record::{TickRecord, record_ring};
 pub use run::{RunEnd, run};
 pub(crate) use settings::all_finite;
 pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings};
-pub use tick::{Engine, EngineError, Parts, Progress};
+pub use tick::{Engine, EngineError, Parts, Progress, Serving};
+pub use update::{Company, PolicyChange, Update};
 pub use warm_up::{WarmUp, WarmUpSpec, made_up_observations};
 
 #[cfg(all(test, not(loom)))]

@@ -5,6 +5,8 @@ mod reasons;
 mod rings;
 mod run_loop;
 mod scripts;
+mod takeover;
+mod updates;
 mod verdicts;
 
 use super::{

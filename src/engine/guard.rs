@@ -22,6 +22,16 @@ pub enum GuardWake {
     Sleep,
 }
 
+impl GuardWake {
+    /// The name in config files and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
 /// Takes over what is late, and notices what hangs.
 pub struct DeadlineGuard<C> {
     clock: C,

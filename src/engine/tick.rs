@@ -5,7 +5,7 @@
 //! reclaimed, so that nothing but the copy into the slot lies between the claim that decides and the commit.
 
 use super::budget::Budget;
-use super::carry::{Carried, CarryRules};
+use super::carry::{Begun, Carried, CarryRules};
 use super::desk::{Desk, Findings, InFlight, Verdict};
 use super::guard::{DeadlineGuard, GuardWake};
 use super::input_guard::{GuardFinding, InputGuard};
@@ -299,7 +299,7 @@ impl<C: Clock> Engine<C> {
         if let Some(carried) = self.carried.as_mut()
             && (tick.flags & ActionFlags::GAP != 0 || skipped > 0)
         {
-            carried.on_gap(policy.as_mut());
+            count_reset(&self.counters, carried.on_gap(policy.as_mut()));
         }
         let enforced = self.settings.enforce;
         let deadlines = self.settings.deadlines;
@@ -385,7 +385,7 @@ impl<C: Clock> Engine<C> {
         if let Some(carried) = &mut self.carried
             && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
         {
-            carried.on_miss(policy.as_mut());
+            count_reset(&self.counters, carried.on_miss(policy.as_mut()));
         }
         if verdict.outcome == Outcome::Halt {
             self.halted = Some(verdict.reason);
@@ -413,7 +413,7 @@ impl<C: Clock> Engine<C> {
             Err(violation) => return self.violated(violation),
         }
         if let Some(carried) = &mut self.carried {
-            carried.on_miss(self.serving.policy.as_mut());
+            count_reset(&self.counters, carried.on_miss(self.serving.policy.as_mut()));
         }
         match halted.flatten() {
             Some(reason) => {
@@ -481,6 +481,13 @@ impl<C: Clock> Engine<C> {
     fn violated(&mut self, violation: ProtocolViolation) -> Progress {
         self.halt(Reason::ProtocolViolation);
         Progress::Violated(violation)
+    }
+}
+
+#[inline]
+fn count_reset(counters: &Counters, begun: Begun) {
+    if begun == Begun::Anew {
+        counters.count_state_reset();
     }
 }
 

@@ -39,6 +39,7 @@ struct Page {
     records_lost: Counter,
     fallbacks: Counter,
     discarded: Counter,
+    state_resets: Counter,
     inference_late: Counter,
     end_to_end_late: Counter,
     stale: Counter,
@@ -61,6 +62,8 @@ pub struct CounterSnapshot {
     pub fallbacks: u64,
     /// Answers of the policy that came after the guard had answered in its stead.
     pub discarded: u64,
+    /// Times that a recurrent policy's carried state began anew.
+    pub state_resets: u64,
     /// Ticks whose inference was late, enforced or not.
     pub inference_late: u64,
     /// Ticks that were late end to end, enforced or not.
@@ -109,6 +112,12 @@ impl Counters {
         self.page.discarded.add(1);
     }
 
+    /// A carried state began anew.
+    #[inline]
+    pub fn count_state_reset(&self) {
+        self.page.state_resets.add(1);
+    }
+
     /// An inference was late.
     #[inline]
     pub fn count_inference_late(&self) {
@@ -148,6 +157,7 @@ impl Counters {
             records_lost: page.records_lost.get(),
             fallbacks: page.fallbacks.get(),
             discarded: page.discarded.get(),
+            state_resets: page.state_resets.get(),
             inference_late: page.inference_late.get(),
             end_to_end_late: page.end_to_end_late.get(),
             stale: page.stale.get(),

@@ -65,13 +65,21 @@ fn settings() -> Settings {
 
 impl HeapEngine {
     pub fn new(policy: Box<dyn Policy>) -> Self {
+        Self::with(policy, |_| ())
+    }
+
+    /// The same with other settings.
+    pub fn with(policy: Box<dyn Policy>, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
         let clock = MachineClock::new();
         let observation_slot = ObservationHeader::slot_size(DIMENSIONS.observation);
         let (observation_region, feed, observations) =
             ring(KIND_OBSERVATION, observation_slot, DIMENSIONS.observation);
         let action_slot = ActionHeader::slot_size(DIMENSIONS.action);
         let (action_region, actions, gateway) = ring(KIND_ACTION, action_slot, DIMENSIONS.action);
-        let (records_in, records) = record_ring(CAPACITY);
+        // A tick that the guard answers has two records.
+        let (records_in, records) = record_ring(2 * CAPACITY);
         let parts = Parts {
             clock: clock.clone(),
             policy,
@@ -81,7 +89,7 @@ impl HeapEngine {
             action_header: action_region.header(),
             records: records_in,
             counters: Arc::new(Counters::new()),
-            settings: settings(),
+            settings,
             epoch: 1,
         };
         let engine = Engine::new(parts).expect("new rings are a pair");
@@ -115,8 +123,9 @@ impl HeapEngine {
             match self.engine.tick() {
                 Progress::Done(_) => ticks += 1,
                 Progress::Idle => return ticks,
-                // No guard is at work here, and nothing is late.
-                Progress::Waiting | Progress::Halted(_) | Progress::Violated(_) => return u64::MAX,
+                // A guard is answering, for a moment.
+                Progress::Waiting => {}
+                Progress::Halted(_) | Progress::Violated(_) => return u64::MAX,
             }
         }
     }

@@ -67,6 +67,7 @@ const BASE: &[(&str, &str)] = &[
     ("deadline.enforce", "true"),
     ("deadline.inference_us", "1000000"),
     ("deadline.end_to_end_us", "1000000"),
+    ("deadline.hang_timeout_ms", "30000"),
     ("deadline.on_miss", "\"halt\""),
     ("engine.idle", "\"backoff\""),
     ("engine.idle_sleep_us", "200"),

@@ -8,6 +8,7 @@ pub mod exit;
 mod agent;
 mod bundle;
 mod check;
+mod confinement;
 mod demo;
 mod feed;
 mod inspect;

@@ -11,7 +11,9 @@ use crate::noise::Noise;
 use crate::policy::Policy;
 use crate::ring::{Claim, ClaimError, Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
-use crate::wire::{ActionFlags, ActionHeader, AgentState, ObservationHeader, Outcome, Reason};
+use crate::wire::{
+    ActionFlags, ActionHeader, AgentState, ObservationFlags, ObservationHeader, Outcome, Reason,
+};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -215,8 +217,14 @@ impl<C: Clock> Engine<C> {
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
-        if let Some(carried) = self.carried.as_mut().filter(|_| flags & ActionFlags::GAP != 0) {
-            carried.on_gap(self.policy.as_mut());
+        if let Some(carried) = &mut self.carried {
+            if flags & ActionFlags::GAP != 0 {
+                carried.on_gap(self.policy.as_mut());
+            } else if header.flags & ObservationFlags::RESTART != 0
+                && refused != Some(Reason::ObservationTorn)
+            {
+                carried.on_episode(self.policy.as_mut());
+            }
         }
         let mut policy_failed = false;
         if refused.is_none() {

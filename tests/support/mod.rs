@@ -149,6 +149,11 @@ impl TestFeed {
         self.next += count;
     }
 
+    /// Marks the next observation as the first of a feed that has just started.
+    pub fn restart(&mut self) {
+        self.restart = true;
+    }
+
     /// Commits one observation of `payload` with the next sequence number, published now.
     pub fn commit(&mut self, payload: &[f32]) {
         let flags = if std::mem::take(&mut self.restart) { ObservationFlags::RESTART } else { 0 };

@@ -72,11 +72,7 @@ fn a_good_bundle_serves_and_status_says_what_it_is() {
     // The same through `predict`, which goes its own way to the policy.
     let root = tempfile::tempdir().expect("a temporary directory");
     let (observations, actions) = (root.path().join("o.npy"), root.path().join("a.npy"));
-    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
-    let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3), }");
-    npy.extend((header.len() as u16).to_le_bytes());
-    npy.extend(header.as_bytes());
-    npy.extend([0.5f32, -0.25, 1.0].iter().flat_map(|value| value.to_le_bytes()));
+    let npy = crate::support::npy(&[0.5, -0.25, 1.0], 3);
     std::fs::write(&observations, npy).expect("observations");
     let output = crate::support::escapement()
         .arg("predict")

@@ -172,6 +172,16 @@ impl TestFeed {
     }
 }
 
+/// Rows of `width` as numpy.save writes them.
+pub fn npy(values: &[f32], width: usize) -> Vec<u8> {
+    let shape =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {width}), }}", values.len() / width);
+    let header = format!("{shape:<117}\n");
+    let length = u16::try_from(header.len()).expect("a short header").to_le_bytes();
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &data].concat()
+}
+
 /// Waits for the next action and takes it out of the ring.
 pub fn next_action<const N: usize>(gateway: &mut Consumer) -> (ActionHeader, [f32; N]) {
     wait_for("an action", || take_action(gateway))

@@ -4,7 +4,7 @@
 //! use escapement::agent::{Agent, Options};
 //!
 //! let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/small.bundle");
-//! let mut agent = Agent::load(bundle.as_ref(), Options::default())?;
+//! let mut agent = Agent::load(bundle, Options::default())?;
 //! match agent.predict(&[0.5, -0.25, 1.0], true) {
 //!     Ok((action, info)) => println!("{action:?} after {} ns", info.inference_ns),
 //!     Err(violation) => println!("too late to act: {violation}"),
@@ -18,11 +18,11 @@
 //! wrong (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe default and
 //! says why.
 
-use crate::bundle::{BundleError, Candidate, Manifest, NoiseKind, StateRule, Trust};
+use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
 use crate::clock::{Clock, MachineClock, Nanos};
 use crate::denormals::FlushDenormals;
 use crate::engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
-use crate::noise::{Distribution, Noise};
+use crate::noise::Noise;
 use crate::policy::{Backend, Policy, PolicyError, Widths};
 use crate::validation::{Objective, Validation, ValidationError, validate};
 use crate::wire::{Outcome, Reason};
@@ -154,8 +154,8 @@ impl Agent {
     ///
     /// # Errors
     /// When it is refused, when it cannot serve on this thread, and when the safe default is not an action of it.
-    pub fn load(path: &Path, options: Options) -> Result<Self, AgentError> {
-        let candidate = Candidate::read(path, &options.trust)?;
+    pub fn load(path: impl AsRef<Path>, options: Options) -> Result<Self, AgentError> {
+        let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
         let policy = candidate.load(options.backend, widths)?.policy;
         let examples = match &candidate {
@@ -193,13 +193,8 @@ impl<C: Clock> Agent<C> {
         {
             return Err(AgentError::SafeDefault(format!("{safe_default:?} is out of the action's bounds")));
         }
-        let noise = manifest.and_then(|manifest| manifest.noise).map(|noise| {
-            let distribution = match noise.kind {
-                NoiseKind::Gaussian => Distribution::Gaussian,
-                NoiseKind::Gumbel => Distribution::Gumbel,
-            };
-            Noise::new(options.seed, distribution)
-        });
+        let noise = manifest.and_then(|manifest| manifest.noise);
+        let noise = noise.map(|noise| Noise::new(options.seed, noise.kind.into()));
         let rule = |rule| match rule {
             StateRule::Keep => Carry::Keep,
             StateRule::Reset => Carry::Reset,
@@ -292,7 +287,10 @@ impl<C: Clock> Agent<C> {
 
     /// Begins an episode: carried state is back at its initial value.
     pub fn reset(&mut self) {
-        self.policy.reset();
+        match &mut self.carried {
+            Some(carried) => carried.on_episode(self.policy.as_mut()),
+            None => self.policy.reset(),
+        }
     }
 
     /// What the policy said about its latest fault.
@@ -314,7 +312,7 @@ impl<C: Clock> Agent<C> {
         let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
         self.policy.noise_mut().fill(0.0);
         let validation = validate(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
-        self.policy.reset();
+        self.reset();
         validation
     }
 }

@@ -8,6 +8,7 @@ pub mod exit;
 mod agent;
 mod bundle;
 mod check;
+mod confinement;
 mod demo;
 mod feed;
 mod inspect;
@@ -62,10 +63,14 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
-    match result {
+    let code = match result {
         Ok(code) => code,
         Err(failure) => failure.report(),
+    };
+    if code == ExitCode::Hung {
+        crate::host::end_at_once(code as i32);
     }
+    code
 }
 
 /// What a command ends with.

@@ -1,14 +1,12 @@
 //! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit.
 
 use super::DaemonError;
-use crate::bundle::{
-    Candidate, NoiseKind, PassedOver, Proof, Recurrent, Served, SignatureState, StateRule, hex,
-};
+use crate::bundle::{Candidate, PassedOver, Proof, Recurrent, Served, SignatureState, StateRule, hex};
 use crate::clock::{Clock, wall_clock_ns};
 use crate::config::{AgentConfig, PolicySource};
 use crate::engine::{Carry, CarryRules, Engine, FeatureRange, GuardMode, InputGuard};
 use crate::host::{SandboxError, forbid_files};
-use crate::noise::{Distribution, Noise};
+use crate::noise::Noise;
 use crate::policy::{Backend, Null, Policy, Widths};
 use crate::telemetry::FeatureCounts;
 use serde::Serialize;
@@ -178,8 +176,8 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
         SignatureState::Absent | SignatureState::Unchecked => None,
     };
     let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
-    let noise = noise
-        .map(|noise| Noise::new(config.policy.seed.unwrap_or_else(fresh_seed), distribution(noise.kind)));
+    let noise =
+        noise.map(|noise| Noise::new(config.policy.seed.unwrap_or_else(fresh_seed), noise.kind.into()));
     let served_by_torch = policy.backend() == Backend::Torch.name();
     let sandbox = Sandbox::default();
     let provenance = Provenance {
@@ -217,13 +215,6 @@ fn fresh_seed() -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ (mixed >> 31)) >> 1
-}
-
-fn distribution(kind: NoiseKind) -> Distribution {
-    match kind {
-        NoiseKind::Gaussian => Distribution::Gaussian,
-        NoiseKind::Gumbel => Distribution::Gumbel,
-    }
 }
 
 fn carry_rules(recurrent: Recurrent) -> CarryRules {

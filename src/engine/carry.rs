@@ -61,6 +61,13 @@ impl Carried {
         self.follow(self.rules.on_gap, policy)
     }
 
+    /// An episode begins with this observation: the feed says that it follows none.
+    #[inline]
+    pub fn on_episode(&mut self, policy: &mut dyn Policy) {
+        policy.reset();
+        self.burn_in = 0;
+    }
+
     /// This tick's action was not the policy's. Ticks of a burn-in are no misses: they are what a miss led to.
     #[inline]
     pub fn on_miss(&mut self, policy: &mut dyn Policy) -> Begun {

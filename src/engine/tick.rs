@@ -18,7 +18,9 @@ use crate::noise::Noise;
 use crate::policy::Policy;
 use crate::ring::{ClaimError, Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
-use crate::wire::{ActionFlags, ActionHeader, AgentState, ObservationHeader, Outcome, Reason};
+use crate::wire::{
+    ActionFlags, ActionHeader, AgentState, ObservationFlags, ObservationHeader, Outcome, Reason,
+};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -296,10 +298,14 @@ impl<C: Clock> Engine<C> {
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
-        if let Some(carried) = self.carried.as_mut()
-            && (tick.flags & ActionFlags::GAP != 0 || skipped > 0)
-        {
-            count_reset(&self.counters, carried.on_gap(policy.as_mut()));
+        if let Some(carried) = &mut self.carried {
+            if tick.flags & ActionFlags::GAP != 0 || skipped > 0 {
+                count_reset(&self.counters, carried.on_gap(policy.as_mut()));
+            } else if header.flags & ObservationFlags::RESTART != 0
+                && refused != Some(Reason::ObservationTorn)
+            {
+                carried.on_episode(policy.as_mut());
+            }
         }
         let enforced = self.settings.enforce;
         let deadlines = self.settings.deadlines;

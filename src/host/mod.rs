@@ -10,7 +10,7 @@ mod service;
 
 pub use core::{CoreError, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
-pub use emergency::Emergency;
+pub use emergency::{Emergency, end_at_once};
 pub use memory::{lock_all_memory, prefault_stack};
 pub use pipe::end_quietly_on_closed_pipe;
 pub use sandbox::{SandboxError, forbid_files};

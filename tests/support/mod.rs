@@ -150,6 +150,11 @@ impl TestFeed {
         self.next += count;
     }
 
+    /// Marks the next observation as the first of a feed that has just started.
+    pub fn restart(&mut self) {
+        self.restart = true;
+    }
+
     /// Commits one observation of `payload` with the next sequence number, published now.
     pub fn commit(&mut self, payload: &[f32]) {
         let flags = if std::mem::take(&mut self.restart) { ObservationFlags::RESTART } else { 0 };
@@ -166,6 +171,16 @@ impl TestFeed {
         claim.write(0, header.sealed(payload).as_bytes());
         claim.commit();
     }
+}
+
+/// Rows of `width` as numpy.save writes them.
+pub fn npy(values: &[f32], width: usize) -> Vec<u8> {
+    let shape =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {width}), }}", values.len() / width);
+    let header = format!("{shape:<117}\n");
+    let length = u16::try_from(header.len()).expect("a short header").to_le_bytes();
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &data].concat()
 }
 
 /// Waits for the next action and takes it out of the ring.

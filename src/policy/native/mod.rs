@@ -132,7 +132,9 @@ impl Native {
             states: options.states.clone(),
         };
         let lowered = lower::lower(bytes, &known, &options.limits)?;
-        let target = Target { isa: options.isa.unwrap_or_else(Isa::detect), precision: options.precision };
+        let precision = options.precision;
+        let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
+        let target = Target { isa, precision };
         let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
         let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };

@@ -286,7 +286,7 @@ impl<C: Clock> Engine<C> {
         };
         if verdict.outcome == Outcome::Halt {
             // The state word first: a gateway that reads it before each send stops at once.
-            self.action_header.set_state(AgentState::Halted.number(), verdict.reason.number().into());
+            self.action_header.halt(verdict.reason.number().into());
             self.halted = Some(verdict.reason);
         }
         commit(claim, action, payload, verdict.outcome);
@@ -318,16 +318,15 @@ impl<C: Clock> Engine<C> {
     /// Halts without an observation: a person said so, or the loop found a reason. The first reason stands.
     pub fn halt(&mut self, reason: Reason) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Halted.number(), reason.number().into());
+            self.action_header.halt(reason.number().into());
             self.halted = Some(reason);
         }
     }
 
-    /// Tells the gateway that what waits is still answered, and nothing after it. It is said on this thread because the
-    /// state word has one writer while the engine runs: from another thread it could overwrite a halt.
+    /// Tells the gateway that what waits is still answered, and nothing after it.
     pub(super) fn announce_drain(&self) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Draining.number(), Reason::None.number().into());
+            self.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
         }
     }
 

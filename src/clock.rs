@@ -97,6 +97,12 @@ pub fn wall_clock_ns() -> u64 {
     time.tv_sec.max(0) as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// An instant of [`wall_clock_ns`] as people and other programs read it: RFC 3339, UTC, to the nanosecond.
+pub fn rfc3339(wall_ns: u64) -> String {
+    let instant = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(wall_ns);
+    humantime::format_rfc3339_nanos(instant).to_string()
+}
+
 /// A clock that stands still until it is moved. Clones share the instant.
 #[derive(Debug, Clone)]
 pub struct ManualClock {

@@ -97,6 +97,15 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     };
     line("agent", format!("{}, {root}; {}strict", config.name, if config.strict { "" } else { "not " }));
     line(
+        "",
+        match &config.state_root {
+            Some(root) => format!("latch and audit in {}", root.join(&config.name).display()),
+            None => {
+                "latch and audit in the state directory of systemd, of the system, or of the user".to_owned()
+            }
+        },
+    );
+    line(
         "policy",
         match &config.policy.source {
             PolicySource::Path(path) => {
@@ -288,6 +297,7 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
         "agent": {
             "name": config.name,
             "root": config.root,
+            "state_root": config.state_root,
             "strict": config.strict,
             "drain_timeout_ms": config.drain_timeout.0 / 1_000_000,
             "log": config.log,

@@ -6,7 +6,7 @@
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::host::DirectoryError;
+use crate::host::{DirectoryError, StateError};
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;
 use crate::shm::ShmError;
@@ -193,9 +193,21 @@ impl From<BundleError> for Failure {
     }
 }
 
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(state_code(&error), error.to_string())
+    }
+}
+
+fn state_code(error: &StateError) -> ExitCode {
+    if error.is_permission() { ExitCode::Permission } else { ExitCode::Temporary }
+}
+
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match error {
+            DaemonError::Latched { .. } => ExitCode::Halted,
+            DaemonError::State(ref source) => state_code(source),
             DaemonError::Directory(error) => return error.into(),
             DaemonError::Policy(error) => return error.into(),
             DaemonError::Bundle(error) => return error.into(),

@@ -11,10 +11,14 @@ mod check;
 mod confinement;
 mod demo;
 mod feed;
+mod halt;
 mod inspect;
+mod locate;
 mod npy;
 mod predict;
+mod rearm;
 mod run;
+mod status;
 mod tap;
 mod validate;
 
@@ -33,6 +37,9 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Status(status::Arguments),
+    Halt(halt::Arguments),
+    Rearm(rearm::Arguments),
     #[command(subcommand)]
     Bundle(bundle::Command),
     Feed(feed::Arguments),
@@ -55,6 +62,9 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Halt(arguments) => halt::run(&arguments),
+        Command::Rearm(arguments) => rearm::run(&arguments),
         Command::Bundle(command) => bundle::run(&command),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),

@@ -14,7 +14,7 @@ use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
-use crate::host::Emergency;
+use crate::host::{Emergency, end_at_once};
 use crate::policy::Backend;
 use std::path::PathBuf;
 
@@ -40,12 +40,17 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     emergency
         .install()
         .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
-    Ok(match daemon::run(&config)? {
+    let ending = daemon::run(&config, &arguments.config)?;
+    let code = match ending.end {
         End::Stopped => ExitCode::Ok,
         End::Halted(_) => ExitCode::Halted,
-        End::Violated(_) => ExitCode::Protocol,
+        End::Violated => ExitCode::Protocol,
         End::Hung => ExitCode::Hung,
-    })
+    };
+    if ending.abandoned {
+        end_at_once(code as i32);
+    }
+    Ok(code)
 }
 
 fn choose_backend(config: &mut AgentConfig, backend: Backend) -> Result<(), Failure> {

@@ -14,6 +14,8 @@ pub struct AgentConfig {
     pub name: String,
     /// The directory that holds the agents' directories; `None` for the machine's default.
     pub root: Option<PathBuf>,
+    /// The directory that holds the agents' state directories; `None` for the machine's or the user's default.
+    pub state_root: Option<PathBuf>,
     /// Whether a missing permission or an unsuitable machine refuses the start, instead of degrading it.
     pub strict: bool,
     /// What answers observations.

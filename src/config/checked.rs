@@ -40,6 +40,7 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
     let config = AgentConfig {
         name: raw.agent.name.value.clone(),
         root: raw.agent.root.as_ref().map(|root| PathBuf::from(&root.value)),
+        state_root: raw.agent.state_root.as_ref().map(|root| PathBuf::from(&root.value)),
         strict: raw.agent.strict.value,
         policy: policy?,
         dimensions: Dimensions { observation: observation_dimension, action: action_bounds.dimension() },

@@ -29,6 +29,7 @@ pub(super) struct Raw {
 pub(super) struct Agent {
     pub(super) name: Setting<String>,
     pub(super) root: Option<Setting<String>>,
+    pub(super) state_root: Option<Setting<String>>,
     pub(super) strict: Setting<bool>,
     pub(super) drain_timeout_ms: Setting<u64>,
     pub(super) log: Setting<String>,
@@ -179,6 +180,7 @@ fn agent(table: &Table<'_, '_>) -> Option<Agent> {
         Text { form: "1 to 64 of a-z, 0-9, _ and -, the first a letter or digit", fits: is_name },
     );
     let root = table.optional("root", Text { form: "an absolute path", fits: is_absolute_path });
+    let state_root = table.optional("state_root", Text { form: "an absolute path", fits: is_absolute_path });
     let strict = table.or("strict", Flag, false);
     let drain_timeout_ms = table.or("drain_timeout_ms", Whole(0, 60_000), 1_000);
     let log = table.or(
@@ -189,7 +191,7 @@ fn agent(table: &Table<'_, '_>) -> Option<Agent> {
         },
         "info".to_owned(),
     );
-    Some(Agent { name: name?, root, strict, drain_timeout_ms, log })
+    Some(Agent { name: name?, root, state_root, strict, drain_timeout_ms, log })
 }
 
 fn policy(table: &Table<'_, '_>) -> Policy {

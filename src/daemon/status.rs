@@ -2,12 +2,14 @@
 
 use super::candidate::{GuardFigures, Provenance};
 use crate::bundle::hex;
-use crate::clock::Nanos;
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
 use crate::engine::{TickRecord, WarmUp};
+use crate::host::LatchState;
 use crate::telemetry::{Counters, Histogram, Percentiles};
 use crate::wire::{AgentState, Reason};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +29,19 @@ pub(super) struct Status {
     inference: Histogram,
     tick_to_action: Histogram,
     feed: FeedState,
+    last_sequence: Option<u64>,
+    state: u32,
+    since_ns: u64,
+}
+
+/// What others say about the agent at the moment of a snapshot.
+pub(super) struct Observed {
+    /// The state word.
+    pub(super) state: (u32, u32),
+    /// The engine's heartbeat.
+    pub(super) heartbeat: Nanos,
+    /// The latch.
+    pub(super) latch: LatchState,
 }
 
 /// What is known of the feed's life, by its heartbeat.
@@ -43,6 +58,8 @@ enum FeedState {
 struct Snapshot<'a> {
     agent: &'a str,
     state: &'static str,
+    /// Since when the supervisor has seen this state.
+    since: String,
     reason: &'static str,
     epoch: u64,
     backend: &'static str,
@@ -54,6 +71,13 @@ struct Snapshot<'a> {
     warm_up: Option<WarmUpFigures>,
     counters: crate::telemetry::CounterSnapshot,
     latency_ns: Latencies,
+    /// The last observation that was answered.
+    last_sequence: Option<u64>,
+    /// How long the engine has not said that it is alive.
+    heartbeat_age_ns: u64,
+    /// `null`, or what the latch says.
+    latch: Value,
+    pid: u32,
     at_ns: u64,
 }
 
@@ -92,7 +116,15 @@ impl Status {
             inference: Histogram::new(),
             tick_to_action: Histogram::new(),
             feed: FeedState::Absent,
+            last_sequence: None,
+            state: 0,
+            since_ns: wall_clock_ns(),
         }
+    }
+
+    /// The sequence number answered last.
+    pub(super) fn last_sequence(&self) -> Option<u64> {
+        self.last_sequence
     }
 
     pub(super) fn name(&self) -> &str {
@@ -113,6 +145,7 @@ impl Status {
         if record.outcome == 0 {
             return;
         }
+        self.last_sequence = Some(record.sequence);
         self.queue.record(record.ts_peek_ns.saturating_sub(record.ts_publish_ns));
         self.tick_to_action.record(record.ts_commit_ns.saturating_sub(record.ts_publish_ns));
         if record.inference_ns > 0 {
@@ -139,11 +172,22 @@ impl Status {
         }
     }
 
-    /// Writes the snapshot beside the rings, complete or not at all.
-    pub(super) fn write(&self, path: &Path, state: u32, reason: u32, now: Nanos) -> std::io::Result<()> {
+    /// Notes when the state word changed.
+    pub(super) fn watch_state(&mut self, state: u32) {
+        if state != self.state {
+            self.state = state;
+            self.since_ns = wall_clock_ns();
+        }
+    }
+
+    /// Everything, as JSON.
+    pub(super) fn snapshot(&mut self, observed: &Observed, now: Nanos) -> Value {
+        let (state, reason) = observed.state;
+        self.watch_state(state);
         let snapshot = Snapshot {
             agent: &self.name,
             state: AgentState::from_number(state).map_or("unknown", AgentState::name),
+            since: rfc3339(self.since_ns),
             reason: u16::try_from(reason).ok().and_then(Reason::from_number).map_or("unknown", Reason::name),
             epoch: self.epoch,
             backend: self.provenance.backend(),
@@ -164,10 +208,19 @@ impl Status {
                 inference: self.inference.percentiles(),
                 tick_to_action: self.tick_to_action.percentiles(),
             },
+            last_sequence: self.last_sequence,
+            heartbeat_age_ns: now.since(observed.heartbeat).0,
+            latch: observed.latch.to_json(),
+            pid: std::process::id(),
             at_ns: now.0,
         };
-        let temporary = path.with_extension("json.new");
-        std::fs::write(&temporary, serde_json::to_vec_pretty(&snapshot)?)?;
-        std::fs::rename(&temporary, path)
+        serde_json::to_value(snapshot).expect("a snapshot has only strings and numbers")
     }
+}
+
+/// Writes a snapshot beside the rings, complete or not at all.
+pub(super) fn write(path: &Path, snapshot: &Value) -> std::io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    std::fs::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
+    std::fs::rename(&temporary, path)
 }

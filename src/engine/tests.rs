@@ -362,7 +362,7 @@ fn start(
     epoch: u32,
 ) -> Started {
     let (records_in, records) = record_ring(64);
-    actions.region.header().set_state(AgentState::Armed.number(), 0);
+    actions.region.header().reset_state(AgentState::Armed.number(), 0);
     let engine = Engine::new(Parts {
         clock: clock.clone(),
         policy: Box::new(policy),

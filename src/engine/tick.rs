@@ -433,7 +433,7 @@ impl<C: Clock> Engine<C> {
     /// Halts without an observation: a person said so, or the loop found a reason. The first reason stands.
     pub fn halt(&mut self, reason: Reason) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Halted.number(), reason.number().into());
+            self.action_header.halt(reason.number().into());
             self.halted = Some(reason);
         }
     }
@@ -441,7 +441,7 @@ impl<C: Clock> Engine<C> {
     /// Tells the gateway that what waits is still answered, and nothing after it.
     pub(super) fn announce_drain(&self) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Draining.number(), Reason::None.number().into());
+            self.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
         }
     }
 

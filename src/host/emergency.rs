@@ -2,12 +2,15 @@
 //! sending, and the exit code says what it died of.
 //!
 //! Two deaths are handled: a panic in any thread, and SIGBUS from a mapped file that was truncated under us. A killed
-//! process (SIGKILL) can do nothing; the gateway notices its heartbeat.
+//! process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2) is pulled here too.
 
-use crate::ring::Header;
+use crate::ring::{HALTED, Header};
 use crate::wire::{AgentState, Reason};
 use std::io;
 use std::sync::OnceLock;
+
+// The ring knows this one state by its number; the other numbers are opaque to it.
+const _: () = assert!(AgentState::Halted.number() == HALTED);
 
 /// The action ring's header, where both handlers can find it.
 static ACTION_HEADER: OnceLock<Header> = OnceLock::new();
@@ -33,7 +36,7 @@ impl Emergency {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if let Some(header) = ACTION_HEADER.get() {
-                header.set_state(AgentState::Halted.number(), Reason::Panic.number().into());
+                header.halt(Reason::Panic.number().into());
             }
             print(info);
             // SAFETY: _exit ends the process at once; nothing of it runs afterwards. Unwinding further would run
@@ -50,11 +53,24 @@ impl Emergency {
     }
 }
 
-/// Ends the process without taking anything down first. For one in which a thread is still inside a policy that does not
-/// return: what an orderly end destroys (libtorch's globals) would make that thread fail, and it would act once more.
+/// Ends the process without taking anything down first: no destructor runs, and what other threads are in stays untouched.
+/// For one in which a thread is still inside a policy that does not return: what an orderly end destroys (libtorch's
+/// globals) would make that thread fail, and it would act once more. Logs go to standard error unbuffered, so that nothing
+/// of them is lost.
 pub fn end_at_once(code: i32) -> ! {
     // SAFETY: _exit ends the process at once; nothing of it runs afterwards.
     unsafe { libc::_exit(code) }
+}
+
+/// Makes a signal halt the agent in its very handler: no thread has to be woken for it, and none can be in its way.
+pub(super) fn install_kill_switch(signal: libc::c_int) -> io::Result<()> {
+    let halt = || {
+        if let Some(header) = ACTION_HEADER.get() {
+            header.halt(Reason::Operator.number().into());
+        }
+    };
+    // SAFETY: the action is async-signal-safe: it looks at a cell that is set once and changes one atomic word.
+    unsafe { signal_hook::low_level::register(signal, halt) }.map(drop)
 }
 
 fn install_bus_handler() -> io::Result<()> {
@@ -76,7 +92,7 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
     if let Some(header) = ACTION_HEADER.get()
         && !header.covers(fault)
     {
-        header.set_state(AgentState::Halted.number(), Reason::BusError.number().into());
+        header.halt(Reason::BusError.number().into());
     }
     let message = b"escapement: SIGBUS: a mapped file was truncated; halted\n";
     // SAFETY: write and _exit are async-signal-safe; the message is a live buffer of that length. There is nobody left

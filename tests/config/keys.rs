@@ -22,7 +22,7 @@ fn bad_values(key: &Key) -> Vec<String> {
         }
         Allowed::Text(_) => match key.path.as_str() {
             "agent.name" => &["\"\"", "\"A\"", "\"a/b\"", "\"..\"", "\"-a\"", "\"a b\"", "\"ä\"", "1"],
-            "agent.root" => &["\"\"", "\"relative\"", "\"/a\\u0000b\"", "1"],
+            "agent.root" | "agent.state_root" => &["\"\"", "\"relative\"", "\"/a\\u0000b\"", "1"],
             "agent.log" => &["\"\"", "\"inof\"", "\"INFO\"", "\"a=\"", "\"=info\"", "\"info,\"", "1"],
             "policy.path" | "fallback.bundle" => &["\"\"", "\"a\\u0000b\"", "1", "[]"],
             other => panic!("{other} is new: say here which texts it refuses"),
@@ -75,7 +75,7 @@ fn good_values(key: &Key) -> Vec<String> {
         Allowed::Elements => literal(&["[0, 0]", "[-1, 1]", "[0.5, -0.25]", "[\n  0,\n  0, # two\n]"]),
         Allowed::Text(_) => match key.path.as_str() {
             "agent.name" => vec!["\"a\"".into(), "\"9_b-c\"".into(), format!("{:?}", "a".repeat(64))],
-            "agent.root" => literal(&["\"/\"", "\"/dev/shm/x\""]),
+            "agent.root" | "agent.state_root" => literal(&["\"/\"", "\"/dev/shm/x\""]),
             "agent.log" => literal(&["\"off\"", "\"info,escapement::engine=debug\"", "\"a=warn\""]),
             "policy.path" | "fallback.bundle" => literal(&["\"policy.pt\"", "\"../p\"", "\"/abs/p\""]),
             other => panic!("{other} is new: say here which texts it takes"),

@@ -31,7 +31,11 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 /// The program under test.
 pub fn escapement() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_escapement"));
-    command.env_remove("RUNTIME_DIRECTORY").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
+        .env_remove("RUNTIME_DIRECTORY")
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null());
     command
 }
 
@@ -249,9 +253,11 @@ fn shared_memory() -> &'static Path {
 }
 
 fn render(root: &Path, overrides: Overrides<'_>) -> String {
+    let state_root = format!("{:?}", root.join("state"));
     let root = format!("{root:?}");
     let mut keys: Vec<(&str, &str)> = BASE.to_vec();
     keys.push(("agent.root", &root));
+    keys.push(("agent.state_root", &state_root));
     for (key, value) in overrides {
         keys.retain(|(known, _)| known != key);
         if *value != "-" {

@@ -1,0 +1,240 @@
+//! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
+
+use super::engine_thread::halt_reason;
+use super::halting::{HaltFacts, HaltKeeper};
+use super::status::{self, Observed, Status};
+use super::{DaemonError, End, Ending, panic_if_planted};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::config::AgentConfig;
+use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
+use crate::host::{AgentDirectory, ControlRequest, Latch, Pending, Request, Requested, ServiceManager, User};
+use crate::ring::{Consumer, Header};
+use crate::wire::{AgentState, Reason};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often the supervisor looks at records, heartbeats, the state word and the latch.
+const PERIOD: Duration = Duration::from_millis(5);
+/// How long the engine may take to notice that it is to stop, before its policy counts as hung.
+const STOP_GRACE: Nanos = Nanos::from_millis(500);
+/// How long the engine may take to end after a person halted it. The state word says so already, and nothing that the
+/// engine still does is sent; the process ends without an engine that hangs.
+const HALT_GRACE: Nanos = Nanos::from_millis(5);
+
+/// What the supervisor is told.
+pub(super) enum Event {
+    /// The engine is warm. The state word says whether it is armed.
+    Warmed { warm_up: WarmUp, degraded: Vec<String> },
+    /// The engine cannot be made.
+    Refused(DaemonError),
+    /// The engine's thread is at its end.
+    Ended(RunEnd),
+    /// Somebody noticed that the policy does not return. The state word says halted by now.
+    #[expect(dead_code, reason = "the guard, which finds that out, comes with the claim protocol")]
+    Hung,
+    /// A signal came. At [`Request::Halt`] the state word says halted by now.
+    Signal(Requested),
+    /// Somebody asks through the control socket.
+    Asked(Pending),
+}
+
+/// The supervisor's view of a running agent.
+pub(super) struct Supervisor<'a> {
+    pub(super) status: Status,
+    pub(super) service: ServiceManager,
+    pub(super) directory: &'a AgentDirectory,
+    pub(super) keeper: &'a HaltKeeper,
+    pub(super) latch: Latch,
+    pub(super) action_header: Header,
+    pub(super) observation_header: Header,
+    pub(super) commands: &'a CommandWord,
+    /// When a drain in progress turns into a stop, and a stop into a hang.
+    pub(super) stop_by: Option<Nanos>,
+    /// When the process ends without the engine.
+    pub(super) halt_by: Option<Nanos>,
+    /// Who pulled the kill switch.
+    pub(super) halted_by: Option<User>,
+}
+
+impl Supervisor<'_> {
+    /// Looks after the engine until it ends, or has to be left behind.
+    pub(super) fn supervise(
+        &mut self,
+        config: &AgentConfig,
+        inbox: &Receiver<Event>,
+        records: &mut Consumer,
+    ) -> Result<Ending, DaemonError> {
+        loop {
+            let event = inbox.recv_timeout(PERIOD);
+            while let Some(record) = TickRecord::take(records) {
+                self.status.note(&record);
+            }
+            match event {
+                Ok(Event::Refused(error)) => return Err(error),
+                Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
+                Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
+                Ok(Event::Hung) => {
+                    self.action_header.halt(Reason::PolicyHung.number().into());
+                    return Ok(self.leave_behind());
+                }
+                Ok(Event::Signal(requested)) => self.on_signal(requested, config),
+                Ok(Event::Asked(pending)) => self.answer(pending),
+                Err(RecvTimeoutError::Timeout) => {}
+                // Every sender is gone only with threads that end with the process.
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.leave_behind()),
+            }
+            let now = MonotonicClock.now();
+            self.service.feed_watchdog(now, Nanos(self.action_header.producer_heartbeat_ns()));
+            self.status.watch_feed(now, Nanos(self.observation_header.producer_heartbeat_ns()));
+            self.status.watch_state(self.action_header.state().0);
+            self.look_for_a_halt(now);
+            if self.halt_by.is_some_and(|by| now > by) {
+                return Ok(self.leave_behind());
+            }
+            if let Some(by) = self.stop_by
+                && now > by
+            {
+                if now > by.plus(STOP_GRACE) {
+                    self.action_header.halt(Reason::PolicyHung.number().into());
+                    return Ok(self.leave_behind());
+                }
+                self.commands.request(Command::Stop);
+            }
+        }
+    }
+
+    /// Notices a halt whoever made it: the `halt` command and the guard write the state word, and a command that was
+    /// killed after its first step has left a latch and nothing else.
+    fn look_for_a_halt(&mut self, now: Nanos) {
+        if self.halt_by.is_some() {
+            return;
+        }
+        if self.latch.is_engaged() {
+            self.action_header.halt(Reason::Operator.number().into());
+        }
+        if !self.is_halted() {
+            return;
+        }
+        self.commands.request(Command::Halt);
+        let grace = match halt_reason(&self.action_header) {
+            Reason::Operator => HALT_GRACE,
+            Reason::PolicyHung => Nanos(0),
+            // The engine's own doing: it is about to say how it ended.
+            _ => STOP_GRACE,
+        };
+        self.halt_by = Some(now.plus(grace));
+    }
+
+    fn is_halted(&self) -> bool {
+        self.action_header.state().0 == AgentState::Halted.number()
+    }
+
+    fn on_warmed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
+        for reason in &degraded {
+            tracing::warn!(reason, "degraded");
+        }
+        let (state, reason) = self.action_header.state();
+        self.status.armed(warm_up, degraded);
+        tracing::info!(
+            calls = warm_up.calls,
+            tail_ns = warm_up.tail.0,
+            stable = warm_up.stable,
+            state = AgentState::from_number(state).map_or("unknown", AgentState::name),
+            reason,
+            "warmed up"
+        );
+        if AgentState::from_number(state) == Some(AgentState::Armed) {
+            self.service.ready("armed");
+            panic_if_planted("supervisor");
+            tracing::info!(agent = self.status.name(), epoch = self.status.epoch(), "armed");
+        }
+    }
+
+    fn on_signal(&mut self, requested: Requested, config: &AgentConfig) {
+        match requested.request {
+            Request::Dump => self.dump(),
+            Request::Drain => self.drain(config),
+            Request::Reload => tracing::warn!("SIGHUP: nothing was changed, this version does not reload"),
+            Request::Halt => {
+                self.action_header.halt(Reason::Operator.number().into());
+                self.halted_by = requested.uid.map(User::of);
+            }
+        }
+    }
+
+    fn answer(&mut self, pending: Pending) {
+        match pending.request {
+            ControlRequest::Status => {
+                let snapshot = self.snapshot();
+                pending.answer(Ok(snapshot));
+            }
+        }
+    }
+
+    /// The engine said how it ended. A halt that somebody else made first keeps its reason.
+    fn on_ended(&mut self, end: RunEnd) -> Ending {
+        if let RunEnd::Violated(violation) = end {
+            tracing::error!(%violation, "a ring's other side broke its protocol");
+        }
+        let end = if self.is_halted() { self.on_halted() } else { self.on_stopped() };
+        Ending { end, abandoned: false }
+    }
+
+    /// The engine's thread does not come back. What it is in (libtorch, mostly) cannot be ended from outside.
+    fn leave_behind(&mut self) -> Ending {
+        tracing::error!("the engine's thread did not end; it is left behind");
+        Ending { end: self.on_halted(), abandoned: true }
+    }
+
+    fn on_stopped(&mut self) -> End {
+        self.dump();
+        self.service.stopping("stopped");
+        tracing::info!("stopped");
+        End::Stopped
+    }
+
+    fn on_halted(&mut self) -> End {
+        let reason = halt_reason(&self.action_header);
+        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.take() };
+        if let Err(error) = self.keeper.keep(&self.action_header, facts) {
+            // The state word still says it, and the next start writes what is missing here.
+            tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
+        }
+        self.dump();
+        self.service.stopping("halted");
+        tracing::error!(reason = reason.name(), "halted");
+        match reason {
+            Reason::PolicyHung => End::Hung,
+            Reason::ProtocolViolation => End::Violated,
+            reason => End::Halted(reason),
+        }
+    }
+
+    fn drain(&mut self, config: &AgentConfig) {
+        if self.stop_by.is_some() {
+            return;
+        }
+        self.service.stopping("draining");
+        tracing::info!("draining");
+        self.commands.request(Command::Drain);
+        self.stop_by = Some(MonotonicClock.now().plus(config.drain_timeout));
+    }
+
+    fn snapshot(&mut self) -> serde_json::Value {
+        let observed = Observed {
+            state: self.action_header.state(),
+            heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
+            latch: self.latch.read(),
+        };
+        self.status.snapshot(&observed, MonotonicClock.now())
+    }
+
+    /// Writes the status file; a full disk must not end an agent.
+    fn dump(&mut self) {
+        let path = self.directory.path().join("status.json");
+        match status::write(&path, &self.snapshot()) {
+            Ok(()) => tracing::info!(path = %path.display(), "status written"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "status not written"),
+        }
+    }
+}

@@ -6,14 +6,19 @@
 //!  supervisor (the process's first thread) ◀────┘       engine (the pinned core)
 //!  locks, latch, rings, policy ──── hands over ──────▶  pin, lock memory, warm up, arm
 //!  READY  ◀───────────────── armed, or why not ───────
-//!  records, watchdog, halts  ◀────── tick records ────  run()
+//!  records, watchdog, halts  ◀────── tick records ────  run() ◀── claims a late tick ── guard (another core)
+//!  new settings, made ready on a thread of their own ▶  taken between two ticks
 //!  drain / stop / halt ─────── command word ─────────▶
 //!  latch, exit code  ◀────────── how it ended ────────
 //! ```
 
 mod candidate;
 mod engine_thread;
+mod guard_thread;
 mod halting;
+mod provenance;
+mod reload;
+mod reloading;
 mod rings;
 mod status;
 mod supervisor;
@@ -22,6 +27,7 @@ use crate::bundle::BundleError;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, Command, CommandWord, EngineError};
+use crate::handover;
 use crate::host::{
     AgentDirectory, ControlSocket, DirectoryError, Emergency, Request, Role, RunFile, SandboxError,
     ServiceManager, Signals, StateDirectory, StateError,
@@ -30,9 +36,12 @@ use crate::policy::PolicyError;
 use crate::ring::{Consumer, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
+use candidate::Loaded;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
+use guard_thread::Handed;
 use halting::{HaltKeeper, LineFacts};
+use reloading::{ReadConfig, Reloads, Standing};
 use rings::Rings;
 use status::Status;
 use std::io;
@@ -107,6 +116,9 @@ pub enum DaemonError {
         /// The mode.
         mode: &'static str,
     },
+    /// Rules about carried state for a policy that carries none.
+    #[error("policy.recurrent: the policy carries no state; allowed: none of its keys")]
+    NoCarriedState,
     /// libtorch cannot be confined, and the configuration does not allow it to run free.
     #[error(
         "backend torch is refused, since its write access to the filesystem cannot be taken away: {0}; \
@@ -145,11 +157,16 @@ const RECORD_CAPACITY: u64 = 1 << 14;
 /// The engine's stack.
 const STACK_BYTES: usize = 2 << 20;
 
-/// Runs one agent, configured by `file`, until it stops or halts.
+/// Runs one agent, configured by `file`, until it stops or halts. `read` reads that file anew, for a reload, as it was
+/// read for `config`.
 ///
 /// # Errors
 /// When it cannot start; then nothing was answered, and the state word says `stopped`, or still `halted`.
-pub fn run(config: &AgentConfig, file: &Path) -> Result<Ending, DaemonError> {
+pub fn run(
+    config: &AgentConfig,
+    file: &Path,
+    read: impl Fn() -> Result<AgentConfig, String> + Send + Sync + 'static,
+) -> Result<Ending, DaemonError> {
     let (events, inbox) = bounded(EVENT_CAPACITY);
     let commands = Arc::new(CommandWord::new());
     listen(events.clone(), Arc::clone(&commands))?;
@@ -172,7 +189,8 @@ pub fn run(config: &AgentConfig, file: &Path) -> Result<Ending, DaemonError> {
     action_header.begin_epoch(AgentState::Starting.number());
     // From here on the kill switch and both kinds of sudden death find the state word, and nothing resets it any more.
     Emergency::watch(action_header.clone());
-    let agent = Agent { config, directory: &directory, keeper: &keeper, rings: &rings };
+    let read: ReadConfig = Arc::new(read);
+    let agent = Agent { config, read, directory: &directory, keeper: &keeper, rings: &rings };
     let result = agent.serve((&events, &inbox), &commands);
     action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
     keeper.note("stop", &action_header, &ending_line(&result));
@@ -219,6 +237,7 @@ fn panic_if_planted(thread: &str) {
 /// An agent that has its directories, locks and rings.
 struct Agent<'a> {
     config: &'a AgentConfig,
+    read: ReadConfig,
     directory: &'a AgentDirectory,
     keeper: &'a HaltKeeper,
     rings: &'a Rings,
@@ -231,16 +250,20 @@ impl Agent<'_> {
         commands: &Arc<CommandWord>,
     ) -> Result<Ending, DaemonError> {
         let (config, action_header) = (self.config, self.rings.actions.header());
-        let loaded = candidate::load(config)?;
-        action_header.set_bundle_hash(&loaded.sha256);
+        let Loaded { serving, company, sources, provenance, served_by_torch } = candidate::load(config)?;
+        action_header.set_bundle_hash(&sources.sha256());
         self.keeper.note("start", &action_header, &LineFacts::default());
         let counters = Arc::new(Counters::new());
         let (records_in, mut records) = engine::record_ring(RECORD_CAPACITY);
         let observation_header = self.rings.observations.header();
         let epoch = action_header.epoch();
+        let (mailbox, updates) = handover::mailbox();
         let parts = EngineParts {
-            policy: loaded.policy,
-            company: loaded.company,
+            serving,
+            company,
+            confine: served_by_torch.then(|| provenance.sandbox()),
+            guard: self.start_guard(events)?,
+            updates,
             observations: Consumer::attach(self.rings.observations.clone()).map_err(EngineError::from)?,
             observation_header: observation_header.clone(),
             actions: Producer::attach(self.rings.actions.clone()).map_err(EngineError::from)?,
@@ -263,7 +286,13 @@ impl Agent<'_> {
         };
 
         let mut supervisor = Supervisor {
-            status: Status::new(config, loaded.provenance, epoch, &loaded.sha256, counters),
+            status: Status::new(config, epoch, counters),
+            reloads: Reloads::new(
+                Standing { config: config.clone(), sources, provenance },
+                Arc::clone(&self.read),
+                events.clone(),
+                mailbox,
+            ),
             service: ServiceManager::from_environment(),
             directory: self.directory,
             keeper: self.keeper,
@@ -275,12 +304,26 @@ impl Agent<'_> {
             halt_by: None,
             halted_by: None,
         };
-        let ending = supervisor.supervise(config, inbox, &mut records);
+        let ending = supervisor.supervise(inbox, &mut records);
         if !matches!(ending, Ok(Ending { abandoned: true, .. })) {
             // It has sent its last report; all that is left to it is to return.
             let _ = thread.join();
         }
         ending
+    }
+
+    /// The guard's thread: gives where the guard goes once the engine is made, and what is said of its place.
+    fn start_guard(
+        &self,
+        events: &Sender<Event>,
+    ) -> Result<(Sender<Handed>, Receiver<Vec<String>>), DaemonError> {
+        let ((guards, guard), (placed, place)) = (bounded(1), bounded(1));
+        let (config, events) = (self.config.clone(), events.clone());
+        std::thread::Builder::new()
+            .name("guard".to_owned())
+            .spawn(move || guard_thread::serve(&config, &guard, &placed, &events))
+            .map_err(DaemonError::system("start the guard's thread"))?;
+        Ok((guards, place))
     }
 
     /// Answers `status` from now on. Without the socket an agent trades as well as with it, so that this degrades.

@@ -17,6 +17,7 @@ mod locate;
 mod npy;
 mod predict;
 mod rearm;
+mod reload;
 mod run;
 mod status;
 mod tap;
@@ -40,6 +41,7 @@ enum Command {
     Status(status::Arguments),
     Halt(halt::Arguments),
     Rearm(rearm::Arguments),
+    Reload(reload::Arguments),
     #[command(subcommand)]
     Bundle(bundle::Command),
     Feed(feed::Arguments),
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Halt(arguments) => halt::run(&arguments),
         Command::Rearm(arguments) => rearm::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Bundle(command) => bundle::run(&command),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),

@@ -1,22 +1,29 @@
 //! The engine's thread, from its first instruction to its last report.
 
+use super::guard_thread::Handed;
+use super::provenance::Sandbox;
 use super::supervisor::Event;
-use super::{DaemonError, candidate, panic_if_planted};
+use super::{DaemonError, panic_if_planted};
 use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
-use crate::engine::{self, CommandWord, Engine, OnMiss, Parts, RunEnd, WarmUp};
+use crate::engine::{self, CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
+use crate::handover;
 use crate::host::{CoreError, Latch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
-use crate::policy::Policy;
 use crate::ring::{Consumer, Header, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 
 /// What the supervisor hands to the engine's thread; the clock is made there.
 pub(super) struct EngineParts {
-    pub(super) policy: Box<dyn Policy>,
-    pub(super) company: candidate::Company,
+    pub(super) serving: Serving,
+    pub(super) company: Company,
+    /// What this thread does before it calls the policy.
+    pub(super) confine: Option<Sandbox>,
+    /// Where the guard goes, and what it says about its place.
+    pub(super) guard: (Sender<Handed>, Receiver<Vec<String>>),
+    pub(super) updates: handover::Receiver<Update>,
     pub(super) observations: Consumer,
     pub(super) observation_header: Header,
     pub(super) actions: Producer,
@@ -102,7 +109,7 @@ fn make_ready(
 
     let mut engine = Engine::new(Parts {
         clock: MachineClock::new(),
-        policy: parts.policy,
+        serving: parts.serving,
         observations: parts.observations,
         observation_header: parts.observation_header,
         actions: parts.actions,
@@ -112,7 +119,19 @@ fn make_ready(
         settings: config.settings.clone(),
         epoch: parts.epoch,
     })?;
-    parts.company.join(&mut engine);
+    engine.join(parts.company);
+    engine.listen(parts.updates);
+    if let Some(sandbox) = parts.confine {
+        sandbox.confine();
+    }
     let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;
+    let (guards, placed) = parts.guard;
+    for missing in placed.recv().unwrap_or_default() {
+        demand(Err(missing))?;
+    }
+    if let Some(guard) = engine.guard(config.guard.wake, Some(config.hang_timeout)) {
+        // The guard's thread outlives this one.
+        drop(guards.send(guard));
+    }
     Ok((engine, warm_up, degraded))
 }

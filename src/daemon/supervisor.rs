@@ -1,13 +1,15 @@
 //! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
 
 use super::engine_thread::halt_reason;
-use super::halting::{HaltFacts, HaltKeeper};
+use super::halting::{HaltFacts, HaltKeeper, LineFacts};
+use super::reloading::{Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
 use super::{DaemonError, End, Ending, panic_if_planted};
 use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::config::AgentConfig;
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
-use crate::host::{AgentDirectory, ControlRequest, Latch, Pending, Request, Requested, ServiceManager, User};
+use crate::host::{
+    AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager, User,
+};
 use crate::ring::{Consumer, Header};
 use crate::wire::{AgentState, Reason};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -29,9 +31,10 @@ pub(super) enum Event {
     Refused(DaemonError),
     /// The engine's thread is at its end.
     Ended(RunEnd),
-    /// Somebody noticed that the policy does not return. The state word says halted by now.
-    #[expect(dead_code, reason = "the guard, which finds that out, comes with the claim protocol")]
+    /// The guard noticed that the policy does not return.
     Hung,
+    /// A reload is ready to be offered to the engine, or refused.
+    Prepared(Box<Result<Prepared, String>>),
     /// A signal came. At [`Request::Halt`] the state word says halted by now.
     Signal(Requested),
     /// Somebody asks through the control socket.
@@ -41,6 +44,7 @@ pub(super) enum Event {
 /// The supervisor's view of a running agent.
 pub(super) struct Supervisor<'a> {
     pub(super) status: Status,
+    pub(super) reloads: Reloads,
     pub(super) service: ServiceManager,
     pub(super) directory: &'a AgentDirectory,
     pub(super) keeper: &'a HaltKeeper,
@@ -60,7 +64,6 @@ impl Supervisor<'_> {
     /// Looks after the engine until it ends, or has to be left behind.
     pub(super) fn supervise(
         &mut self,
-        config: &AgentConfig,
         inbox: &Receiver<Event>,
         records: &mut Consumer,
     ) -> Result<Ending, DaemonError> {
@@ -73,11 +76,12 @@ impl Supervisor<'_> {
                 Ok(Event::Refused(error)) => return Err(error),
                 Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
                 Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
-                Ok(Event::Hung) => {
-                    self.action_header.halt(Reason::PolicyHung.number().into());
-                    return Ok(self.leave_behind());
+                Ok(Event::Hung) => return Ok(self.on_hung()),
+                Ok(Event::Prepared(prepared)) => {
+                    let outcome = self.reloads.on_prepared(*prepared);
+                    self.account_for_reload(outcome);
                 }
-                Ok(Event::Signal(requested)) => self.on_signal(requested, config),
+                Ok(Event::Signal(requested)) => self.on_signal(requested),
                 Ok(Event::Asked(pending)) => self.answer(pending),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Every sender is gone only with threads that end with the process.
@@ -87,6 +91,10 @@ impl Supervisor<'_> {
             self.service.feed_watchdog(now, Nanos(self.action_header.producer_heartbeat_ns()));
             self.status.watch_feed(now, Nanos(self.observation_header.producer_heartbeat_ns()));
             self.status.watch_state(self.action_header.state().0);
+            let taken = self.reloads.look();
+            self.account_for_reload(taken);
+            let refused = self.reloads.start_next();
+            self.account_for_reload(refused);
             self.look_for_a_halt(now);
             if self.halt_by.is_some_and(|by| now > by) {
                 return Ok(self.leave_behind());
@@ -95,8 +103,7 @@ impl Supervisor<'_> {
                 && now > by
             {
                 if now > by.plus(STOP_GRACE) {
-                    self.action_header.halt(Reason::PolicyHung.number().into());
-                    return Ok(self.leave_behind());
+                    return Ok(self.on_hung());
                 }
                 self.commands.request(Command::Stop);
             }
@@ -116,9 +123,13 @@ impl Supervisor<'_> {
             return;
         }
         self.commands.request(Command::Halt);
+        // Whatever becomes of the engine's thread, the halt is to last.
+        self.keep_the_halt();
         let grace = match halt_reason(&self.action_header) {
             Reason::Operator => HALT_GRACE,
             Reason::PolicyHung => Nanos(0),
+            // The policy is late, and may yet return; where it does not, the guard says so in time.
+            Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
             // The engine's own doing: it is about to say how it ended.
             _ => STOP_GRACE,
         };
@@ -150,11 +161,15 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_signal(&mut self, requested: Requested, config: &AgentConfig) {
+    fn on_signal(&mut self, requested: Requested) {
         match requested.request {
             Request::Dump => self.dump(),
-            Request::Drain => self.drain(config),
-            Request::Reload => tracing::warn!("SIGHUP: nothing was changed, this version does not reload"),
+            Request::Drain => self.drain(),
+            Request::Reload => {
+                if let Err(why) = self.ask_for_reload(ReloadTarget::Configured, requested.uid.map(User::of)) {
+                    tracing::warn!(why, "SIGHUP: not reloaded");
+                }
+            }
             Request::Halt => {
                 self.action_header.halt(Reason::Operator.number().into());
                 self.halted_by = requested.uid.map(User::of);
@@ -168,7 +183,42 @@ impl Supervisor<'_> {
                 let snapshot = self.snapshot();
                 pending.answer(Ok(snapshot));
             }
+            ControlRequest::Reload { to } => {
+                let ticket = self.ask_for_reload(to, Some(User::of(pending.uid)));
+                pending.answer(ticket.map(|ticket| serde_json::json!({ "ticket": ticket })));
+            }
         }
+    }
+
+    fn ask_for_reload(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
+        self.service.reloading();
+        self.reloads.ask(target, user)
+    }
+
+    /// What became of a reload, in the log, the audit file and the service manager's view.
+    fn account_for_reload(&mut self, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else { return };
+        let line = LineFacts { text: outcome.refused.clone(), user: outcome.user(), ..LineFacts::default() };
+        match &outcome.refused {
+            Some(why) => {
+                tracing::error!(why, generation = outcome.generation, "not reloaded: nothing was changed");
+                self.keeper.note("reload_refused", &self.action_header, &line);
+            }
+            None => {
+                let standing = self.reloads.running();
+                if outcome.policy_changed {
+                    standing.provenance.log();
+                }
+                tracing::info!(
+                    generation = outcome.generation,
+                    policy_changed = outcome.policy_changed,
+                    waits_for_restart = outcome.waits_for_restart.join(", "),
+                    "reloaded"
+                );
+                self.keeper.note("reload", &self.action_header, &line);
+            }
+        }
+        self.service.ready(if self.is_halted() { "halted" } else { "armed" });
     }
 
     /// The engine said how it ended. A halt that somebody else made first keeps its reason.
@@ -178,6 +228,14 @@ impl Supervisor<'_> {
         }
         let end = if self.is_halted() { self.on_halted() } else { self.on_stopped() };
         Ending { end, abandoned: false }
+    }
+
+    /// The policy does not return. Where the guard's takeover has halted the agent before, that reason stands in the latch; the
+    /// process ends as hung all the same.
+    fn on_hung(&mut self) -> Ending {
+        self.action_header.halt(Reason::PolicyHung.number().into());
+        self.leave_behind();
+        Ending { end: End::Hung, abandoned: true }
     }
 
     /// The engine's thread does not come back. What it is in (libtorch, mostly) cannot be ended from outside.
@@ -194,12 +252,8 @@ impl Supervisor<'_> {
     }
 
     fn on_halted(&mut self) -> End {
+        self.keep_the_halt();
         let reason = halt_reason(&self.action_header);
-        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.take() };
-        if let Err(error) = self.keeper.keep(&self.action_header, facts) {
-            // The state word still says it, and the next start writes what is missing here.
-            tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
-        }
         self.dump();
         self.service.stopping("halted");
         tracing::error!(reason = reason.name(), "halted");
@@ -210,14 +264,24 @@ impl Supervisor<'_> {
         }
     }
 
-    fn drain(&mut self, config: &AgentConfig) {
+    /// Puts the latch and its audit line on disk; once, however often it is asked for.
+    fn keep_the_halt(&mut self) {
+        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.take() };
+        if let Err(error) = self.keeper.keep(&self.action_header, facts) {
+            // The state word still says it, and the next start writes what is missing here.
+            tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
+        }
+    }
+
+    fn drain(&mut self) {
         if self.stop_by.is_some() {
             return;
         }
         self.service.stopping("draining");
         tracing::info!("draining");
         self.commands.request(Command::Drain);
-        self.stop_by = Some(MonotonicClock.now().plus(config.drain_timeout));
+        let timeout = self.reloads.running().config.drain_timeout;
+        self.stop_by = Some(MonotonicClock.now().plus(timeout));
     }
 
     fn snapshot(&mut self) -> serde_json::Value {
@@ -226,7 +290,7 @@ impl Supervisor<'_> {
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
         };
-        self.status.snapshot(&observed, MonotonicClock.now())
+        self.status.snapshot(&observed, self.reloads.running(), self.reloads.figures(), MonotonicClock.now())
     }
 
     /// Writes the status file; a full disk must not end an agent.

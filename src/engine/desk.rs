@@ -10,7 +10,7 @@ use super::settings::{OnFull, OnMiss, Settings};
 use crate::clock::Nanos;
 use crate::ring::{Claim, ClaimError, Header, Producer};
 use crate::telemetry::Counters;
-use crate::wire::{ActionFlags, ActionHeader, AgentState, ObservationHeader, Outcome, Reason};
+use crate::wire::{ActionFlags, ActionHeader, ObservationHeader, Outcome, Reason};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -220,7 +220,7 @@ impl Desk {
         };
         if verdict.outcome == Outcome::Halt {
             // The state word first: a gateway that reads it before each send stops at once.
-            self.action_header.set_state(AgentState::Halted.number(), verdict.reason.number().into());
+            self.action_header.halt(verdict.reason.number().into());
             self.halted = Some(verdict.reason);
         }
         let frame = self.tick.frame(verdict, found, self.generation, self.epoch).sealed(payload);

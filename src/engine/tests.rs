@@ -11,7 +11,7 @@ mod verdicts;
 
 use super::{
     Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Progress,
-    Settings, TickRecord, record_ring,
+    Serving, Settings, TickRecord, record_ring,
 };
 use crate::clock::{Clock, ManualClock, Nanos};
 use crate::policy::{Dimensions, Fault, Policy};
@@ -365,7 +365,7 @@ fn start(
     actions.region.header().reset_state(AgentState::Armed.number(), 0);
     let engine = Engine::new(Parts {
         clock: clock.clone(),
-        policy: Box::new(policy),
+        serving: Serving::new(Box::new(policy), None),
         observations: Consumer::attach(observations.region.clone())?,
         observation_header: observations.region.header(),
         actions: Producer::attach(actions.region.clone())?,

@@ -5,17 +5,19 @@
 //! reclaimed, so that nothing but the copy into the slot lies between the claim that decides and the commit.
 
 use super::budget::Budget;
-use super::carry::{Begun, Carried, CarryRules};
+use super::carry::{Begun, Carried};
 use super::desk::{Desk, Findings, InFlight, Verdict};
 use super::guard::{DeadlineGuard, GuardWake};
 use super::input_guard::{GuardFinding, InputGuard};
 use super::intake::{Frame, Intake};
+use super::resume::{EngineError, resume};
+use super::serving::Serving;
 use super::settings::{Backlog, Settings, all_finite};
-use super::update::Update;
+use super::update::{Company, Update};
 use crate::clock::{Clock, Nanos};
 use crate::handover::{Deputy, Holder, Receiver, turn};
 use crate::noise::Noise;
-use crate::policy::Policy;
+use crate::policy::Fault;
 use crate::ring::{ClaimError, Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
 use crate::wire::{
@@ -29,7 +31,7 @@ pub struct Parts<C> {
     /// Time.
     pub clock: C,
     /// What answers observations.
-    pub policy: Box<dyn Policy>,
+    pub serving: Serving,
     /// Where observations come from.
     pub observations: Consumer,
     /// Heartbeat of this side of the observation ring.
@@ -46,27 +48,6 @@ pub struct Parts<C> {
     pub settings: Settings,
     /// How often a daemon has started on these rings, this start included.
     pub epoch: u32,
-}
-
-/// Why an engine cannot be built on these rings.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// A ring's positions are impossible.
-    #[error(transparent)]
-    Violation(#[from] ProtocolViolation),
-    /// The two rings contradict each other.
-    #[error(
-        "the action ring answers observation {answered}, but only {released} were released: the rings are not a pair"
-    )]
-    NotAPair {
-        /// Position of the observation answered last.
-        answered: u64,
-        /// Observations released.
-        released: u64,
-    },
-    /// The last record in the action ring is not what a daemon committed.
-    #[error("the last record of the action ring is damaged: its checksum does not match")]
-    LastActionDamaged,
 }
 
 /// What a tick did.
@@ -109,31 +90,6 @@ pub struct Engine<C> {
     halted: Option<Reason>,
 }
 
-/// What answers observations, and the room it needs.
-pub struct Serving {
-    pub(super) policy: Box<dyn Policy>,
-    /// A second, cheap policy, whose action is sent where the first one fails.
-    pub(super) fallback: Option<Box<dyn Policy>>,
-    pub(super) observation: Box<[f32]>,
-    pub(super) action: Box<[f32]>,
-    /// Where the fallback's action is made.
-    pub(super) spare: Box<[f32]>,
-}
-
-impl Serving {
-    /// The policy, and the one that stands in for it; both of the same widths.
-    ///
-    /// # Panics
-    /// When the widths differ; who loads the two checks that.
-    pub fn new(policy: Box<dyn Policy>, fallback: Option<Box<dyn Policy>>) -> Self {
-        let dimensions = policy.dimensions();
-        assert!(fallback.as_ref().is_none_or(|fallback| fallback.dimensions() == dimensions));
-        let action = || vec![0.0; dimensions.action].into();
-        let observation = vec![0.0; dimensions.observation].into();
-        Self { policy, fallback, observation, action: action(), spare: action() }
-    }
-}
-
 /// What the engine knows about a tick that it lost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owed {
@@ -153,7 +109,7 @@ impl<C: Clock> Engine<C> {
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
-            policy,
+            serving,
             mut observations,
             observation_header,
             actions,
@@ -163,7 +119,7 @@ impl<C: Clock> Engine<C> {
             settings,
             epoch,
         } = parts;
-        let dimensions = policy.dimensions();
+        let dimensions = serving.policy.dimensions();
         settings.assert_widths(dimensions);
         let last = resume(&mut observations, &actions, dimensions.action)?;
         let settings = Arc::new(settings);
@@ -185,7 +141,7 @@ impl<C: Clock> Engine<C> {
         desk.expect_deadlines_of(settings.deadlines.shortest());
         Ok(Self {
             clock,
-            serving: Serving::new(policy, None),
+            serving,
             intake: Intake::resumed(last),
             input_guard: None,
             noise: None,
@@ -213,28 +169,12 @@ impl<C: Clock> Engine<C> {
         Some(DeadlineGuard::new(self.clock.clone(), self.deputy.take()?, wake, hang_timeout))
     }
 
-    /// Holds features to what the policy was trained on, from the next tick on.
-    pub fn guard_input(&mut self, guard: InputGuard) {
-        self.input_guard = Some(guard);
-    }
-
-    /// Calls the policy with noise that this source draws for each sequence number, from the next tick on.
-    pub fn draw_noise(&mut self, noise: Noise) {
-        self.noise = Some(noise);
-    }
-
-    /// Follows these rules about carried state, from the next tick on.
-    pub fn carry_by(&mut self, rules: CarryRules) {
-        self.carried = Some(Carried::new(rules));
-    }
-
-    /// Has this policy answer before the main one, so that its action can be sent where the main one fails.
-    ///
-    /// # Panics
-    /// When its widths are others than the policy's; who loads the two checks that.
-    pub fn fall_back_on(&mut self, fallback: Box<dyn Policy>) {
-        assert_eq!(fallback.dimensions(), self.serving.policy.dimensions());
-        self.serving.fallback = Some(fallback);
+    /// Goes with this company from the next tick on.
+    pub fn join(&mut self, company: Company) {
+        let Company { input_guard, noise, carry } = company;
+        self.input_guard = input_guard;
+        self.noise = noise;
+        self.carried = carry.map(Carried::new);
     }
 
     /// Whether every observation that was peeked has its outcome.
@@ -318,9 +258,7 @@ impl<C: Clock> Engine<C> {
                 tick.deadline = if enforced { peeked.plus(deadlines.end_to_end) } else { Nanos(0) };
                 self.desk.with(|desk| desk.tick = tick);
                 self.desk.lend(guarded(tick.deadline));
-                let good = fallback.infer(observation, spare).is_ok()
-                    && all_finite(spare)
-                    && self.settings.action_bounds.contain(spare);
+                let good = objection(fallback.infer(observation, spare), spare, &self.settings).is_none();
                 if !self.desk.reclaim() {
                     let returned = self.clock.now();
                     return self.settle(Owed { inference_ns: 0, returned });
@@ -340,19 +278,10 @@ impl<C: Clock> Engine<C> {
             let answer = policy.infer(observation, action);
             let returned = self.clock.now();
             found.inference_ns = returned.since(called).0;
-            found.at = returned;
             if deadlines.inference_is_late(called, returned) {
                 found.flags |= ActionFlags::INFERENCE_LATE;
             }
-            found.refused = if answer.is_err() {
-                Some(Reason::PolicyError)
-            } else if !all_finite(action) {
-                Some(Reason::ActionNonFinite)
-            } else if !self.settings.action_bounds.contain(action) {
-                Some(Reason::ActionOutOfBounds)
-            } else {
-                None
-            };
+            found.refused = objection(answer, action, &self.settings);
             found.policy_failed = found.refused.is_some();
             if found.refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
                 found.refused = Some(Reason::BurnIn);
@@ -490,6 +419,20 @@ impl<C: Clock> Engine<C> {
     }
 }
 
+/// Why a policy's answer may not leave, lateness apart.
+#[inline]
+fn objection(answer: Result<(), Fault>, action: &[f32], settings: &Settings) -> Option<Reason> {
+    if answer.is_err() {
+        Some(Reason::PolicyError)
+    } else if !all_finite(action) {
+        Some(Reason::ActionNonFinite)
+    } else if !settings.action_bounds.contain(action) {
+        Some(Reason::ActionOutOfBounds)
+    } else {
+        None
+    }
+}
+
 #[inline]
 fn count_reset(counters: &Counters, begun: Begun) {
     if begun == Begun::Anew {
@@ -501,36 +444,4 @@ fn count_reset(counters: &Counters, begun: Begun) {
 #[inline]
 fn guarded(deadline: Nanos) -> Nanos {
     if deadline == Nanos(0) { Nanos(u64::MAX) } else { deadline }
-}
-
-/// Finds out what the last daemon answered, and releases that observation if it did not get to it. Gives the sequence
-/// and position that the next observation follows.
-fn resume(
-    observations: &mut Consumer,
-    actions: &Producer,
-    action_dimension: usize,
-) -> Result<Option<(u64, u64)>, EngineError> {
-    let mut last = ActionHeader::default();
-    if !actions.read_last(0, last.as_mut_bytes()) {
-        return Ok(None);
-    }
-    // The gateway's process can write to this ring, so what recovery goes by is checked like anything else in it.
-    let mut payload = vec![0.0f32; action_dimension];
-    actions.read_last(ActionHeader::BYTES, payload.as_mut_bytes());
-    if !last.is_whole(&payload) {
-        return Err(EngineError::LastActionDamaged);
-    }
-    let released = observations.position();
-    if last.position > released {
-        return Err(EngineError::NotAPair { answered: last.position, released });
-    }
-    if last.position == released {
-        match observations.peek()? {
-            Some(peek) => peek.release(),
-            None => return Err(EngineError::NotAPair { answered: last.position, released }),
-        }
-    }
-    // The sequence of a torn frame says nothing about the next one.
-    let believed = last.reason != Reason::ObservationTorn.number();
-    Ok(believed.then_some((last.sequence, last.position)))
 }

@@ -4,10 +4,10 @@
 use super::budget::Budget;
 use super::carry::{Carried, CarryRules};
 use super::input_guard::InputGuard;
+use super::serving::Serving;
 use super::settings::Settings;
-use super::tick::{Engine, Serving};
+use super::tick::Engine;
 use crate::clock::Clock;
-use crate::denormals::FlushDenormals;
 use crate::handover::Receiver;
 use crate::noise::Noise;
 use crate::policy::PolicyError;
@@ -36,6 +36,8 @@ pub struct PolicyChange {
     pub sha256: [u8; 32],
     /// Calls on the engine's thread before it answers: for backends that prepare something per thread.
     pub warm_up_calls: u32,
+    /// What the engine's thread does before the first call: giving up rights, for backends that run code from a file.
+    pub on_thread: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// What goes beside the settings.
@@ -66,6 +68,11 @@ impl Update {
             change,
             refused: None,
         }
+    }
+
+    /// Whether it brings another policy; after it was taken over, whether it brought one.
+    pub fn changes_the_policy(&self) -> bool {
+        self.change.is_some()
     }
 
     /// Why the engine's thread could not take it, after it came back; then nothing was changed.
@@ -110,6 +117,9 @@ impl<C: Clock> Engine<C> {
         }
         if let Some(change) = &mut update.change {
             assert_eq!(change.serving.policy.dimensions(), dimensions);
+            if let Some(prepare) = &mut change.on_thread {
+                prepare();
+            }
             if let Err(refused) = change.serving.enter_thread(change.warm_up_calls) {
                 update.refused = Some(refused);
                 return false;
@@ -139,25 +149,5 @@ impl<C: Clock> Engine<C> {
             }
         });
         true
-    }
-}
-
-impl Serving {
-    /// Prepares the calling thread, which will serve, and calls the policies a few times.
-    pub(super) fn enter_thread(&mut self, calls: u32) -> Result<(), PolicyError> {
-        let _flush = FlushDenormals::enter();
-        let Self { policy, fallback, observation, action, .. } = self;
-        for policy in [Some(policy), fallback.as_mut()].into_iter().flatten() {
-            policy.enter_thread()?;
-            observation.fill(0.0);
-            for _ in 0..calls {
-                // What it says to zeros is of no interest.
-                let _ = policy.infer(observation, action);
-            }
-            if calls > 0 {
-                policy.reset();
-            }
-        }
-        Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
 //! about the later ones. The tail measured at the end decides whether the agent may be armed.
 
-use super::tick::{Engine, Serving};
+use super::serving::Serving;
+use super::tick::Engine;
 use crate::clock::{Clock, Nanos};
 use crate::denormals::FlushDenormals;
 use crate::policy::PolicyError;

@@ -1,6 +1,6 @@
 //! The control socket in the directory of an agent's rings: one line of JSON asks a running daemon, one line answers.
 //!
-//! The request is `{"request":"status"}`, the answer `{"ok":…}` or `{"error":"…"}`. Both sides bound what they read in size and
+//! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`, the answer `{"ok":…}` or `{"error":"…"}`. Both sides bound what they read in size and
 //! in time, so that neither can hold up the other. Who may connect is decided by the socket's permissions (the agent's user
 //! and group), and who did by the kernel.
 
@@ -30,6 +30,21 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 pub enum ControlRequest {
     /// The snapshot that SIGUSR1 writes.
     Status,
+    /// Takes over a configuration. The answer is a ticket; status tells, under that number, how it ended.
+    Reload {
+        /// Which.
+        to: ReloadTarget,
+    },
+}
+
+/// What a reload leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadTarget {
+    /// The configuration file as it is now.
+    Configured,
+    /// What ran before the last reload.
+    Previous,
 }
 
 /// A request that waits for its answer.

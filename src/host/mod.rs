@@ -15,8 +15,8 @@ mod signals;
 mod state;
 
 pub use audit::{Audit, AuditLine, User};
-pub use control::{ControlRequest, ControlSocket, Pending, ask_daemon};
-pub use core::{CoreError, pin_to, use_fifo_scheduler};
+pub use control::{ControlRequest, ControlSocket, Pending, ReloadTarget, ask_daemon};
+pub use core::{CoreError, keep_off, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
 pub use emergency::{Emergency, end_at_once};
 pub use latch::{Engaged, Halt, Latch, LatchState, latches};

@@ -2,8 +2,8 @@
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::engine::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Settings,
-    TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Serving,
+    Settings, TickRecord, record_ring,
 };
 use escapement::policy::{Dimensions, Policy};
 use escapement::ring::{Consumer, HeapRegion, Producer, Spec};
@@ -82,7 +82,7 @@ impl HeapEngine {
         let (records_in, records) = record_ring(2 * CAPACITY);
         let parts = Parts {
             clock: clock.clone(),
-            policy,
+            serving: Serving::new(policy, None),
             observations,
             observation_header: observation_region.header(),
             actions,

@@ -74,7 +74,7 @@ impl WatchedRig {
     }
 
     fn with_fallback(mut self, answer: Result<f32, Fault>) -> Self {
-        self.rig.engine.fall_back_on(Box::new(Watched {
+        self.rig.engine.serving.fallback = Some(Box::new(Watched {
             clock: self.rig.clock.clone(),
             guard: Arc::clone(&self.guard),
             steps: Arc::clone(&self.fallback),

@@ -1,6 +1,6 @@
 //! New settings between two ticks: all of a set or nothing of it, and the old one comes back.
 
-use super::super::{Company, PolicyChange, Serving, Update};
+use super::super::{Company, PolicyChange, Update};
 use super::*;
 use crate::handover::mailbox;
 use crate::policy::PolicyError;
@@ -87,7 +87,7 @@ impl Policy for Successor {
 
 fn successor(answer: Result<f32, ()>, generation: u32) -> Update {
     let serving = Serving::new(Box::new(Successor(answer)), None);
-    let change = PolicyChange { serving, sha256: [7; 32], warm_up_calls: 3 };
+    let change = PolicyChange { serving, sha256: [7; 32], warm_up_calls: 3, on_thread: None };
     Update::new(set(generation, |_| ()), Company::default(), Some(change), generation)
 }
 

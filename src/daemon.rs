@@ -14,6 +14,7 @@
 mod candidate;
 mod engine_thread;
 mod halting;
+mod planted;
 mod rings;
 mod status;
 mod supervisor;
@@ -208,14 +209,6 @@ fn listen(events: Sender<Event>, commands: Arc<CommandWord>) -> Result<(), Daemo
     Ok(())
 }
 
-/// Panics in the named thread where a test asks for it; only in builds with debug assertions.
-fn panic_if_planted(thread: &str) {
-    if cfg!(debug_assertions) && std::env::var("ESCAPEMENT_TEST_PANIC").is_ok_and(|planted| planted == thread)
-    {
-        panic!("planted in the {thread} thread");
-    }
-}
-
 /// An agent that has its directories, locks and rings.
 struct Agent<'a> {
     config: &'a AgentConfig,
@@ -239,7 +232,7 @@ impl Agent<'_> {
         let observation_header = self.rings.observations.header();
         let epoch = action_header.epoch();
         let parts = EngineParts {
-            policy: loaded.policy,
+            policy: planted::hanging_if_planted(loaded.policy),
             company: loaded.company,
             observations: Consumer::attach(self.rings.observations.clone()).map_err(EngineError::from)?,
             observation_header: observation_header.clone(),
@@ -249,7 +242,7 @@ impl Agent<'_> {
             counters: Arc::clone(&counters),
             // A ring does not see four thousand million starts; the frame has 32 bits for them.
             epoch: epoch as u32,
-            latch: self.keeper.latch(),
+            latch: self.keeper.watched_latch(),
         };
         action_header.advance(AgentState::Warming.number(), 0);
         self.open_control_socket(events.clone());
@@ -267,7 +260,7 @@ impl Agent<'_> {
             service: ServiceManager::from_environment(),
             directory: self.directory,
             keeper: self.keeper,
-            latch: self.keeper.latch(),
+            latch: self.keeper.watched_latch(),
             action_header,
             observation_header,
             commands,

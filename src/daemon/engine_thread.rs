@@ -1,7 +1,8 @@
 //! The engine's thread, from its first instruction to its last report.
 
+use super::planted::panic_if_planted;
 use super::supervisor::Event;
-use super::{DaemonError, candidate, panic_if_planted};
+use super::{DaemonError, candidate};
 use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, CommandWord, Engine, OnMiss, Parts, RunEnd, WarmUp};

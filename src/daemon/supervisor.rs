@@ -2,8 +2,9 @@
 
 use super::engine_thread::halt_reason;
 use super::halting::{HaltFacts, HaltKeeper};
+use super::planted::panic_if_planted;
 use super::status::{self, Observed, Status};
-use super::{DaemonError, End, Ending, panic_if_planted};
+use super::{DaemonError, End, Ending};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::config::AgentConfig;
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};

@@ -16,6 +16,7 @@ mod candidate;
 mod engine_thread;
 mod guard_thread;
 mod halting;
+mod planted;
 mod provenance;
 mod reload;
 mod reloading;
@@ -226,14 +227,6 @@ fn listen(events: Sender<Event>, commands: Arc<CommandWord>) -> Result<(), Daemo
     Ok(())
 }
 
-/// Panics in the named thread where a test asks for it; only in builds with debug assertions.
-fn panic_if_planted(thread: &str) {
-    if cfg!(debug_assertions) && std::env::var("ESCAPEMENT_TEST_PANIC").is_ok_and(|planted| planted == thread)
-    {
-        panic!("planted in the {thread} thread");
-    }
-}
-
 /// An agent that has its directories, locks and rings.
 struct Agent<'a> {
     config: &'a AgentConfig,
@@ -272,7 +265,7 @@ impl Agent<'_> {
             counters: Arc::clone(&counters),
             // A ring does not see four thousand million starts; the frame has 32 bits for them.
             epoch: epoch as u32,
-            latch: self.keeper.latch(),
+            latch: self.keeper.watched_latch(),
         };
         action_header.advance(AgentState::Warming.number(), 0);
         self.open_control_socket(events.clone());
@@ -296,7 +289,7 @@ impl Agent<'_> {
             service: ServiceManager::from_environment(),
             directory: self.directory,
             keeper: self.keeper,
-            latch: self.keeper.latch(),
+            latch: self.keeper.watched_latch(),
             action_header,
             observation_header,
             commands,

@@ -2,6 +2,7 @@
 //! the start, and again when a running agent is told to reload.
 
 use super::DaemonError;
+use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
 use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
 use crate::clock::wall_clock_ns;
@@ -140,7 +141,7 @@ impl Sources {
         let provenance = provenance.beside(config, &company);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
-        let serving = Serving::new(policy, fallback);
+        let serving = Serving::new(misbehaving_if_planted(policy), fallback);
         Ok(Loaded { serving, company, sources: self, provenance, served_by_torch })
     }
 }

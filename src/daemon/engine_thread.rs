@@ -1,9 +1,10 @@
 //! The engine's thread, from its first instruction to its last report.
 
+use super::DaemonError;
 use super::guard_thread::Handed;
+use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
 use super::supervisor::Event;
-use super::{DaemonError, panic_if_planted};
 use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};

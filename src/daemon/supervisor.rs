@@ -2,9 +2,10 @@
 
 use super::engine_thread::halt_reason;
 use super::halting::{HaltFacts, HaltKeeper, LineFacts};
+use super::planted::panic_if_planted;
 use super::reloading::{Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
-use super::{DaemonError, End, Ending, panic_if_planted};
+use super::{DaemonError, End, Ending};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use crate::host::{

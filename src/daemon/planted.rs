@@ -1,0 +1,77 @@
+//! Faults that a test plants in the running program, by environment variables; only in builds with debug assertions.
+
+use crate::policy::{Dimensions, Fault, Policy, PolicyError};
+
+/// What a test has planted under this name.
+fn planted(name: &str) -> Option<String> {
+    if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
+}
+
+/// Panics in the thread that `ESCAPEMENT_TEST_PANIC` names.
+pub(super) fn panic_if_planted(thread: &str) {
+    if planted("ESCAPEMENT_TEST_PANIC").is_some_and(|planted| planted == thread) {
+        panic!("planted in the {thread} thread");
+    }
+}
+
+/// Whether `ESCAPEMENT_TEST_IGNORE_LATCH` makes a daemon of this one that does not look at its latch: the suites that
+/// show that a halt stays a halt must find that out.
+pub(super) fn ignores_the_latch() -> bool {
+    planted("ESCAPEMENT_TEST_IGNORE_LATCH").is_some()
+}
+
+/// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
+/// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
+/// microseconds as the first feature says.
+pub(super) fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
+    let hangs_at = planted("ESCAPEMENT_TEST_HANG").and_then(|feature| feature.parse().ok());
+    let sleeps = planted("ESCAPEMENT_TEST_SLEEP").is_some();
+    if hangs_at.is_some() || sleeps { Box::new(Misbehaving { policy, hangs_at, sleeps }) } else { policy }
+}
+
+struct Misbehaving {
+    policy: Box<dyn Policy>,
+    hangs_at: Option<f32>,
+    sleeps: bool,
+}
+
+impl Policy for Misbehaving {
+    fn dimensions(&self) -> Dimensions {
+        self.policy.dimensions()
+    }
+
+    fn backend(&self) -> &'static str {
+        self.policy.backend()
+    }
+
+    fn enter_thread(&mut self) -> Result<(), PolicyError> {
+        self.policy.enter_thread()
+    }
+
+    fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+        let first = observation.first().copied();
+        while first.is_some() && first == self.hangs_at {
+            std::hint::spin_loop();
+        }
+        if let Some(micros) = first.filter(|first| self.sleeps && *first >= 1.0) {
+            std::thread::sleep(std::time::Duration::from_micros(micros as u64));
+        }
+        self.policy.infer(observation, action)
+    }
+
+    fn reset(&mut self) {
+        self.policy.reset();
+    }
+
+    fn noise_mut(&mut self) -> &mut [f32] {
+        self.policy.noise_mut()
+    }
+
+    fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
+        self.policy.state_mut(index)
+    }
+
+    fn last_fault(&self) -> Option<&str> {
+        self.policy.last_fault()
+    }
+}

@@ -296,6 +296,7 @@ impl Agent<'_> {
             stop_by: None,
             halt_by: None,
             halted_by: None,
+            kept: false,
         };
         let ending = supervisor.supervise(inbox, &mut records);
         if !matches!(ending, Ok(Ending { abandoned: true, .. })) {

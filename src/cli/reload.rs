@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let asked = ask(&ControlRequest::Reload { to: arguments.to })?;
     let ticket = asked["ticket"].as_u64();
     let outcome = loop {
-        let status = ask(&ControlRequest::Status)?;
+        let status = ask(&ControlRequest::Status {})?;
         let recent = status["reloads"]["recent"].as_array().cloned().unwrap_or_default();
         if let Some(outcome) = recent.into_iter().find(|outcome| outcome["ticket"].as_u64() == ticket) {
             break outcome;

@@ -59,6 +59,8 @@ pub(super) struct Supervisor<'a> {
     pub(super) halt_by: Option<Nanos>,
     /// Who pulled the kill switch.
     pub(super) halted_by: Option<User>,
+    /// Whether latch and audit line are on disk.
+    pub(super) kept: bool,
 }
 
 impl Supervisor<'_> {
@@ -180,7 +182,7 @@ impl Supervisor<'_> {
 
     fn answer(&mut self, pending: Pending) {
         match pending.request {
-            ControlRequest::Status => {
+            ControlRequest::Status {} => {
                 let snapshot = self.snapshot();
                 pending.answer(Ok(snapshot));
             }
@@ -267,10 +269,14 @@ impl Supervisor<'_> {
 
     /// Puts the latch and its audit line on disk; once, however often it is asked for.
     fn keep_the_halt(&mut self) {
-        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.take() };
-        if let Err(error) = self.keeper.keep(&self.action_header, facts) {
+        if self.kept {
+            return;
+        }
+        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.clone() };
+        match self.keeper.keep(&self.action_header, facts) {
+            Ok(_) => self.kept = true,
             // The state word still says it, and the next start writes what is missing here.
-            tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
+            Err(error) => tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written"),
         }
     }
 

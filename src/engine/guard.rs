@@ -11,7 +11,8 @@
 use super::desk::{Desk, Verdict};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::handover::{Deputy, View};
-use crate::wire::Outcome;
+use crate::ring::Header;
+use crate::wire::{Outcome, Reason};
 
 /// How the guard waits until it must look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,7 @@ impl GuardWake {
 pub struct DeadlineGuard<C> {
     clock: C,
     deputy: Deputy<Desk>,
+    action_header: Header,
     wake: GuardWake,
     hang_timeout: Option<Nanos>,
     /// The turn that is in flight, and when it was first seen so.
@@ -55,7 +57,7 @@ pub enum Look {
         /// Whether that halted the agent.
         halted: bool,
     },
-    /// The policy has not returned within the hang timeout.
+    /// The policy has not returned within the hang timeout; the state word says halted.
     Hung,
     /// The engine is gone.
     Closed,
@@ -82,9 +84,15 @@ const GLANCE: Nanos = Nanos::from_micros(20);
 const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
 
 impl<C: Clock> DeadlineGuard<C> {
-    pub(super) fn new(clock: C, deputy: Deputy<Desk>, wake: GuardWake, hang_timeout: Option<Nanos>) -> Self {
+    pub(super) fn new(
+        clock: C,
+        deputy: Deputy<Desk>,
+        action_header: Header,
+        wake: GuardWake,
+        hang_timeout: Option<Nanos>,
+    ) -> Self {
         let disciplined = clock.now();
-        Self { clock, deputy, wake, hang_timeout, in_flight: None, disciplined }
+        Self { clock, deputy, action_header, wake, hang_timeout, in_flight: None, disciplined }
     }
 
     /// Looks once, and does what is due.
@@ -101,7 +109,7 @@ impl<C: Clock> DeadlineGuard<C> {
             View::Lent { turn, deadline } => {
                 let hang = self.hang_at(turn, now);
                 if now > hang {
-                    Look::Hung
+                    self.halt()
                 } else if now > deadline {
                     self.take_over(turn, now)
                 } else if deadline <= now.plus(self.pace()) {
@@ -112,7 +120,7 @@ impl<C: Clock> DeadlineGuard<C> {
             }
             View::Returned { turn } => {
                 let hang = self.hang_at(turn, now);
-                if now > hang { Look::Hung } else { Look::Later(now.plus(self.pace()).min(hang)) }
+                if now > hang { self.halt() } else { Look::Later(now.plus(self.pace()).min(hang)) }
             }
         }
     }
@@ -148,6 +156,13 @@ impl<C: Clock> DeadlineGuard<C> {
             // The engine was faster. It lends again before long.
             None => Look::Later(now.plus(self.pace())),
         }
+    }
+
+    /// The gateway learns of it at once; what else there is to do is the supervisor's.
+    #[cold]
+    fn halt(&self) -> Look {
+        self.action_header.halt(Reason::PolicyHung.number().into());
+        Look::Hung
     }
 
     /// When the tick in flight counts as hung: measured from when this side first saw it.

@@ -166,7 +166,8 @@ impl<C: Clock> Engine<C> {
     where
         C: Clone,
     {
-        Some(DeadlineGuard::new(self.clock.clone(), self.deputy.take()?, wake, hang_timeout))
+        let (clock, header) = (self.clock.clone(), self.action_header.clone());
+        Some(DeadlineGuard::new(clock, self.deputy.take()?, header, wake, hang_timeout))
     }
 
     /// Goes with this company from the next tick on.

@@ -131,6 +131,17 @@ impl Agent {
         self.attach(RingFile::Actions).expect("the action ring is there").header().state()
     }
 
+    /// The directory that keeps latch and audit file.
+    pub fn state_path(&self) -> PathBuf {
+        self.root.path().join("state").join("test")
+    }
+
+    /// The snapshot that the daemon wrote last: at its end, or when it was told to.
+    pub fn status(&self) -> serde_json::Value {
+        let text = std::fs::read(self.directory.path().join("status.json")).expect("a snapshot was written");
+        serde_json::from_slice(&text).expect("it is JSON")
+    }
+
     pub fn feed(&self) -> TestFeed {
         let region = self.attach(RingFile::Observations).expect("the observation ring is there");
         TestFeed { producer: Producer::attach(region).unwrap(), next: 1, restart: true }

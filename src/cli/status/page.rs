@@ -37,6 +37,7 @@ pub(super) fn render(snapshot: &Value, latch: &LatchState, trouble: Option<&str>
         line("process", process.join(", "));
     }
     policy(snapshot, &mut line);
+    deadline(snapshot, &mut line);
     feed(snapshot, &mut line);
     outcomes(snapshot, &mut line);
     latencies(snapshot, &mut line);
@@ -60,6 +61,46 @@ fn policy(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
     }
 }
 
+/// What is enforced, by which settings, and what became of the last reload.
+fn deadline(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
+    let (deadline, reloads) = (&snapshot["deadline"], &snapshot["reloads"]);
+    if deadline.is_null() {
+        return;
+    }
+    line(
+        "deadline",
+        format!(
+            "inference {} us, end to end {} us, {}; guard {}s, hung after {} ms",
+            deadline["inference_us"],
+            deadline["end_to_end_us"],
+            if deadline["enforce"] == true { "enforced" } else { "NOT enforced" },
+            deadline["guard"].as_str().unwrap_or_default(),
+            deadline["hang_timeout_ms"]
+        ),
+    );
+    let last = reloads["recent"].as_array().and_then(|recent| recent.last());
+    let last = last.map_or_else(String::new, |last| {
+        let at = last["at"].as_str().unwrap_or_default();
+        match last["refused"].as_str() {
+            Some(why) => format!("; the last one, {at}, was refused: {why}"),
+            None => format!("; the last one {at}"),
+        }
+    });
+    line(
+        "settings",
+        format!(
+            "generation {}; {} reloads, {} refused{last}",
+            reloads["generation"], reloads["applied"], reloads["refused"]
+        ),
+    );
+    let waiting =
+        reloads["recent"].as_array().and_then(|recent| recent.last()?["waits_for_restart"].as_array());
+    let waiting: Vec<_> = waiting.into_iter().flatten().filter_map(Value::as_str).collect();
+    if !waiting.is_empty() {
+        line("", format!("needs a restart: {}", waiting.join(", ")));
+    }
+}
+
 fn feed(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
     if let Some(feed) = snapshot["feed"].as_str() {
         let last = snapshot["last_sequence"].as_u64();
@@ -79,10 +120,12 @@ fn outcomes(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
     line(
         "observations",
         format!(
-            "{} = {} answered + {} skipped; {} records lost",
+            "{} = {} answered + {} skipped; {} answers discarded, {} by the fallback; {} records lost",
             count("observations"),
             count("actions"),
             count("skipped"),
+            count("discarded"),
+            count("fallbacks"),
             count("records_lost")
         ),
     );
@@ -100,12 +143,12 @@ fn latencies(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
     let columns = ["p50", "p99", "p999", "max"];
     line(
         "latency, us",
-        format!("{:<16}{:>12}{}", "", "count", columns.map(|it| format!("{it:>12}")).concat()),
+        format!("{:<20}{:>12}{}", "", "count", columns.map(|it| format!("{it:>12}")).concat()),
     );
-    for kind in ["queue", "inference", "tick_to_action"] {
+    for kind in ["queue", "inference", "tick_to_action", "guard_past_deadline"] {
         let at = |column: &str| latencies[kind][column].as_u64().unwrap_or_default();
         let figures = columns.map(|column| format!("{:>12.1}", at(column) as f64 / 1e3)).concat();
-        line("", format!("{kind:<16}{:>12}{figures}", at("count")));
+        line("", format!("{kind:<20}{:>12}{figures}", at("count")));
     }
 }
 

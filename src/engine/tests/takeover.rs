@@ -168,6 +168,7 @@ fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     assert_eq!(looks[0], Look::TookOver { halted: false });
     assert!(matches!(looks[1], Look::Later(_)), "{looks:?}");
     assert_eq!(looks[2], Look::Hung);
+    assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::PolicyHung)));
 }
 
 #[test]

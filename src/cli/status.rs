@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let latch = agent.state.latch().read();
     let (mut snapshot, answer) = match &agent.daemon {
         None => (from_the_ring(&agent), None),
-        Some(_) => match ask_daemon(&agent.directory, &ControlRequest::Status, PATIENCE) {
+        Some(_) => match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
             Ok(snapshot) => (snapshot, Some(Ok(()))),
             Err(error) => (from_the_ring(&agent), Some(Err(error))),
         },

@@ -180,7 +180,7 @@ impl Supervisor<'_> {
 
     fn answer(&mut self, pending: Pending) {
         match pending.request {
-            ControlRequest::Status => {
+            ControlRequest::Status {} => {
                 let snapshot = self.snapshot();
                 pending.answer(Ok(snapshot));
             }

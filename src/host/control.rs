@@ -29,7 +29,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
     /// The snapshot that SIGUSR1 writes.
-    Status,
+    // With braces, so that further fields are refused here as well.
+    Status {},
     /// Takes over a configuration. The answer is a ticket; status tells, under that number, how it ended.
     Reload {
         /// Which.

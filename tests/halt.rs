@@ -203,7 +203,10 @@ fn a_latch_that_cannot_be_read_halts() {
     assert_eq!(code(&rearm(&agent)), 0);
     std::fs::create_dir(latch(&agent)).unwrap();
     stays_halted(&agent, &["not a regular file"]);
+    // Removing it by hand is not enough either: the state word says halted.
     std::fs::remove_dir(latch(&agent)).unwrap();
+    stays_halted(&agent, &["operator"]);
+    assert_eq!(code(&rearm(&agent)), 0);
     assert_eq!(agent.start_armed().stop().0.code(), Some(0));
 }
 

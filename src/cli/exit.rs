@@ -39,7 +39,7 @@ pub enum ExitCode {
     Permission = 77,
     /// The configuration is wrong.
     Config = 78,
-    /// The agent is halted.
+    /// The agent halted, or is halted and was not started.
     Halted = 80,
     /// The policy hung.
     Hung = 81,

@@ -28,7 +28,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// The snapshot that SIGUSR1 writes. (A struct without fields: serde would let a mere word pass with anything beside it.)
+    /// The snapshot that SIGUSR1 writes.
+    // With braces, so that further fields are refused here as well.
     Status {},
     /// Takes over a configuration. The answer is a ticket; status tells, under that number, how it ended.
     Reload {

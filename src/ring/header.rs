@@ -54,9 +54,10 @@ impl Header {
     /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting daemon that
     /// holds its role's lock and has found no latch.
     pub fn begin_epoch(&self, state: u32) -> u64 {
+        // The state first: nobody may take what the last epoch left in the word for the new one's.
+        self.reset_state(state, 0);
         let epoch = self.epoch() + 1;
         self.set_epoch(epoch);
-        self.reset_state(state, 0);
         epoch
     }
 

@@ -106,8 +106,8 @@ impl Agent {
 
     /// Starts the daemon and waits until it is armed.
     pub fn start_armed(&self) -> Process {
-        let mut process = self.start();
         let epoch_before = self.attach(RingFile::Actions).map_or(0, |region| region.header().epoch());
+        let mut process = self.start();
         wait_for("the agent to be armed", || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 let mut stderr = String::new();
@@ -116,8 +116,8 @@ impl Agent {
             }
             let header = self.attach(RingFile::Actions)?.header();
             let (state, _) = header.state();
-            (header.epoch() > epoch_before.saturating_sub(1) && state == AgentState::Armed.number())
-                .then_some(())
+            // What a killed predecessor left in the word is not this one's.
+            (header.epoch() > epoch_before && state == AgentState::Armed.number()).then_some(())
         });
         process
     }
@@ -233,6 +233,11 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits for the end and gives the status and what was said on standard error.

@@ -139,6 +139,10 @@ fn receive(stream: &mut UnixStream) -> Result<(ControlRequest, u32), String> {
     Ok((request, peer.uid.as_raw()))
 }
 
+fn is_only_late(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// Bytes up to the line's end or the stream's, at most so many and at most so long.
 fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
@@ -151,7 +155,8 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
         stream.set_read_timeout(Some(left.to_duration()))?;
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // The time that is left is looked at above.
+            Err(error) if is_only_late(error.kind()) => continue,
             Err(error) => return Err(error),
         };
         let end = buffer[..count].iter().position(|byte| *byte == b'\n');

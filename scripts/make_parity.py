@@ -6,7 +6,10 @@ Writes for every case NAME.pt, NAME.observations.npy, NAME.actions.npy and NAME.
 what each holds. Two families:
 
 - every policy class that Stable-Baselines3 and sb3-contrib export with MlpPolicy (and RecurrentPPO's MlpLstmPolicy),
-  trained for a few steps, frozen and unfrozen, with layers of 1, 3, 7, 17, 33, 65 and 130 units;
+  trained for a few steps, frozen and unfrozen, each with layers of 1, 3, 7, 17, 33, 65 and 130 units;
+- `bf16-...`: some of them with weights rounded to bfloat16, so that holding them that way changes nothing: these are
+  run both ways;
+- `scripted-...`: modules that call others, compiled instead of traced, frozen and not;
 - random straight-line networks from the operators that the native backend knows.
 """
 
@@ -29,6 +32,8 @@ Array = npt.NDArray[np.float32]
 # A third of what the comparison allows: where PyTorch's two precisions differ by more, its answer proves nothing.
 TRUSTED = 3e-6
 SIZES = (1, 3, 7, 17, 33, 65, 130)
+# Observation and hidden layers of a policy; together they have all sizes.
+WIDTHS = ((17, (1, 3)), (65, (7, 17, 33)), (3, (130, 65)))
 
 
 def relative(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -193,6 +198,16 @@ def train(algorithm: str, env: Any, layers: Sequence[int], activation: type[nn.M
     return model
 
 
+@torch.no_grad()
+def round_weights(module: nn.Module) -> None:
+    """Rounds what the native backend holds in bfloat16 where it is asked to: matrices, not biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.LSTM):
+            for name, parameter in part.named_parameters():
+                if "weight" in name:
+                    parameter.copy_(parameter.to(torch.bfloat16))
+
+
 def trained_policies(directory: Path, rows: int) -> int:
     """Every policy class, each with widths that are no multiple of a vector."""
     import gymnasium
@@ -201,7 +216,14 @@ def trained_policies(directory: Path, rows: int) -> int:
     forms = ("frozen trace", "trace")
     written = 0
 
-    def case(name: str, algorithm: str, env: Any, layers: Sequence[int], activation: type[nn.Module]) -> None:
+    def case(
+        name: str,
+        algorithm: str,
+        env: Any,
+        layers: Sequence[int],
+        activation: type[nn.Module],
+        rounded: bool = False,
+    ) -> None:
         nonlocal written
         model = train(algorithm, env, layers, activation)
         width = env.observation_space.shape[0]
@@ -217,16 +239,25 @@ def trained_policies(directory: Path, rows: int) -> int:
         if not write(directory, name, actor, observations, states, forms, least_trusted=0.99):
             raise SystemExit(f"{name}: PyTorch's two precisions disagree")
         written += len(forms)
+        if rounded:
+            round_weights(actor)
+            if not write(directory, f"bf16-{name}", actor, observations, states, forms[:1], least_trusted=0.99):
+                raise SystemExit(f"bf16-{name}: PyTorch's two precisions disagree")
+            written += 1
 
     continuous = ("A2C", "PPO", "TRPO", "ARS", "DDPG", "TD3", "SAC", "TQC", "RecurrentPPO")
     for algorithm in continuous:
         case(f"{algorithm}-pendulum", algorithm, gymnasium.make("Pendulum-v1"), (64, 64), nn.Tanh)
-        case(f"{algorithm}-odd", algorithm, environment(17, 3, None), (33, 7), nn.ReLU)
+        for width, layers in WIDTHS:
+            env = environment(width, 3, None)
+            case(f"{algorithm}-odd-{width}", algorithm, env, layers, nn.ReLU, rounded=width == 65)
     for algorithm in ("A2C", "PPO", "TRPO", "ARS", "DQN", "QRDQN"):
         case(f"{algorithm}-cartpole", algorithm, gymnasium.make("CartPole-v1"), (64, 64), nn.ReLU)
+    for algorithm in ("DQN", "QRDQN"):
+        for width, layers in WIDTHS:
+            case(f"{algorithm}-odd-{width}", algorithm, environment(width, None, 7), layers, nn.Tanh)
     for size in SIZES:
         case(f"PPO-{size}", "PPO", environment(size, size, None), (size, size), nn.Tanh)
-        case(f"DQN-{size}", "DQN", environment(size, None, max(size, 2)), (size,), nn.ReLU)
     return written
 
 
@@ -336,6 +367,9 @@ UNARY: tuple[Callable[[Tensor], Tensor], ...] = (
     nn.functional.hardswish,
     nn.functional.hardsigmoid,
     nn.functional.logsigmoid,
+    nn.functional.softshrink,
+    nn.functional.hardshrink,
+    nn.functional.tanhshrink,
     lambda x: nn.functional.gelu(x, approximate="tanh"),
     lambda x: nn.functional.elu(x, 0.7),
     lambda x: nn.functional.leaky_relu(x, 0.1),
@@ -458,7 +492,9 @@ class Generator:
         linear = nn.Linear(inputs, outputs, bias=choose.random() < 0.8)
         if kind == 2:
             return linear
-        activation = choose.choice((nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Mish, nn.Hardtanh))
+        activation = choose.choice(
+            (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Mish, nn.Hardtanh, nn.PReLU)
+        )
         return nn.Sequential(linear, activation())
 
     def movement(self, x: Tensor) -> nn.Module:
@@ -529,7 +565,11 @@ class Generator:
         choose = self.random
         axis = choose.randrange(x.dim())
         width = x.shape[-1]
-        kind = choose.randrange(8)
+        kind = choose.randrange(10)
+        if kind == 8 and width % 2 == 0:
+            return nn.GLU()
+        if kind == 9:
+            return nn.RMSNorm(width, elementwise_affine=choose.random() < 0.7)
         if kind == 0:
             return nn.Softmax(dim=axis)
         if kind == 1:
@@ -550,13 +590,14 @@ class Generator:
         if x.dim() == 3 and x.shape[0] == 1:
             groups = choose.choice((1, 1, x.shape[1]))
             kernel, dilation, padding = choose.randint(1, 4), choose.randint(1, 2), choose.randint(0, 2)
-            if x.shape[2] + 2 * padding >= dilation * (kernel - 1) + 1:
+            same = choose.random() < 0.2
+            if same or x.shape[2] + 2 * padding >= dilation * (kernel - 1) + 1:
                 return nn.Conv1d(
                     x.shape[1],
                     groups * choose.choice((1, 3, 8)),
                     kernel,
-                    choose.randint(1, 2),
-                    padding,
+                    1 if same else choose.randint(1, 2),
+                    "same" if same else padding,
                     dilation,
                     groups,
                     choose.random() < 0.7,
@@ -588,6 +629,125 @@ def usable(result: Tensor) -> bool:
     return 0 < result.numel() <= 3000 and result.dim() <= 4 and bool((result.abs() < 200).all())
 
 
+# --- Compiled modules ---------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """Blocks in a loop, a branch on an attribute, one on the mode, and a choice between elements."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        block = (nn.LayerNorm(width), nn.Linear(width, 33), nn.GELU(approximate="tanh"), nn.Linear(33, width))
+        self.blocks = nn.ModuleList([nn.Sequential(*block), nn.Sequential(nn.Linear(width, width), nn.Mish())])
+        self.scale = nn.Parameter(torch.randn(width))
+        self.bounded = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x) * self.scale
+        if self.training:
+            x = x * 2.0
+        if self.bounded:
+            x = torch.where(x > 0.5, x, x.clamp(min=-1.0))
+        return x
+
+
+class Window(nn.Module):
+    """A window of observations through recurrent layers."""
+
+    def __init__(self, kind: str, inputs: int, layers: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.layer = (nn.LSTM if kind == "lstm" else nn.GRU)(inputs, 17, layers, batch_first=True)
+        self.head = nn.Linear(17, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x.view(1, -1, self.inputs))[0]
+        return torch.as_tensor(self.head(result[:, -1]))
+
+
+class LstmStep(nn.Module):
+    """A single step of two layers, with their state as arguments and results."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(inputs, 7, 2)
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        result, (h, c) = self.layer(x.unsqueeze(0), (h, c))
+        return self.head(result[0]), h, c
+
+
+class Cells(nn.Module):
+    """Both cells, one after the other, each with its state."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.first = nn.LSTMCell(inputs, 17)
+        self.second = nn.GRUCell(17, 3)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        h, c = self.first(x, (h, c))
+        g = self.second(h, g)
+        return torch.cat([h, g], dim=1), h, c, g
+
+
+class Tables(nn.Module):
+    """Indices into a table beside a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+        self.filters = nn.Sequential(
+            nn.Conv1d(2, 4, 3, padding="same"), nn.BatchNorm1d(4), nn.ReLU6(), nn.Conv1d(4, 3, 2), nn.Flatten()
+        )
+        self.head = nn.Sequential(nn.Linear(15, 9), nn.LogSoftmax(dim=-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = x[:, :2].mul(2.0).long().clamp(0, 4)
+        filtered = self.filters(x[:, 2:].reshape(1, 2, -1))
+        return torch.as_tensor(self.head(torch.cat([self.table(index).flatten(1), filtered], dim=1)))
+
+
+def compiled_modules(directory: Path, rows: int) -> int:
+    """Modules that are compiled as well as traced, frozen and not: their calls of other modules are inlined."""
+    torch.manual_seed(7)
+    forms = ("script", "frozen script", "trace", "frozen trace")
+
+    def zeros(*shapes: tuple[int, ...]) -> list[Tensor]:
+        return [torch.zeros(shape) for shape in shapes]
+
+    activations = (
+        nn.Tanh(),
+        nn.ELU(),
+        nn.LeakyReLU(),
+        nn.Softplus(),
+        nn.SiLU(),
+        nn.PReLU(),
+        nn.Hardtanh(),
+        nn.Softmax(-1),
+    )
+    cases: list[tuple[str, nn.Module, int, list[Tensor]]] = [
+        (f"chain-{index}", nn.Sequential(nn.Linear(17, 33), nn.Dropout(), activation, nn.Linear(33, 3)), 17, [])
+        for index, activation in enumerate(activations)
+    ]
+    cases += [
+        ("residual", Residual(17), 17, []),
+        ("lstm-window", Window("lstm", 4, 2), 20, []),
+        ("gru-window", Window("gru", 3, 2), 21, []),
+        ("lstm-step", LstmStep(5), 5, zeros((2, 1, 7), (2, 1, 7))),
+        ("cells", Cells(8), 8, zeros((1, 17), (1, 17), (1, 3))),
+        ("tables", Tables(), 10, []),
+    ]
+    generator = np.random.default_rng(3)
+    for name, module, width, states in cases:
+        observations = generator.normal(size=(min(rows, 500), width)).astype(np.float32)
+        if not write(directory, f"scripted-{name}", module, observations, states, forms):
+            raise SystemExit(f"scripted-{name}: PyTorch's two precisions disagree")
+    return len(cases) * len(forms)
+
+
 def random_networks(directory: Path, count: int, seed: int) -> int:
     """`count` random networks on which PyTorch agrees with itself."""
     written = attempts = 0
@@ -615,6 +775,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     written = random_networks(arguments.directory, arguments.networks, arguments.seed)
     print(f"{written} random networks", flush=True)
+    print(f"{compiled_modules(arguments.directory, arguments.rows)} compiled modules", flush=True)
     print(f"{trained_policies(arguments.directory, arguments.rows)} trained policies")
 
 

@@ -159,9 +159,11 @@ mod x86 {
             "{:<44} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}   {:>5} {:>5}",
             "network", "min us", "p50", "p99", "p99.9", "max", "calls", "FMA", "load"
         );
-        let isas: Vec<Isa> = Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar).rev().collect();
-        let precisions = [Precision::F32, Precision::Bf16];
-        for (isa, precision) in isas.iter().flat_map(|&isa| precisions.map(|precision| (isa, precision))) {
+        let isas_of = |precision| {
+            let isas = Isa::available_for(precision).into_iter().filter(|&isa| isa != Isa::Scalar).rev();
+            isas.map(move |isa| (isa, precision))
+        };
+        for (isa, precision) in [Precision::F32, Precision::Bf16].into_iter().flat_map(isas_of) {
             let rows = [
                 mlp(isa, precision, &[32, 64, 64, 3], Activation::Tanh),
                 mlp(isa, precision, &[128, 256, 256, 3], Activation::Relu),

@@ -9,6 +9,7 @@ mod agent;
 mod bundle;
 mod check;
 mod demo;
+mod execution;
 mod feed;
 mod inspect;
 mod npy;

@@ -10,11 +10,12 @@
 //! policy carries its state from row to row, beginning with its initial one.
 
 use super::CommandResult;
+use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Trust};
 use crate::denormals::FlushDenormals;
-use crate::policy::{Backend, Policy, Widths};
+use crate::policy::{Policy, Widths};
 use std::path::PathBuf;
 
 /// Run a policy over recorded observations
@@ -28,16 +29,16 @@ pub(super) struct Arguments {
     /// Where to write the actions: a .npy file, float32, [n, action]
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
-    /// What runs the policy: auto, native, torch or null
-    #[arg(long, default_value = "auto")]
-    backend: Backend,
+    #[command(flatten)]
+    execution: ExecutionArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let execution = arguments.execution.execution()?;
     let observations = Matrix::read(&arguments.observations)?;
     let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
     let widths = Widths { observation: Some(observations.width), action: None };
-    let Served { mut policy, passed_over, .. } = candidate.load(arguments.backend, widths)?;
+    let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
     super::bundle::tell_passed_over(passed_over.as_ref());
     let actions = predict(policy.as_mut(), &observations)?;
     actions.write(&arguments.out)?;

@@ -9,7 +9,7 @@ use crate::config::{AgentConfig, PolicySource};
 use crate::engine::{Carry, CarryRules, Engine, FeatureRange, GuardMode, InputGuard};
 use crate::host::{SandboxError, forbid_files};
 use crate::noise::{Distribution, Noise};
-use crate::policy::{Backend, Null, Policy, Widths};
+use crate::policy::{Backend, Execution, Null, Policy, Widths};
 use crate::telemetry::FeatureCounts;
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
@@ -73,6 +73,8 @@ pub(super) struct Provenance {
     name: Option<String>,
     algorithm: Option<String>,
     backend: &'static str,
+    /// How the backend holds the weights: `f32` or `bf16`.
+    weights: &'static str,
     passed_over: Option<PassedOver>,
     golden: Option<Proof>,
     signature: &'static str,
@@ -127,6 +129,7 @@ impl Provenance {
         match (&self.golden, self.kind) {
             (Some(proof), _) => tracing::info!(
                 backend = self.backend,
+                weights = self.weights,
                 vectors = proof.vectors,
                 worst = proof.worst,
                 signature = self.signature,
@@ -152,6 +155,7 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
             name: None,
             algorithm: None,
             backend: policy.backend(),
+            weights: config.policy.weights.name(),
             passed_over: None,
             golden: None,
             signature: SignatureState::Absent.name(),
@@ -187,6 +191,7 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
         name: manifest.map(|manifest| manifest.name.clone()),
         algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
         backend: policy.backend(),
+        weights: config.policy.weights.name(),
         passed_over,
         golden: proof,
         signature: candidate.signature().name(),
@@ -269,14 +274,16 @@ fn within_time(
     candidate: Candidate,
     widths: Widths,
 ) -> Result<(Candidate, Served), DaemonError> {
-    let (backend, limit) = (config.policy.backend, config.policy.load_timeout);
+    let limit = config.policy.load_timeout;
+    let Execution { backend, weights } =
+        Execution { backend: config.policy.backend, weights: config.policy.weights }.settled();
     let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(move || {
             let served = confined(backend, allow_unsandboxed)
-                .and_then(|backend| Ok(candidate.load(backend, widths)?))
+                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?))
                 .map(|served| (candidate, served));
             // Nobody listens any more where the time has run out.
             drop(results.send(served));

@@ -25,6 +25,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/host/pipe.rs",
     "src/policy/native/kernels/avx2.rs",
     "src/policy/native/kernels/avx512.rs",
+    "src/policy/native/kernels/avx512_bf16.rs",
     "src/policy/native/kernels/conformance/guarded.rs",
     "src/policy/native/kernels/conv.rs",
     "src/policy/native/kernels/dense.rs",

@@ -35,6 +35,7 @@ fn first(count: usize) -> __m256i {
 impl Lanes for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
+    type Two = (__m256, __m256);
     const LANES: usize = 8;
 
     #[inline(always)]
@@ -74,6 +75,19 @@ impl Lanes for Avx2 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
             _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32))),
         ))
+    }
+
+    #[inline(always)]
+    fn two(self, first: f32, second: f32) -> (__m256, __m256) {
+        (self.splat(first), self.splat(second))
+    }
+
+    /// Widens the weights by a shift and a mask and multiplies in single precision: inputs stay exact.
+    #[inline(always)]
+    unsafe fn multiply_two(self, (first, second): Self::Two, weights: *const f32, sum: __m256) -> __m256 {
+        // SAFETY: the caller keeps a vector of weights readable.
+        let (low, high) = unsafe { self.load_bf16_pairs(weights) };
+        self.mul_add(second, high, self.mul_add(first, low, sum))
     }
 
     #[inline(always)]

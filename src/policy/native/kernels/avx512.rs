@@ -39,6 +39,7 @@ fn first(count: usize) -> __mmask16 {
 impl Lanes for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
+    type Two = (__m512, __m512);
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -78,6 +79,19 @@ impl Lanes for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
             _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32))),
         ))
+    }
+
+    #[inline(always)]
+    fn two(self, first: f32, second: f32) -> (__m512, __m512) {
+        (self.splat(first), self.splat(second))
+    }
+
+    /// Widens the weights by a shift and a mask and multiplies in single precision: inputs stay exact.
+    #[inline(always)]
+    unsafe fn multiply_two(self, (first, second): Self::Two, weights: *const f32, sum: __m512) -> __m512 {
+        // SAFETY: the caller keeps a vector of weights readable.
+        let (low, high) = unsafe { self.load_bf16_pairs(weights) };
+        self.mul_add(second, high, self.mul_add(first, low, sum))
     }
 
     #[inline(always)]

@@ -141,7 +141,7 @@ impl Dense {
 
     #[inline]
     fn run_fused<S: Stored, F: Pointwise>(&self, f: F, rows: usize, input: &[f32], output: &mut [f32]) {
-        self.isa.run(Run { dense: self, f, rows, input, output, stored: std::marker::PhantomData::<S> });
+        S::run(self.isa, Run { dense: self, f, rows, input, output, stored: std::marker::PhantomData::<S> });
     }
 
     /// Multiply-adds of one row.

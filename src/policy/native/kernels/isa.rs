@@ -5,7 +5,7 @@
 //! asking the processor again, and safe code cannot ask for instructions that are not there.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
+use super::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
 
 /// An instruction set the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,44 +18,55 @@ pub enum Isa {
     /// Sixteen lanes: AVX-512 F, VL, DQ and BW.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// The same with AVX-512 BF16, which multiplies bfloat16 weights; for [`Precision::F32`] it is [`Isa::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
 }
 
 impl Isa {
-    /// The widest instruction set of this processor.
+    /// The widest instruction set of this processor, for single precision.
     #[must_use]
     pub fn detect() -> Isa {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if let Some(token) = Avx512::detect() {
-                return Isa::Avx512(token);
-            }
-            if let Some(token) = Avx2::detect() {
-                return Isa::Avx2(token);
-            }
-        }
-        Isa::Scalar
+        Self::detect_for(Precision::F32)
     }
 
-    /// Every instruction set of this processor, narrowest first; the first is always [`Isa::Scalar`].
+    /// The widest instruction set of this processor that is of use to weights of that precision.
+    #[must_use]
+    pub fn detect_for(precision: Precision) -> Isa {
+        Self::available_for(precision).pop().unwrap_or(Isa::Scalar)
+    }
+
+    /// Every instruction set of this processor for single precision, narrowest first; the first is always
+    /// [`Isa::Scalar`].
     #[must_use]
     pub fn available() -> Vec<Isa> {
+        Self::available_for(Precision::F32)
+    }
+
+    /// The same, with those that make a difference only to weights of that precision.
+    #[must_use]
+    pub fn available_for(precision: Precision) -> Vec<Isa> {
         #[allow(unused_mut, reason = "only the scalar kernels exist on other architectures")]
         let mut found = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(Avx2::detect().map(Isa::Avx2));
             found.extend(Avx512::detect().map(Isa::Avx512));
+            let bf16 = Avx512Bf16::detect().filter(|_| precision == Precision::Bf16);
+            found.extend(bf16.map(Isa::Avx512Bf16));
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = precision;
         found
     }
 
     /// The available instruction set of that [name](Isa::name).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Isa> {
-        Self::available().into_iter().find(|isa| isa.name() == name)
+        Self::available_for(Precision::Bf16).into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `scalar`, `avx2` or `avx512`, as reports and options spell it.
+    /// `scalar`, `avx2`, `avx512` or `avx512_bf16`, as reports and options spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -64,6 +75,8 @@ impl Isa {
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16(_) => "avx512_bf16",
         }
     }
 
@@ -75,15 +88,16 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => 8,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => 16,
+            Isa::Avx512(_) | Isa::Avx512Bf16(_) => 16,
         }
     }
 }
 
 /// How weights are stored. Inputs, sums and results are `f32` either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// As PyTorch has them.
+    #[default]
     F32,
     /// Rounded to the upper 16 bits (to nearest, ties to even), which halves the bytes to be loaded and leaves a
     /// relative error of at most 2⁻⁹ in every weight. For networks bound by cache bandwidth, where it is accurate
@@ -92,9 +106,12 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Every precision, in the order in which help texts name them.
+    pub const ALL: &[Self] = &[Self::F32, Self::Bf16];
+
     /// `f32` or `bf16`, as reports and options spell it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
@@ -108,6 +125,15 @@ impl Precision {
             Precision::F32 => weight,
             Precision::Bf16 => f32::from_bits(u32::from(bf16_bits(weight)) << 16),
         }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().copied().find(|precision| precision.name() == name);
+        found.ok_or_else(|| "allowed: f32 or bf16".to_owned())
     }
 }
 
@@ -144,10 +170,13 @@ mod tests {
 
     #[test]
     fn names_lead_back_to_what_is_available() {
-        for isa in Isa::available() {
-            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        for &precision in Precision::ALL {
+            for isa in Isa::available_for(precision) {
+                assert_eq!(Isa::from_name(isa.name()), Some(isa));
+            }
+            assert_eq!(Isa::available_for(precision).last(), Some(&Isa::detect_for(precision)));
+            assert_eq!(precision.name().parse(), Ok(precision));
         }
         assert_eq!(Isa::from_name("neon"), None);
-        assert_eq!(Isa::available().last(), Some(&Isa::detect()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A type that implements [`Lanes`] is a token: it has no content, and having one proves that the processor has the
 //! instructions. That makes the arithmetic safe to call. Kernels are written once, generic over `Lanes` and marked
-//! `#[inline(always)]`, and run through [`Isa::run`], whose two entry points carry the target features; inlined there,
+//! `#[inline(always)]`, and run through [`Isa::run`], whose entry points carry the target features; inlined there,
 //! every operation becomes its one instruction.
 
 use super::isa::Isa;
@@ -13,6 +13,8 @@ pub trait Lanes: Copy {
     type Vector: Copy;
     /// The outcome of a comparison, one truth value per lane.
     type Mask: Copy;
+    /// Two inputs, made ready to be multiplied with pairs of bfloat16 weights.
+    type Two: Copy;
     /// Values in a vector.
     const LANES: usize;
 
@@ -48,6 +50,15 @@ pub trait Lanes: Copy {
     /// # Safety
     /// `source` is valid for reading `LANES` values of 32 bits.
     unsafe fn load_bf16_pairs(self, source: *const f32) -> (Self::Vector, Self::Vector);
+
+    /// Makes two inputs ready for [`Lanes::multiply_two`].
+    fn two(self, first: f32, second: f32) -> Self::Two;
+
+    /// `sum + first * w0 + second * w1` in every lane, for the pair `w0`, `w1` of bfloat16 weights stored there.
+    ///
+    /// # Safety
+    /// `weights` is valid for reading `LANES` values of 32 bits.
+    unsafe fn multiply_two(self, inputs: Self::Two, weights: *const f32, sum: Self::Vector) -> Self::Vector;
 
     /// `a + b`
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -119,6 +130,21 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the token exists only where detection found AVX-512 F, VL, DQ and BW, AVX2 and FMA.
             Isa::Avx512(token) => unsafe { run_avx512(token, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as before; the token for bfloat16 holds the other one.
+            Isa::Avx512Bf16(token) => unsafe { run_avx512(token.wide(), kernel) },
+        }
+    }
+
+    /// The same for a kernel that multiplies bfloat16 weights: only there the instructions for them are of use, and a
+    /// further copy of every other kernel would be waste.
+    #[inline]
+    pub(super) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the token exists only where detection found AVX-512 BF16 and what `run_avx512` needs.
+            Isa::Avx512Bf16(token) => unsafe { run_avx512_bf16(token, kernel) },
+            other => other.run(kernel),
         }
     }
 }
@@ -132,5 +158,11 @@ fn run_avx2<K: Kernel>(token: super::avx2::Avx2, kernel: K) -> K::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
 fn run_avx512<K: Kernel>(token: super::avx512::Avx512, kernel: K) -> K::Output {
+    kernel.vector(token)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+fn run_avx512_bf16<K: Kernel>(token: super::avx512_bf16::Avx512Bf16, kernel: K) -> K::Output {
     kernel.vector(token)
 }

@@ -61,11 +61,12 @@ impl Lstm {
         let next = &mut scratch.next[..self.blocks.hidden];
         let call = Step { input: Some(input), h, c, next, projected: &[], backward: scratch.backward };
         match self.blocks.precision {
-            Precision::F32 => {
-                self.blocks.isa.run(Run { blocks: &self.blocks, call, stored: PhantomData::<Single> })
-            }
+            Precision::F32 => Single::run(
+                self.blocks.isa,
+                Run { blocks: &self.blocks, call, stored: PhantomData::<Single> },
+            ),
             Precision::Bf16 => {
-                self.blocks.isa.run(Run { blocks: &self.blocks, call, stored: PhantomData::<Half> })
+                Half::run(self.blocks.isa, Run { blocks: &self.blocks, call, stored: PhantomData::<Half> })
             }
         }
         h.copy_from_slice(next);
@@ -91,11 +92,12 @@ impl Lstm {
         let (projected, backward) = (scratch.projected, scratch.backward);
         let call = Window { steps, input, h, c, output, projected, backward };
         match self.blocks.precision {
-            Precision::F32 => {
-                self.blocks.isa.run(Run { blocks: &self.blocks, call, stored: PhantomData::<Single> })
-            }
+            Precision::F32 => Single::run(
+                self.blocks.isa,
+                Run { blocks: &self.blocks, call, stored: PhantomData::<Single> },
+            ),
             Precision::Bf16 => {
-                self.blocks.isa.run(Run { blocks: &self.blocks, call, stored: PhantomData::<Half> })
+                Half::run(self.blocks.isa, Run { blocks: &self.blocks, call, stored: PhantomData::<Half> })
             }
         }
     }

@@ -6,7 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `isa` | which instructions there are, and how weights are stored |
-//! | `lanes`, `avx2`, `avx512` | one vector of `f32` |
+//! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
 //! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
 //! | `storage`, `panel` | packed weights and the loops that multiply them |
 //! | `dense`, `lstm`, `gru`, `conv` | layers |
@@ -25,6 +25,8 @@ mod activation;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 #[cfg(test)]
 mod conformance;
 mod conv;
@@ -47,6 +49,8 @@ pub use activation::Activation;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+pub use avx512_bf16::Avx512Bf16;
 pub use conv::{Conv1d, Shape as Conv1dShape};
 pub use dense::Dense;
 pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};

@@ -16,7 +16,12 @@ const SIZES: [usize; 14] = [1, 2, 3, 5, 7, 8, 15, 16, 17, 33, 64, 65, 130, 144];
 
 /// The instruction sets that have something to prove. The suite says so where there are none.
 fn vector_isas() -> Vec<Isa> {
-    let found: Vec<Isa> = Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar).collect();
+    vector_isas_for(Precision::F32)
+}
+
+fn vector_isas_for(precision: Precision) -> Vec<Isa> {
+    let found: Vec<Isa> =
+        Isa::available_for(precision).into_iter().filter(|&isa| isa != Isa::Scalar).collect();
     if found.is_empty() {
         eprintln!("no vector instructions here: only the scalar reference is tested");
     }

@@ -3,7 +3,7 @@
 #
 # Usage: scripts/parity.sh [--full] [--path-only]
 #
-# --full is the release bar: 2000 random networks and 10000 observations for each trained policy, about two minutes
+# --full is the release bar: 2000 random networks and 10000 observations for each trained policy, some ten minutes
 # to make; without it 200 and 500. --path-only prints what ESCAPEMENT_PARITY is to be set to and stops there.
 #
 # The cases live below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the hash of what makes them.
@@ -22,7 +22,7 @@ for argument in "$@"; do
     esac
 done
 
-key=$({ cat "$scripts/make_parity.py" "$scripts/requirements/test.txt" && echo "$networks $rows"; } |
+key=$({ cat "$scripts"/make_parity.py "$scripts"/parity_cases/*.py "$scripts/requirements/test.txt" && echo "$networks $rows"; } |
     sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 cases=$cache/parity-$key

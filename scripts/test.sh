@@ -37,6 +37,7 @@ step cargo test --quiet
 if $long; then
     step scripts/parity.sh --full
     ESCAPEMENT_KILL_CYCLES=10000 step cargo test --quiet --test kill
+    ESCAPEMENT_LONG=1 step cargo test --quiet --test no_allocation --test native_calls
 else
     step scripts/parity.sh
 fi

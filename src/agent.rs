@@ -23,7 +23,7 @@ use crate::clock::{Clock, MachineClock, Nanos};
 use crate::denormals::FlushDenormals;
 use crate::engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
 use crate::noise::Noise;
-use crate::policy::{Backend, Policy, PolicyError, Widths};
+use crate::policy::{Backend, Execution, Policy, PolicyError, Precision, Widths};
 use crate::validation::{Objective, Validation, ValidationError, validate};
 use crate::wire::{Outcome, Reason};
 use std::marker::PhantomData;
@@ -34,6 +34,8 @@ use std::path::Path;
 pub struct Options {
     /// What runs the policy.
     pub backend: Backend,
+    /// How it holds the weights. Bfloat16 ones need a bundle whose golden vectors they agree with.
+    pub weights: Precision,
     /// Whose bundles are taken.
     pub trust: Trust,
     /// Both layers; the age of an observation is not known here, and its limit is not looked at.
@@ -56,6 +58,7 @@ impl Default for Options {
         let limit = Nanos::from_micros(100);
         Self {
             backend: Backend::Auto,
+            weights: Precision::F32,
             trust: Trust::default(),
             deadlines: Deadlines { inference: limit, end_to_end: limit, max_age: None },
             enforce: true,
@@ -157,7 +160,8 @@ impl Agent {
     pub fn load(path: impl AsRef<Path>, options: Options) -> Result<Self, AgentError> {
         let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
-        let policy = candidate.load(options.backend, widths)?.policy;
+        let execution = Execution { backend: options.backend, weights: options.weights };
+        let policy = candidate.load(execution, widths)?.policy;
         let examples = match &candidate {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()

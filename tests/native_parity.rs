@@ -1,6 +1,6 @@
 //! Parity: the native backend against PyTorch, on every instruction set of this machine.
 //!
-//! `scripts/make_parity.py` exports policies and random networks with PyTorch and records what PyTorch computes for
+//! `scripts/make_parity.py` exports policies and networks with PyTorch and records what PyTorch computes for
 //! them; `scripts/parity.sh` runs it once and keeps the result in the cache. This test reads such a directory, named by
 //! `ESCAPEMENT_PARITY`. Without one there is nothing to compare with and the test says so; continuous integration
 //! sets `ESCAPEMENT_PARITY_REQUIRED=1`, with which that is a failure.
@@ -8,14 +8,15 @@
 //! A case is `NAME.pt`, `NAME.observations.npy` (`[rows, observation]`), `NAME.actions.npy` (`[rows, action]`) and
 //! `NAME.trusted.npy` (`[rows]`). Rows with `trusted = 0` are those where PyTorch's own single and double precision
 //! disagree (a value beside a step of `round`, two logits almost equal), so that no answer is the right one. Rows are
-//! run in order, and states are carried from row to row.
+//! run in order, and states are carried from row to row. Weights of a case called `bf16-...` are ones that bfloat16 can
+//! hold, so that it must give the same answers when it is asked to hold them that way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use escapement::denormals::FlushDenormals;
 use escapement::policy::Policy;
-use escapement::policy::native::kernels::Isa;
+use escapement::policy::native::kernels::{Isa, Precision};
 use escapement::policy::native::{Native, Options};
 
 /// Absolute or relative.
@@ -46,19 +47,26 @@ fn native_equals_pytorch() {
         compare(case, &mut report);
     }
     eprintln!(
-        "{} networks, {} rows on each of {} instruction sets, largest difference {:.1e}",
+        "{} networks, {} rows on each of {} instruction sets, largest difference {:.1e}; {} of the networks also with \
+         bf16 weights, largest difference {:.1e}",
         cases.len(),
         report.rows,
         Isa::available().len(),
-        report.worst
+        report.worst[0],
+        report.rounded,
+        report.worst[1],
     );
+    assert!(report.rounded > 0, "{} holds no case with weights for bf16", directory.display());
     assert!(report.failures.is_empty(), "{} failures\n{}", report.failures.len(), report.shown());
 }
 
 #[derive(Default)]
 struct Report {
     rows: usize,
-    worst: f32,
+    /// Networks that were run with bf16 weights as well.
+    rounded: usize,
+    /// With weights in single precision, and in bfloat16.
+    worst: [f32; 2],
     failures: Vec<String>,
 }
 
@@ -75,9 +83,17 @@ fn compare(path: &Path, report: &mut Report) {
     assert_eq!(observations.rows(), expected.rows());
     assert_eq!(observations.rows(), trusted.rows());
     report.rows += observations.rows();
-    for isa in Isa::available() {
-        let options =
-            Options { observation: Some(observations.width()), isa: Some(isa), ..Options::default() };
+    let rounded = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bf16-"));
+    report.rounded += usize::from(rounded);
+    let isas = |precision| Isa::available_for(precision).into_iter().map(move |isa| (isa, precision));
+    let both = isas(Precision::F32).chain(isas(Precision::Bf16).filter(|_| rounded));
+    for (isa, precision) in both {
+        let options = Options {
+            observation: Some(observations.width()),
+            isa: Some(isa),
+            precision,
+            ..Options::default()
+        };
         let mut native = match Native::load(path, &options) {
             Ok(native) => native,
             Err(error) => {
@@ -104,7 +120,8 @@ fn compare(path: &Path, report: &mut Report) {
             if trusted.row(row)[0] == 0.0 {
                 continue;
             }
-            report.worst = report.worst.max(difference);
+            let worst = &mut report.worst[usize::from(precision == Precision::Bf16)];
+            *worst = worst.max(difference);
             if difference.is_nan() || difference > TOLERANCE {
                 report.failures.push(format!(
                     "{} ({}) row {row}, element {at}: {} for {}",

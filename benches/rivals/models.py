@@ -2,8 +2,10 @@
 
 Usage: models.py DIRECTORY
 
-For each network NAME: NAME.pt (frozen), NAME.onnx, NAME.weights (every parameter in the order of named_parameters, as
-little-endian f32), NAME.input and NAME.output (f32). Every engine must reproduce NAME.output before it is timed.
+For each network NAME: NAME.pt (frozen), NAME.onnx, NAME.policy.pt (the same network with the signature of a policy, which
+Escapement takes), NAME.weights (every parameter in the order of named_parameters, as little-endian f32), NAME.input and
+NAME.output (f32). Every engine must reproduce NAME.output before it is timed. For a network of one step also NAME.settled:
+the hidden state after SETTLING steps over the same input from zeros, for engines that can start nowhere else.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ import torch
 from torch import Tensor, nn
 
 
+# Few enough that the state still depends on every step, as many as src/bin/policy/rtneural.rs takes.
+SETTLING = 5
+
+
 class Step(nn.Module):
     """One step of an LSTM: what a recurrent policy does for each observation."""
 
@@ -26,6 +32,14 @@ class Step(nn.Module):
     def forward(self, observation: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         _, (h, c) = self.lstm(observation, (h, c))
         return h, c
+
+
+class StepPolicy(Step):
+    """The step as a policy has it: an observation of one row, and the action before the state."""
+
+    def forward(self, observation: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        h, c = super().forward(observation.unsqueeze(0), h, c)
+        return h, h, c
 
 
 class Window(nn.Module):
@@ -42,6 +56,13 @@ class Window(nn.Module):
         return h
 
 
+class WindowPolicy(Window):
+    """The window as a policy has it: all of its observations in one row."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations.view(-1, 1, self.lstm.input_size))
+
+
 def mlp(sizes: list[int], activation: type[nn.Module]) -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes, sizes[1:]):
@@ -52,6 +73,24 @@ def mlp(sizes: list[int], activation: type[nn.Module]) -> nn.Module:
 def step_input(inputs: int, hidden: int) -> tuple[Tensor, ...]:
     # A state inside its range, not the zeros that a measurement could profit from.
     return torch.randn(1, 1, inputs), torch.rand(1, 1, hidden) - 0.5, torch.rand(1, 1, hidden) - 0.5
+
+
+def policy_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network under the signature of a policy, on the same weights, with inputs to trace it."""
+    if not isinstance(network, Step | Window):
+        return network, inputs
+    kind = StepPolicy if isinstance(network, Step) else WindowPolicy
+    policy = kind(network.lstm.input_size, network.lstm.hidden_size)
+    policy.load_state_dict(network.state_dict())
+    return policy.eval(), (inputs[0].reshape(1, -1), *inputs[1:])
+
+
+def settle(step: Step, observation: Tensor, state: Tensor) -> Tensor:
+    """The hidden state after SETTLING steps from zeros."""
+    h, c = torch.zeros_like(state), torch.zeros_like(state)
+    for _ in range(SETTLING):
+        h, c = step(observation, h, c)
+    return h
 
 
 def write_floats(path: Path, tensors: list[Tensor]) -> None:
@@ -74,8 +113,13 @@ def main(directory: Path) -> None:
         with torch.no_grad():
             outputs = network(*inputs)
             traced = torch.jit.freeze(torch.jit.trace(network, inputs))
+            policy, policy_inputs = policy_of(network, inputs)
+            traced_policy = torch.jit.freeze(torch.jit.trace(policy, policy_inputs))
+            if isinstance(network, Step):
+                write_floats(directory / f"{name}.settled", [settle(network, *inputs[:2])])
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         traced.save(str(directory / f"{name}.pt"))
+        traced_policy.save(str(directory / f"{name}.policy.pt"))
         torch.onnx.export(
             network,
             inputs,

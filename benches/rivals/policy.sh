@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs the comparison of policy engines: libtorch, ONNX Runtime, tract and Escapement's kernels, in one run on one core.
+# Runs the comparison of policy engines in one run on one core: Escapement, RTNeural, ONNX Runtime, tract, libtorch.
 #
 # Usage: benches/rivals/policy.sh [--core N] [--calls N]
 #
-# Run scripts/libtorch.sh once before, or set LIBTORCH; without either, libtorch is left out and the script says so.
+# Run scripts/libtorch.sh once before, or set LIBTORCH; without either, libtorch is left out and the script says so. RTNeural
+# is fetched through apt on Debian; elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.
 # The networks and the Python environment that writes them are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement.
 set -euo pipefail
 
@@ -22,15 +23,21 @@ fi
 libraries=("$venv"/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
 export ORT_DYLIB_PATH=${libraries[0]}
 
-features=(--features policy)
+features=policy
+if [[ -n ${RTNEURAL:-} ]] || RTNEURAL=$("$rivals/rtneural/fetch.sh"); then
+    export RTNEURAL
+    features+=,rtneural
+else
+    echo "rivals: RTNeural is left out, see above" >&2
+fi
 if [[ -z ${LIBTORCH:-} && -e $root/.libtorch ]]; then
     LIBTORCH=$root/.libtorch
 fi
 if [[ -n ${LIBTORCH:-} ]]; then
     export LIBTORCH LD_LIBRARY_PATH=$LIBTORCH/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-    features=(--features torch)
+    features+=,torch
 else
     echo "rivals: libtorch is left out: run scripts/libtorch.sh, or set LIBTORCH" >&2
 fi
 cd "$rivals"
-exec cargo run --release --quiet --locked "${features[@]}" --bin policy -- "$models" "$@"
+exec cargo run --release --quiet --locked --features "$features" --bin policy -- "$models" "$@"

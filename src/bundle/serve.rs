@@ -4,7 +4,7 @@ use super::error::BundleError;
 use super::golden::Proof;
 use super::trust::{SignatureState, Trust};
 use super::{Bundle, Manifest};
-use crate::policy::{Backend, Policy, PolicyError, PolicyFile, Widths};
+use crate::policy::{Backend, Execution, Policy, PolicyError, PolicyFile, Precision, Widths};
 use std::path::Path;
 
 /// What a path led to: a bundle, verified, or a TorchScript file for which nothing vouches.
@@ -99,21 +99,25 @@ impl Candidate {
     ///
     /// # Errors
     /// As [`Bundle::load`] and [`PolicyFile::load`].
-    pub fn load(&self, backend: Backend, widths: Widths) -> Result<Served, BundleError> {
+    pub fn load(&self, execution: impl Into<Execution>, widths: Widths) -> Result<Served, BundleError> {
+        let execution = execution.into();
         match self {
-            Self::Bundle(bundle) => bundle.load(backend, widths),
-            Self::Unproven(file) => load_unproven(file, backend, widths),
+            Self::Bundle(bundle) => bundle.load(execution, widths),
+            Self::Unproven(file) => load_unproven(file, execution, widths),
         }
     }
 }
 
 impl Bundle {
     /// Loads the policy with a backend and runs the golden vectors on it. `auto` takes the native engine where it
-    /// lowers the graph and agrees with the vectors, else libtorch where it is built in and agrees.
+    /// lowers the graph and agrees with the vectors, else libtorch where it is built in and agrees. Weights other than
+    /// in single precision leave it no choice: they agree on the native engine, or the bundle is refused.
     ///
     /// # Errors
     /// When the widths are not the manifest's, when the backend cannot run the policy, and when any vector differs.
-    pub fn load(&self, backend: Backend, widths: Widths) -> Result<Served, BundleError> {
+    pub fn load(&self, execution: impl Into<Execution>, widths: Widths) -> Result<Served, BundleError> {
+        let execution = execution.into().settled();
+        execution.check()?;
         let asked = [
             ("observation", widths.observation, self.manifest().observation.dimension),
             ("action", widths.action, self.manifest().action.dimension),
@@ -124,11 +128,11 @@ impl Bundle {
                 return Err(BundleError::refused(&self.path.join(super::MANIFEST), reason));
             }
         }
-        match backend {
-            Backend::Null => Ok(Served { policy: self.instance(backend)?, proof: None, passed_over: None }),
-            Backend::Native | Backend::Torch => self.proven(backend),
-            Backend::Auto => self.proven(Backend::Native).or_else(|native| {
-                let mut served = self.proven(Backend::Torch).map_err(|torch| {
+        match execution.backend {
+            Backend::Null => Ok(Served { policy: self.instance(execution)?, proof: None, passed_over: None }),
+            Backend::Native | Backend::Torch => self.proven(execution),
+            Backend::Auto => self.proven(Backend::Native.into()).or_else(|native| {
+                let mut served = self.proven(Backend::Torch.into()).map_err(|torch| {
                     let reason = format!("no backend runs it; native: {native}; torch: {torch}");
                     BundleError::refused(self.policy.path(), reason)
                 })?;
@@ -139,22 +143,22 @@ impl Bundle {
         }
     }
 
-    fn instance(&self, backend: Backend) -> Result<Box<dyn Policy>, PolicyError> {
+    fn instance(&self, execution: Execution) -> Result<Box<dyn Policy>, PolicyError> {
         let manifest = self.manifest();
         let widths = Widths {
             observation: Some(manifest.observation.dimension),
             action: Some(manifest.action.dimension),
         };
-        self.policy.load(backend, widths)
+        self.policy.load(execution, widths)
     }
 
     /// Loads the policy and runs the vectors, on a thread of its own: what a backend does to its thread (libtorch's
     /// grad mode, the mode of the floating-point unit) must not stay behind on the caller's.
-    fn proven(&self, backend: Backend) -> Result<Served, BundleError> {
-        let mut policy = self.instance(backend)?;
+    fn proven(&self, execution: Execution) -> Result<Served, BundleError> {
+        let mut policy = self.instance(execution)?;
         let proof = on_a_thread(|| self.golden.prove(policy.as_mut()));
         let proof = proof.map_err(|reason| {
-            BundleError::refused(self.policy.path(), format!("backend {}: {reason}", backend.name()))
+            BundleError::refused(self.policy.path(), format!("backend {execution}: {reason}"))
         })?;
         Ok(Served { policy, proof: Some(proof), passed_over: None })
     }
@@ -173,10 +177,19 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Resu
 
 /// `auto` for a file that stands alone: the native engine, else libtorch for graphs that the native one does not know.
 /// A file that the native reader calls damaged goes no further: without a hash, that is all there is to go by.
-fn load_unproven(file: &PolicyFile, backend: Backend, widths: Widths) -> Result<Served, BundleError> {
+fn load_unproven(file: &PolicyFile, execution: Execution, widths: Widths) -> Result<Served, BundleError> {
+    execution.check()?;
+    if execution.weights != Precision::F32 {
+        let reason = format!(
+            "{} weights are taken where golden vectors show that they are accurate enough, and a file that stands alone \
+             has none; allowed: f32, or a bundle",
+            execution.weights.name()
+        );
+        return Err(BundleError::refused(file.path(), reason));
+    }
     let served = |policy, passed_over| Served { policy, proof: None, passed_over };
-    if backend != Backend::Auto {
-        return Ok(served(file.load(backend, widths)?, None));
+    if execution.backend != Backend::Auto {
+        return Ok(served(file.load(execution, widths)?, None));
     }
     match file.load(Backend::Native, widths) {
         Ok(policy) => Ok(served(policy, None)),

@@ -29,7 +29,7 @@ use crate::bundle::{
     self, Agreement, AgreementError, Bundle, Manifest, PassedOver, Rows, Served, SignatureState, StateRule,
     Tolerance, Trust, agreement, hex, is_public_key,
 };
-use crate::policy::{Backend, Policy, Widths};
+use crate::policy::{Backend, Execution, Policy, Widths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -152,8 +152,8 @@ const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
-    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend, |backend| {
-        let Served { policy, proof, passed_over } = bundle.load(backend, ANY_WIDTHS)?;
+    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |execution| {
+        let Served { policy, proof, passed_over } = bundle.load(execution, ANY_WIDTHS)?;
         Ok((policy.backend(), proof, passed_over))
     })?;
     if arguments.json {
@@ -336,7 +336,7 @@ fn diff(arguments: &Diff) -> CommandResult {
     let bundles = [Bundle::open(&arguments.a, &trust)?, Bundle::open(&arguments.b, &trust)?];
     let found = arguments
         .confinement
-        .run(arguments.backend, |backend| compare(arguments, &bundles, backend, given))?;
+        .run(arguments.backend.into(), |execution| compare(arguments, &bundles, execution, given))?;
     tell_difference(arguments, &bundles, &found);
     let agree = found.is_ok_and(|found| found.is_complete());
     Ok(if agree { ExitCode::Ok } else { ExitCode::Negative })
@@ -346,12 +346,12 @@ fn diff(arguments: &Diff) -> CommandResult {
 fn compare(
     arguments: &Diff,
     bundles: &[Bundle; 2],
-    backend: Backend,
+    execution: Execution,
     given: Option<Matrix>,
 ) -> Result<Result<Agreement, String>, Failure> {
     let mut policies = Vec::new();
     for bundle in bundles {
-        let Served { policy, passed_over, .. } = bundle.load(backend, ANY_WIDTHS)?;
+        let Served { policy, passed_over, .. } = bundle.load(execution, ANY_WIDTHS)?;
         tell_passed_over(passed_over.as_ref());
         policies.push(policy);
     }

@@ -17,8 +17,9 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle;
-use crate::config::{self, AgentConfig, PolicySource, Problem, RecurrentConfig};
+use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem, RecurrentConfig};
 use crate::engine::{Backlog, Bounds, BudgetSpec, Carry, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
+use crate::policy::Execution;
 use crate::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -109,7 +110,8 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
         "policy",
         match &config.policy.source {
             PolicySource::Path(path) => {
-                format!("{}, backend {}", path.display(), config.policy.backend.name())
+                let PolicyConfig { backend, weights, .. } = config.policy;
+                format!("{}, backend {}", path.display(), Execution { backend, weights })
             }
             PolicySource::Null => "none: zeros at once".to_owned(),
         },
@@ -308,6 +310,7 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
                 PolicySource::Null => None,
             },
             "backend": config.policy.backend.name(),
+            "weights": config.policy.weights.name(),
             "require_signature": config.policy.trust.require_signature,
             "public_keys": config.policy.trust.public_keys,
             "deterministic": config.policy.deterministic,

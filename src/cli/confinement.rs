@@ -3,7 +3,7 @@
 
 use super::exit::{ExitCode, Failure};
 use crate::host::forbid_files;
-use crate::policy::Backend;
+use crate::policy::{Backend, Execution};
 
 /// What is to happen where a thread cannot be confined.
 #[derive(Debug, clap::Args)]
@@ -14,21 +14,22 @@ pub(super) struct Confinement {
 }
 
 impl Confinement {
-    /// Does `work` with a backend. Where that may be libtorch, it is done on a thread of its own that opens no file any
+    /// Does `work` with what runs the policy. Where that may be libtorch, it is done on a thread of its own that opens no file any
     /// more: what it needs has been read before, and what it makes is written after. Without a sandbox `auto` has the
     /// native engine left, which runs nothing from the file.
     pub(super) fn run<T: Send>(
         &self,
-        backend: Backend,
-        work: impl FnOnce(Backend) -> Result<T, Failure> + Send,
+        execution: Execution,
+        work: impl FnOnce(Execution) -> Result<T, Failure> + Send,
     ) -> Result<T, Failure> {
-        if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
-            return work(backend);
+        let execution = execution.settled();
+        if !cfg!(feature = "torch") || !matches!(execution.backend, Backend::Torch | Backend::Auto) {
+            return work(execution);
         }
-        let confined = move || match (forbid_files(), backend) {
-            (Ok(()), backend) => work(backend),
-            (Err(_), backend) if self.allow_unsandboxed_torch => work(backend),
-            (Err(_), Backend::Auto) => work(Backend::Native),
+        let confined = move || match (forbid_files(), execution.backend) {
+            (Ok(()), _) => work(execution),
+            (Err(_), _) if self.allow_unsandboxed_torch => work(execution),
+            (Err(_), Backend::Auto) => work(Execution { backend: Backend::Native, ..execution }),
             (Err(reason), _) => Err(Failure::new(
                 ExitCode::Permission,
                 format!(

@@ -15,13 +15,14 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use crate::bundle::{Candidate, Trust};
+use crate::bundle::{Candidate, Proof, Served, Trust};
 use crate::clock::{Clock, MachineClock, Nanos};
 use crate::engine::made_up_observations;
-use crate::policy::native::{Description, Native, StepDescription};
-use crate::policy::{Policy, Widths};
+use crate::policy::native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
+use crate::policy::{Backend, Execution, Policy, Precision, Widths};
 use crate::validation::{Objective, validate};
-use std::path::PathBuf;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 /// Show the plan of the native engine for a policy
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,9 @@ pub(super) struct Arguments {
     /// Elements of one observation, where the file does not say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     dimension: Option<u16>,
+    /// How weights are held: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    weights: Precision,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
@@ -41,14 +45,22 @@ const CALLS: u64 = 20_000;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
-    let observation = candidate.manifest().map(|manifest| manifest.observation.dimension);
-    let observation = arguments.dimension.map(usize::from).or(observation);
+    let manifest = candidate.manifest();
+    let observation =
+        arguments.dimension.map(usize::from).or(manifest.map(|manifest| manifest.observation.dimension));
     let file = candidate.policy_file();
-    let mut policy = file.load_native(Widths { observation, action: None })?;
+    let mut policy = match file.lower(arguments.weights, Widths { observation, action: None })? {
+        Ok(policy) => policy,
+        Err(refusal) => return Err(refused(arguments, file.path(), refusal)),
+    };
     let plan = policy.describe();
+    let golden = golden(&candidate, arguments.weights);
     let speed = measure(&mut policy, &plan)?;
     if arguments.json {
         let mut json = serde_json::to_value(&plan).expect("a plan is plain data");
+        json["policy"] = json!(file.path());
+        json["lowered"] = json!(true);
+        json["golden"] = golden.as_json();
         json["speed"] = serde_json::to_value(&speed).expect("figures are plain numbers");
         println!("{json:#}");
         return Ok(ExitCode::Ok);
@@ -70,6 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         "{} multiply-adds, {} bytes of weights, {} bytes of buffers",
         plan.multiply_adds, plan.weight_bytes, plan.arena_bytes
     );
+    println!("golden vectors: {}", golden.as_text(arguments.weights));
     let of_limits = match (speed.multiply_add_fraction, speed.load_fraction) {
         (Some(multiply), Some(load)) => format!(
             "; {:.0} % of the multiply-add limit, {:.0} % of the load limit",
@@ -80,6 +93,83 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     };
     println!("one call: {} ns at the median of {}{of_limits}", speed.p50_ns, speed.calls);
     Ok(ExitCode::Ok)
+}
+
+/// What stopped the lowering, in full on standard output, before the one line that every failure gets.
+fn refused(arguments: &Arguments, path: &Path, refusal: Refusal) -> Failure {
+    let unsupported = refusal.kind == RefusalKind::Unsupported;
+    let torch = cfg!(feature = "torch");
+    if arguments.json {
+        let json = json!({
+            "policy": path,
+            "lowered": false,
+            "refused": &refusal,
+            "torch": if unsupported { json!({ "built_in": torch }) } else { Value::Null },
+        });
+        println!("{json:#}");
+    } else {
+        println!("{}: not lowered", path.display());
+        if let Some(Place { file, line, operator }) = &refusal.place {
+            println!("  file      {file}");
+            println!("  line      {line}");
+            println!("  operator  {operator}");
+        }
+        println!("  reason    {}", refusal.reason);
+        if unsupported {
+            println!(
+                "  torch     may run it: {}",
+                if torch {
+                    "built in, and what `auto` takes"
+                } else {
+                    "run scripts/libtorch.sh, then build with --features torch"
+                }
+            );
+        }
+    }
+    refusal.at(path).into()
+}
+
+/// What golden vectors say about the weights as they are held.
+enum Golden {
+    /// There are none: the file stands alone.
+    None,
+    Agrees(Proof),
+    Refuses(String),
+}
+
+fn golden(candidate: &Candidate, weights: Precision) -> Golden {
+    let Candidate::Bundle(bundle) = candidate else { return Golden::None };
+    let execution = Execution { backend: Backend::Native, weights };
+    match bundle.load(execution, Widths { observation: None, action: None }) {
+        Ok(Served { proof: Some(proof), .. }) => Golden::Agrees(proof),
+        Ok(Served { proof: None, .. }) => Golden::None,
+        Err(error) => Golden::Refuses(error.to_string()),
+    }
+}
+
+impl Golden {
+    fn as_json(&self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Agrees(proof) => {
+                json!({ "agrees": true, "vectors": proof.vectors, "worst": proof.worst })
+            }
+            Self::Refuses(reason) => json!({ "agrees": false, "reason": reason }),
+        }
+    }
+
+    fn as_text(&self, weights: Precision) -> String {
+        match self {
+            Self::None if weights != Precision::F32 => {
+                format!("none, so that `run` refuses {} weights; only a bundle has any", weights.name())
+            }
+            Self::None => "none: a file that stands alone is unproven".to_owned(),
+            Self::Agrees(proof) => {
+                format!("{} agree, the worst at {:.2} % of the tolerance", proof.vectors, 100.0 * proof.worst)
+            }
+            Self::Refuses(reason) => format!("refused; {reason}"),
+        }
+    }
 }
 
 /// How fast the plan runs, and how near the core's limits that is.
@@ -99,6 +189,7 @@ fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
         .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?
         .summary()
         .inference_ns
+        .of_all
         .p50;
     let (multiply_add_fraction, load_fraction) = fractions(&clock, plan, p50_ns).unzip();
     Ok(Speed { calls: CALLS, p50_ns, multiply_add_fraction, load_fraction })

@@ -10,6 +10,7 @@ mod bundle;
 mod check;
 mod confinement;
 mod demo;
+mod execution;
 mod feed;
 mod halt;
 mod inspect;

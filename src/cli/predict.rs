@@ -14,12 +14,13 @@
 
 use super::CommandResult;
 use super::confinement::Confinement;
+use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Trust};
 use crate::denormals::FlushDenormals;
 use crate::noise::Noise;
-use crate::policy::{Backend, Policy, Widths};
+use crate::policy::{Policy, Widths};
 use std::path::{Path, PathBuf};
 
 /// Run a policy over recorded observations
@@ -33,9 +34,8 @@ pub(super) struct Arguments {
     /// Where to write the actions: a .npy file, float32, [n, action]
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
-    /// What runs the policy: auto, native, torch or null
-    #[arg(long, default_value = "auto")]
-    backend: Backend,
+    #[command(flatten)]
+    execution: ExecutionArguments,
     /// Begin an episode at every row that is not zero here: a .npy file, float32, [n, 1]
     #[arg(long, value_name = "FILE.npy")]
     episode_starts: Option<PathBuf>,
@@ -50,6 +50,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let execution = arguments.execution.execution()?;
     let observations = Matrix::read(&arguments.observations)?;
     let starts = arguments.episode_starts.as_deref().map(|path| read_starts(path, observations.rows));
     let starts = starts.transpose()?;
@@ -57,8 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let widths = Widths { observation: Some(observations.width), action: None };
     let kind = candidate.manifest().and_then(|manifest| manifest.noise).filter(|_| arguments.stochastic);
     let noise = kind.map(|noise| Noise::new(arguments.seed, noise.kind.into()));
-    let (actions, backend) = arguments.confinement.run(arguments.backend, |backend| {
-        let Served { mut policy, passed_over, .. } = candidate.load(backend, widths)?;
+    let (actions, backend) = arguments.confinement.run(execution, |execution| {
+        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let actions = predict(policy.as_mut(), &observations, starts.as_ref(), noise)?;
         Ok((actions, policy.backend()))

@@ -19,14 +19,15 @@
 
 use super::CommandResult;
 use super::confinement::Confinement;
+use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Slo, Trust};
 use crate::clock::{MachineClock, Nanos};
 use crate::host::{lock_all_memory, pin_to, prefault_stack};
-use crate::policy::{Backend, Widths};
+use crate::policy::{Precision, Widths};
 use crate::telemetry::{Histogram, Percentiles};
-use crate::validation::{Baseline, Comparison, Objective, Summary, Validation, html_report, validate};
+use crate::validation::{Baseline, Comparison, Objective, Validation, html_report, validate};
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,8 @@ pub(super) struct Arguments {
     /// Timed calls
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     trials: u64,
-    /// What runs the policy: auto, native, torch or null
-    #[arg(long, default_value = "auto")]
-    backend: Backend,
+    #[command(flatten)]
+    execution: ExecutionArguments,
     /// Deadline of one call, in microseconds; what the bundle claims, else 100, if not given
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
     deadline_us: Option<u64>,
@@ -86,6 +86,7 @@ const MADE_UP: usize = 1024;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     // Everything that can be wrong with the arguments comes before the minutes that a long run may take.
+    let execution = arguments.execution.execution()?;
     let baseline = arguments.baseline.as_deref().map(read_baseline).transpose()?;
     let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
     if given.as_ref().is_some_and(|matrix| matrix.rows == 0) {
@@ -95,8 +96,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
     let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
     let widths = Widths { observation, action: None };
-    let (validation, core) = arguments.confinement.run(arguments.backend, |backend| {
-        let Served { mut policy, passed_over, .. } = candidate.load(backend, widths)?;
+    let (validation, core) = arguments.confinement.run(execution, |execution| {
+        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let width = policy.dimensions().observation;
         let observations = match &given {
@@ -121,7 +122,13 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let summary = validation.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
     if let Some(path) = &arguments.html {
-        write(path, html_report(&validation, &arguments.policy.display().to_string()).as_bytes())?;
+        let title = match execution.weights {
+            Precision::F32 => arguments.policy.display().to_string(),
+            weights @ Precision::Bf16 => {
+                format!("{}, {} weights", arguments.policy.display(), weights.name())
+            }
+        };
+        write(path, html_report(&validation, &title).as_bytes())?;
     }
     if let Some(path) = &arguments.hlog {
         write(path, &interval_log(&validation))?;
@@ -130,7 +137,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let json = serde_json::to_string_pretty(&summary).expect("figures are plain numbers and words");
         println!("{json}");
     } else {
-        print(&summary, &core, comparison);
+        print(&validation, execution.weights, &core, comparison);
     }
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
@@ -171,7 +178,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, bytes).map_err(|error| Failure::from_io(path, &error))
 }
 
-fn print(summary: &Summary, core: &str, comparison: Option<Comparison>) {
+fn print(validation: &Validation, weights: Precision, core: &str, comparison: Option<Comparison>) {
+    let (summary, objective) = (validation.summary(), validation.objective);
     println!(
         "{:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "ns", "count", "min", "p50", "p90", "p99", "p99.9", "max"
@@ -180,14 +188,15 @@ fn print(summary: &Summary, core: &str, comparison: Option<Comparison>) {
         let Percentiles { count, min, p50, p90, p99, p999, max } = figures;
         println!("{name:<10} {count:>8} {min:>8} {p50:>8} {p90:>8} {p99:>8} {p999:>8} {max:>8}");
     };
-    line("inference", &summary.inference_ns);
+    line("inference", &summary.inference_ns.of_all);
     line("hiccups", &summary.hiccup_ns);
     println!(
-        "backend {}, core {core}: {:.4} % within {} us, {} % asked for: {}",
+        "backend {}{}, core {core}: {:.4} % within {} us, {} % asked for: {}",
         summary.backend,
+        if weights == Precision::F32 { "" } else { " with bf16 weights" },
         summary.within_deadline * 100.0,
-        summary.deadline_us,
-        summary.required_share * 100.0,
+        objective.deadline.0 as f64 / 1e3,
+        objective.share * 100.0,
         summary.verdict
     );
     if let Some(comparison) = comparison {

@@ -3,7 +3,7 @@
 use crate::bundle::Trust;
 use crate::clock::Nanos;
 use crate::engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
-use crate::policy::Dimensions;
+use crate::policy::{Dimensions, Precision};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub struct PolicyConfig {
     pub source: PolicySource,
     /// What runs it.
     pub backend: Backend,
+    /// How it holds the weights; in bfloat16 only with the native backend.
+    pub weights: Precision,
     /// Whose bundles are taken.
     pub trust: Trust,
     /// Whether actions are the deterministic ones, without noise.

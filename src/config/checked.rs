@@ -11,7 +11,7 @@ use crate::clock::Nanos;
 use crate::engine::{
     Bounds, BudgetSpec, Carry, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec,
 };
-use crate::policy::{Backend, Dimensions};
+use crate::policy::{Backend, Dimensions, Execution};
 use crate::ring::MAX_SLOT_SIZE;
 use crate::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
 use std::path::{Path, PathBuf};
@@ -102,9 +102,16 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
         let what = "has no effect, as policy.deterministic = true draws no noise".to_owned();
         document.contradicts(seed, what, "a seed only with policy.deterministic = false".to_owned());
     }
+    let weights = policy.weights.value;
+    if (Execution { backend, weights }).check().is_err() {
+        let what = format!("policy.backend = \"{}\" has no such weights", backend.name());
+        let allowed = "\"bf16\" only with the backend \"native\" or \"auto\"".to_owned();
+        document.contradicts(&policy.weights, what, allowed);
+    }
     Some(PolicyConfig {
         source,
         backend,
+        weights,
         trust: Trust { require_signature, public_keys: policy.public_keys.value.clone() },
         deterministic: policy.deterministic.value,
         seed: policy.seed.as_ref().map(|seed| seed.value),

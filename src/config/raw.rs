@@ -7,7 +7,7 @@ use super::rule::{
 };
 use crate::bundle::is_public_key;
 use crate::engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
-use crate::policy::Backend;
+use crate::policy::{Backend, Precision};
 use crate::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use crate::wire::MAX_DIMENSION;
 
@@ -39,6 +39,7 @@ pub(super) struct Policy {
     pub(super) place: Option<Place>,
     pub(super) path: Option<Setting<String>>,
     pub(super) backend: Setting<Backend>,
+    pub(super) weights: Setting<Precision>,
     pub(super) require_signature: Setting<bool>,
     pub(super) public_keys: Setting<Vec<String>>,
     pub(super) deterministic: Setting<bool>,
@@ -201,10 +202,13 @@ fn policy(table: &Table<'_, '_>) -> Policy {
         (Backend::Torch.name(), Backend::Torch),
         (Backend::Null.name(), Backend::Null),
     ];
+    const WEIGHTS: &[(&str, Precision)] =
+        &[(Precision::F32.name(), Precision::F32), (Precision::Bf16.name(), Precision::Bf16)];
     Policy {
         place: table.place.clone(),
         path: table.optional("path", Text { form: "a path", fits: is_path }),
         backend: table.or("backend", Choice(BACKENDS), Backend::Auto),
+        weights: table.or("weights", Choice(WEIGHTS), Precision::F32),
         require_signature: table.or("require_signature", Flag, false),
         public_keys: table.or(
             "public_keys",

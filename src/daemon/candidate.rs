@@ -10,7 +10,7 @@ use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::engine::{Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, PolicyChange, Serving};
 use crate::host::{SandboxError, forbid_files, keep_off};
 use crate::noise::Noise;
-use crate::policy::{Backend, Null, Policy, Widths};
+use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -101,7 +101,9 @@ impl Sources {
     fn run_alike(&self, config: &AgentConfig, running: &Self, running_config: &AgentConfig) -> bool {
         let hashes =
             |sources: &Self| (sources.sha256(), sources.fallback.as_ref().map(|fallback| fallback.sha256()));
-        let how = |config: &AgentConfig| (config.policy.backend, config.policy.allow_unsandboxed_torch);
+        let how = |AgentConfig { policy, .. }: &AgentConfig| {
+            (policy.backend, policy.weights, policy.allow_unsandboxed_torch)
+        };
         hashes(self) == hashes(running) && how(config) == how(running_config)
     }
 
@@ -120,21 +122,20 @@ impl Sources {
 
     fn load(self, config: &AgentConfig, running_seed: Option<u64>) -> Result<Loaded, DaemonError> {
         let company = self.company(config, running_seed)?;
-        let dimensions = config.dimensions;
-        let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };
         let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
         let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {
             None => {
-                let policy = Box::new(Null::new(dimensions));
+                let policy = Box::new(Null::new(config.dimensions));
                 (Provenance::of_nothing(policy.as_ref()), policy)
             }
             Some(candidate) => {
-                let served = within_time(config, Arc::clone(candidate), widths)?;
+                let served = within_time(config, Arc::clone(candidate), config.policy.weights)?;
                 let name = self.fallback.as_ref().map(|it| named(it).unwrap_or_else(|| hex(&it.sha256())));
-                (Provenance::of(candidate, &served, name), served.policy)
+                (Provenance::of(config, candidate, &served, name), served.policy)
             }
         };
-        let load_fallback = |candidate| within_time(config, Arc::clone(candidate), widths);
+        // The fallback is what is still right when something is not: in full precision.
+        let load_fallback = |candidate| within_time(config, Arc::clone(candidate), Precision::F32);
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
@@ -210,9 +211,12 @@ fn permitted(
 fn within_time(
     config: &AgentConfig,
     candidate: Arc<Candidate>,
-    widths: Widths,
+    weights: Precision,
 ) -> Result<Served, DaemonError> {
-    let (backend, limit) = (config.policy.backend, config.policy.load_timeout);
+    let dimensions = config.dimensions;
+    let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };
+    let limit = config.policy.load_timeout;
+    let Execution { backend, weights } = Execution { backend: config.policy.backend, weights }.settled();
     let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
     let engine_core = config.engine.core;
     let (results, inbox) = crossbeam::channel::bounded(1);
@@ -221,8 +225,8 @@ fn within_time(
         .spawn(move || {
             // Beside a running engine, its core is left alone.
             engine_core.into_iter().for_each(keep_off);
-            let served =
-                confined(backend, allow_unsandboxed).and_then(|backend| Ok(candidate.load(backend, widths)?));
+            let served = confined(backend, allow_unsandboxed)
+                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));
             // Nobody listens any more where the time has run out.
             drop(results.send(served));
         })

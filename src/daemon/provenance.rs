@@ -4,7 +4,7 @@ use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
 use crate::engine::{Company, GuardMode, InputGuard};
 use crate::host::forbid_files;
-use crate::policy::Policy;
+use crate::policy::{Policy, Precision};
 use crate::telemetry::FeatureCounts;
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +38,8 @@ pub(super) struct Provenance {
     name: Option<String>,
     algorithm: Option<String>,
     backend: &'static str,
+    /// How the backend holds the weights: `f32` or `bf16`.
+    weights: &'static str,
     passed_over: Option<PassedOver>,
     golden: Option<Proof>,
     signature: &'static str,
@@ -78,6 +80,7 @@ impl Provenance {
             name: None,
             algorithm: None,
             backend: policy.backend(),
+            weights: Precision::F32.name(),
             passed_over: None,
             golden: None,
             signature: SignatureState::Absent.name(),
@@ -93,13 +96,19 @@ impl Provenance {
     }
 
     /// Of a policy that was loaded.
-    pub(super) fn of(candidate: &Candidate, served: &Served, fallback: Option<String>) -> Self {
+    pub(super) fn of(
+        config: &AgentConfig,
+        candidate: &Candidate,
+        served: &Served,
+        fallback: Option<String>,
+    ) -> Self {
         let manifest = candidate.manifest();
         Self {
             kind: if manifest.is_some() { "bundle" } else { "unproven" },
             name: manifest.map(|manifest| manifest.name.clone()),
             algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
             backend: served.policy.backend(),
+            weights: config.policy.weights.name(),
             passed_over: served.passed_over.clone(),
             golden: served.proof.clone(),
             signature: candidate.signature().name(),
@@ -161,6 +170,7 @@ impl Provenance {
         match (&self.golden, self.kind) {
             (Some(proof), _) => tracing::info!(
                 backend = self.backend,
+                weights = self.weights,
                 vectors = proof.vectors,
                 worst = proof.worst,
                 signature = self.signature,

@@ -1,7 +1,7 @@
 //! Choosing a backend and loading a policy with it.
 
-use super::native::{self, Native};
-use super::{Dimensions, Null, Policy, PolicyError, Signature};
+use super::native::{self, Native, Refusal};
+use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,60 @@ impl std::str::FromStr for Backend {
             let names: Vec<_> = Self::ALL.iter().map(|backend| backend.name()).collect();
             format!("no such backend; there are {}", names.join(", "))
         })
+    }
+}
+
+/// What runs a policy, and how it holds the weights. A [`Backend`] alone is one that holds them as the file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// What runs it.
+    pub backend: Backend,
+    /// How it holds the weights: other than in single precision only with the native engine, and only where golden
+    /// vectors show that they are accurate enough.
+    pub weights: Precision,
+}
+
+impl From<Backend> for Execution {
+    fn from(backend: Backend) -> Self {
+        Self { backend, weights: Precision::F32 }
+    }
+}
+
+impl Execution {
+    /// The same with `auto` settled where the weights leave one backend only.
+    pub fn settled(self) -> Self {
+        match self {
+            Self { backend: Backend::Auto, weights: Precision::Bf16 } => {
+                Self { backend: Backend::Native, ..self }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the backend can hold weights that way.
+    ///
+    /// # Errors
+    /// [`PolicyError::Backend`] where it cannot.
+    pub fn check(self) -> Result<(), PolicyError> {
+        match self {
+            Self { backend: Backend::Torch | Backend::Null, weights: Precision::Bf16 } => {
+                Err(PolicyError::Backend {
+                    backend: self.backend.name(),
+                    reason: "it has no bf16 weights, only native has; allowed: f32".to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Execution {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.backend.name())?;
+        match self.weights {
+            Precision::F32 => Ok(()),
+            weights @ Precision::Bf16 => write!(out, " with {} weights", weights.name()),
+        }
     }
 }
 
@@ -105,15 +159,21 @@ impl PolicyFile {
     /// # Errors
     /// When the file is damaged, of other widths, or not one that the backend can run; when the backend is not part of
     /// this build.
-    pub fn load(&self, backend: Backend, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
-        match backend {
+    pub fn load(
+        &self,
+        execution: impl Into<Execution>,
+        widths: Widths,
+    ) -> Result<Box<dyn Policy>, PolicyError> {
+        let execution = execution.into().settled();
+        execution.check()?;
+        match execution.backend {
             Backend::Null => {
                 let observation = self.needed(widths.observation)?;
                 Ok(Box::new(Null::new(Dimensions { observation, action: widths.action.unwrap_or(1) })))
             }
-            Backend::Native => self.load_boxed(widths),
+            Backend::Native => self.load_boxed(execution.weights, widths),
             Backend::Torch => self.load_torch(widths),
-            Backend::Auto => match self.load_boxed(widths) {
+            Backend::Auto => match self.load_boxed(execution.weights, widths) {
                 Err(PolicyError::Unsupported { path, reason }) => {
                     self.load_torch(widths).map_err(|torch| match torch {
                         PolicyError::Backend { .. } => PolicyError::Unsupported {
@@ -128,40 +188,47 @@ impl PolicyFile {
         }
     }
 
-    fn load_boxed(&self, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
-        Ok(Box::new(self.load_native(widths)?))
+    fn load_boxed(&self, weights: Precision, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        Ok(Box::new(self.load_native(weights, widths)?))
     }
 
-    /// Loads the policy with the native engine, whose plan can be looked at.
+    /// Loads the policy with the native engine, whose plan can be looked at. Whether weights held that way are accurate
+    /// enough is for golden vectors to show.
     ///
     /// # Errors
     /// As [`PolicyFile::load`].
-    pub fn load_native(&self, widths: Widths) -> Result<Native, PolicyError> {
+    pub fn load_native(&self, weights: Precision, widths: Widths) -> Result<Native, PolicyError> {
+        self.lower(weights, widths)?.map_err(|refusal| refusal.at(&self.path))
+    }
+
+    /// The same, for those who want to know what stopped it and where.
+    ///
+    /// # Errors
+    /// [`PolicyError::Backend`] where the native engine itself fails.
+    pub fn lower(&self, weights: Precision, widths: Widths) -> Result<Result<Native, Refusal>, PolicyError> {
         let Signature { noise, states } = self.signature.clone().unwrap_or_default();
         let options = native::Options {
             observation: widths.observation,
             noise,
             states: states.clone(),
+            precision: weights,
             ..native::Options::default()
         };
-        let policy = Native::from_bytes(&self.bytes, &self.path, &options)?;
-        if self.signature.is_some() && policy.state_shapes() != states {
-            return Err(PolicyError::Shape {
-                path: self.path.clone(),
-                reason: format!(
-                    "expected carried states of shapes {states:?}, found {:?}",
-                    policy.state_shapes()
-                ),
-            });
-        }
-        let found = policy.dimensions();
-        match widths.action {
-            Some(expected) if expected != found.action => Err(PolicyError::Shape {
-                path: self.path.clone(),
-                reason: format!("expected an action of {expected} elements, found {}", found.action),
-            }),
-            _ => Ok(policy),
-        }
+        let lowered = Native::lower(&self.bytes, &options)?;
+        Ok(lowered.and_then(|policy| {
+            let found = policy.state_shapes();
+            if self.signature.is_some() && found != states {
+                let reason = format!("expected carried states of shapes {states:?}, found {found:?}");
+                return Err(Refusal::shape(reason));
+            }
+            let found = policy.dimensions().action;
+            match widths.action {
+                Some(expected) if expected != found => {
+                    Err(Refusal::shape(format!("expected an action of {expected} elements, found {found}")))
+                }
+                _ => Ok(policy),
+            }
+        }))
     }
 
     /// The observation's width, where the file does not say.

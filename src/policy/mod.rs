@@ -16,8 +16,9 @@ mod null;
 #[cfg(feature = "torch")]
 mod torch;
 
-pub use backend::{Backend, PolicyFile, Widths};
+pub use backend::{Backend, Execution, PolicyFile, Widths};
 pub use error::{Fault, PolicyError};
+pub use native::kernels::Precision;
 pub use null::Null;
 #[cfg(feature = "torch")]
 pub use torch::Torch;

@@ -36,7 +36,7 @@ impl Baseline {
     pub fn read(path: &Path) -> Result<Self, std::io::Error> {
         let text = std::fs::read(path)?;
         let summary: Summary = serde_json::from_slice(&text)?;
-        if summary.slice_medians_ns.is_empty() || summary.inference_ns.p50 == 0 {
+        if summary.inference_ns.slice_p50.is_empty() || summary.inference_ns.of_all.p50 == 0 {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a baseline without samples"));
         }
         Ok(Self { summary })
@@ -45,7 +45,7 @@ impl Baseline {
     /// Compares medians. Tails are shown but not compared: on a shared machine they are the machine's.
     pub fn compare(&self, run: &Summary) -> Comparison {
         Comparison {
-            median_ratio: run.inference_ns.p50 as f64 / self.summary.inference_ns.p50 as f64,
+            median_ratio: run.inference_ns.of_all.p50 as f64 / self.summary.inference_ns.of_all.p50 as f64,
             noise_ratio: spread(&self.summary) * spread(run) * (1.0 + MARGIN_PERCENT / 100.0),
         }
     }
@@ -53,7 +53,7 @@ impl Baseline {
 
 /// The upper over the lower quartile of the slices' medians: a ratio of at least 1.
 fn spread(summary: &Summary) -> f64 {
-    let mut medians = summary.slice_medians_ns.clone();
+    let mut medians = summary.inference_ns.slice_p50.clone();
     medians.sort_unstable();
     let at = |share: f64| medians[((medians.len() - 1) as f64 * share).round() as usize].max(1) as f64;
     if medians.is_empty() { 1.0 } else { at(0.75) / at(0.25) }
@@ -63,18 +63,19 @@ fn spread(summary: &Summary) -> f64 {
 mod tests {
     use super::*;
     use crate::telemetry::Percentiles;
+    use crate::validation::CallLatencies;
 
-    fn run(p50: u64, slice_medians_ns: Vec<u64>) -> Summary {
+    fn run(p50: u64, slice_p50: Vec<u64>) -> Summary {
         Summary {
             backend: "native".to_owned(),
             trials: 100,
-            inference_ns: Percentiles { count: 100, p50, ..Percentiles::default() },
+            inference_ns: CallLatencies {
+                of_all: Percentiles { count: 100, p50, ..Percentiles::default() },
+                slice_p50,
+            },
             hiccup_ns: Percentiles::default(),
             within_deadline: 1.0,
             verdict: "pass".to_owned(),
-            deadline_us: 100.0,
-            required_share: 0.99,
-            slice_medians_ns,
         }
     }
 

@@ -17,7 +17,7 @@ pub fn html(validation: &Validation, title: &str) -> String {
     let summary = validation.summary();
     let verdict = if validation.holds() { "met" } else { "missed" };
     let plot = plot(validation);
-    let rows = [("inference", summary.inference_ns), ("platform hiccups", summary.hiccup_ns)]
+    let rows = [("inference", summary.inference_ns.of_all), ("platform hiccups", summary.hiccup_ns)]
         .map(|(name, figures)| row(name, &figures))
         .concat();
     format!(
@@ -36,9 +36,9 @@ pub fn html(validation: &Validation, title: &str) -> String {
         title = escape(title),
         backend = escape(&summary.backend),
         trials = summary.trials,
-        deadline = summary.deadline_us,
+        deadline = validation.objective.deadline.0 as f64 / 1e3,
         within = summary.within_deadline * 100.0,
-        required = summary.required_share * 100.0,
+        required = validation.objective.share * 100.0,
         class = summary.verdict,
     )
 }
@@ -144,6 +144,7 @@ mod tests {
         let validation = Validation {
             backend: "native",
             objective: Objective { trials: 1000, deadline: Nanos(500), share: 0.9 },
+            met: 500,
             hiccup: inference.clone(),
             inference,
             slice_medians_ns: vec![500],

@@ -10,6 +10,7 @@ mod damage;
 mod serving;
 mod signatures;
 mod state;
+mod weights;
 
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

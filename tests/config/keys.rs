@@ -244,6 +244,11 @@ const CONTRADICTIONS: &[(Settings, &str, &str)] = &[
         "no effect",
     ),
     (&[("policy.backend", "\"null\"")], "policy.path", "\"null\""),
+    (
+        &[("policy.backend", "\"torch\""), ("policy.weights", "\"bf16\"")],
+        "policy.weights",
+        "policy.backend = \"torch\" has no such weights; allowed: \"bf16\" only with",
+    ),
     (&[("policy.require_signature", "true")], "policy.require_signature", "policy.public_keys is empty"),
     (&[("policy.seed", "1")], "policy.seed", "policy.deterministic = true"),
     (&[("engine.idle_sleep_us", "50")], "engine.idle_sleep_us", "\"backoff\""),

@@ -15,7 +15,7 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
 use super::limits::Limits;
-use super::problem::Problem;
+use super::refusal::Refusal;
 
 const END: &[u8] = b"PK\x05\x06";
 const END_LEN: usize = 22;
@@ -50,19 +50,19 @@ pub(crate) struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     /// Reads the directory of `bytes` and checks it against `limits`.
-    pub(crate) fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, Problem> {
+    pub(crate) fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, Refusal> {
         if bytes.len() as u64 > limits.archive_bytes {
-            return Err(Problem::malformed(format!(
+            return Err(Refusal::malformed(format!(
                 "the archive has {} bytes, at most {} are read",
                 bytes.len(),
                 limits.archive_bytes
             )));
         }
         let end = end_record(bytes)
-            .ok_or_else(|| Problem::malformed("not a TorchScript archive: no zip end record"))?;
+            .ok_or_else(|| Refusal::malformed("not a TorchScript archive: no zip end record"))?;
         let (count, start) = (usize::from(u16_at(end, 10)), u32_at(end, 16) as usize);
         if count == usize::from(u16::MAX) || count > limits.entries {
-            return Err(Problem::malformed(format!(
+            return Err(Refusal::malformed(format!(
                 "the archive has {count} members or more, at most {} are read",
                 limits.entries
             )));
@@ -73,14 +73,14 @@ impl<'a> Archive<'a> {
         Ok(archive)
     }
 
-    fn read_directory(&mut self, start: usize, count: usize) -> Result<(), Problem> {
+    fn read_directory(&mut self, start: usize, count: usize) -> Result<(), Refusal> {
         let mut at = start;
         for index in 0..count {
-            let damaged = || Problem::malformed(format!("directory entry {index} is damaged"));
+            let damaged = || Refusal::malformed(format!("directory entry {index} is damaged"));
             let entry = record(self.bytes, at, DIRECTORY, DIRECTORY_LEN).ok_or_else(damaged)?;
             let name_len = usize::from(u16_at(entry, 28));
             if name_len > self.limits.name_bytes {
-                return Err(Problem::malformed(format!(
+                return Err(Refusal::malformed(format!(
                     "the name of member {index} has {name_len} bytes, at most {} are allowed",
                     self.limits.name_bytes
                 )));
@@ -98,10 +98,10 @@ impl<'a> Archive<'a> {
             };
             at += DIRECTORY_LEN + name_len + usize::from(u16_at(entry, 30)) + usize::from(u16_at(entry, 32));
             let Some((_, inner)) = name.split_once('/') else {
-                return Err(Problem::malformed(format!("member {name:?} is not below a folder")));
+                return Err(Refusal::malformed(format!("member {name:?} is not below a folder")));
             };
             if self.members.insert(inner.to_owned(), member).is_some() {
-                return Err(Problem::malformed(format!("two members are named {inner:?}")));
+                return Err(Refusal::malformed(format!("two members are named {inner:?}")));
             }
         }
         Ok(())
@@ -117,7 +117,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The content of the member `name`, or `None` where there is none.
-    pub(crate) fn read_if_present(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+    pub(crate) fn read_if_present(&mut self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(&member) = self.members.get(name) else { return Ok(None) };
         let content = self.content(member).map_err(|problem| problem.within(&format!("member {name}")))?;
         self.remaining -= content.len() as u64;
@@ -125,36 +125,36 @@ impl<'a> Archive<'a> {
     }
 
     /// The content of the member `name`, which must be there.
-    pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, Problem> {
+    pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, Refusal> {
         self.read_if_present(name)?.ok_or_else(|| {
-            Problem::malformed(format!("the archive has no member {name}, so it is not TorchScript"))
+            Refusal::malformed(format!("the archive has no member {name}, so it is not TorchScript"))
         })
     }
 
-    fn content(&self, member: Member) -> Result<Vec<u8>, Problem> {
+    fn content(&self, member: Member) -> Result<Vec<u8>, Refusal> {
         let allowed = self.limits.entry_bytes.min(self.remaining);
         if member.flags & ENCRYPTED != 0 {
-            return Err(Problem::malformed("is encrypted"));
+            return Err(Refusal::malformed("is encrypted"));
         }
         // The declared size may refuse early, but the content is counted as it comes.
         if member.size > allowed {
-            return Err(Problem::malformed(format!("{} bytes, {allowed} are allowed", member.size)));
+            return Err(Refusal::malformed(format!("{} bytes, {allowed} are allowed", member.size)));
         }
         let local = record(self.bytes, member.header, LOCAL, LOCAL_LEN)
-            .ok_or_else(|| Problem::malformed("its header is damaged"))?;
+            .ok_or_else(|| Refusal::malformed("its header is damaged"))?;
         let start =
             member.header + LOCAL_LEN + usize::from(u16_at(local, 26)) + usize::from(u16_at(local, 28));
         let packed = start
             .checked_add(member.compressed)
             .and_then(|end| self.bytes.get(start..end))
-            .ok_or_else(|| Problem::malformed("ends beyond the archive"))?;
+            .ok_or_else(|| Refusal::malformed("ends beyond the archive"))?;
         let content = match member.method {
             STORED => packed.to_vec(),
             DEFLATED => inflate(packed, member.size)?,
-            other => return Err(Problem::malformed(format!("compression method {other} is not read"))),
+            other => return Err(Refusal::malformed(format!("compression method {other} is not read"))),
         };
         if content.len() as u64 != member.size {
-            return Err(Problem::malformed(format!(
+            return Err(Refusal::malformed(format!(
                 "{} bytes where {} are declared",
                 content.len(),
                 member.size
@@ -163,19 +163,19 @@ impl<'a> Archive<'a> {
         let mut crc = Crc::new();
         crc.update(&content);
         if crc.sum() != member.crc {
-            return Err(Problem::malformed("its checksum is wrong"));
+            return Err(Refusal::malformed("its checksum is wrong"));
         }
         Ok(content)
     }
 }
 
 /// At most one byte more than `size`, which the caller then sees is wrong.
-fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>, Problem> {
+fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>, Refusal> {
     let mut content = Vec::with_capacity(size.min(1 << 20) as usize);
     DeflateDecoder::new(packed)
         .take(size + 1)
         .read_to_end(&mut content)
-        .map_err(|error| Problem::malformed(format!("cannot be decompressed: {error}")))?;
+        .map_err(|error| Refusal::malformed(format!("cannot be decompressed: {error}")))?;
     Ok(content)
 }
 

@@ -22,8 +22,8 @@ mod lower;
 mod module;
 mod pickle;
 mod plan;
-mod problem;
 mod reference;
+mod refusal;
 mod source;
 mod tensor;
 
@@ -31,12 +31,12 @@ use std::path::Path;
 
 pub use limits::Limits;
 pub use plan::{Description, StepDescription};
+pub use refusal::{Place, Refusal, RefusalKind};
 
 use super::{Dimensions, Fault, Policy, PolicyError};
 use kernels::{Isa, Precision};
 use lower::Known;
 use plan::{Plan, Target};
-use problem::Problem;
 
 /// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows, which must hold
 /// whatever the stack of the caller is.
@@ -97,7 +97,7 @@ impl Native {
         let length = std::fs::metadata(path).map_err(unreadable)?.len();
         if length > options.limits.archive_bytes {
             let limit = options.limits.archive_bytes;
-            return Err(Problem::malformed(format!("{length} bytes, at most {limit} are read")).at(path));
+            return Err(Refusal::malformed(format!("{length} bytes, at most {limit} are read")).at(path));
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
         Self::from_bytes(&bytes, path, options)
@@ -108,6 +108,14 @@ impl Native {
     /// # Errors
     /// As [`Native::load`].
     pub fn from_bytes(bytes: &[u8], name: &Path, options: &Options) -> Result<Self, PolicyError> {
+        Self::lower(bytes, options)?.map_err(|refusal| refusal.at(name))
+    }
+
+    /// Loads an archive from memory; where it is refused, says what stopped it and where.
+    ///
+    /// # Errors
+    /// [`PolicyError::Backend`] where there is no thread to load on.
+    pub fn lower(bytes: &[u8], options: &Options) -> Result<Result<Self, Refusal>, PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("policy-loader".to_owned())
@@ -116,7 +124,7 @@ impl Native {
                 .map(|thread| thread.join())
         });
         match loaded {
-            Ok(Ok(built)) => built.map_err(|problem| problem.at(name)),
+            Ok(Ok(built)) => Ok(built),
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(source) => Err(PolicyError::Backend {
                 backend: "native",
@@ -125,7 +133,7 @@ impl Native {
         }
     }
 
-    fn build(bytes: &[u8], options: &Options) -> Result<Self, Problem> {
+    fn build(bytes: &[u8], options: &Options) -> Result<Self, Refusal> {
         let known = Known {
             observation: options.observation,
             noise: (options.noise > 0).then_some(options.noise),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::archive::Archive;
 use super::limits::Limits;
 use super::pickle::{Id, Node, Pickle};
-use super::problem::Problem;
+use super::refusal::Refusal;
 use super::tensor::{Data, Positions, count};
 
 /// A tensor as stored: contiguous elements and the shape they fill.
@@ -30,7 +30,7 @@ impl Tree {
         name: &str,
         folder: &'static str,
         limits: &Limits,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Refusal> {
         let bytes = archive.read(name)?;
         let pickle = Pickle::parse(&bytes, limits).map_err(|problem| problem.within(name))?;
         Ok(Self { pickle, folder, tensors: HashMap::new() })
@@ -47,7 +47,7 @@ impl Tree {
         id: Id,
         archive: &mut Archive<'_>,
         limits: &Limits,
-    ) -> Result<Stored, Problem> {
+    ) -> Result<Stored, Refusal> {
         if let Some(stored) = self.tensors.get(&id) {
             return Ok(stored.clone());
         }
@@ -56,14 +56,14 @@ impl Tree {
         Ok(stored)
     }
 
-    fn read_tensor(&self, id: Id, archive: &mut Archive<'_>, limits: &Limits) -> Result<Stored, Problem> {
+    fn read_tensor(&self, id: Id, archive: &mut Archive<'_>, limits: &Limits) -> Result<Stored, Refusal> {
         let layout = Layout::parse(&self.pickle, id).ok_or_else(|| {
-            Problem::malformed(format!("value {id} of {}.pkl is not a tensor", self.folder))
+            Refusal::malformed(format!("value {id} of {}.pkl is not a tensor", self.folder))
         })?;
         let name = format!("{}/{}", self.folder, layout.key);
         let elements =
             count(&layout.shape).filter(|&elements| elements <= limits.elements).ok_or_else(|| {
-                Problem::malformed(format!(
+                Refusal::malformed(format!(
                     "{name}: shape {:?} is beyond {} elements",
                     layout.shape, limits.elements
                 ))
@@ -71,7 +71,7 @@ impl Tree {
         let bytes = archive.read(&name)?;
         let storage = decode(&layout.storage, &bytes).map_err(|problem| problem.within(&name))?;
         if storage.len() < layout.declared {
-            return Err(Problem::malformed(format!(
+            return Err(Refusal::malformed(format!(
                 "{name}: {} elements are declared, {} are stored",
                 layout.declared,
                 storage.len()
@@ -80,7 +80,7 @@ impl Tree {
         // The furthest element decides whether the view stays inside, so that gathering needs no further check.
         let furthest = layout.furthest().filter(|&last| elements == 0 || last < storage.len());
         if furthest.is_none() {
-            return Err(Problem::malformed(format!(
+            return Err(Refusal::malformed(format!(
                 "{name}: shape {:?} with strides {:?} from {} leaves the {} stored elements",
                 layout.shape,
                 layout.strides,
@@ -152,11 +152,11 @@ impl Layout {
     }
 }
 
-fn decode(storage: &str, bytes: &[u8]) -> Result<Data, Problem> {
-    fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Vec<T>, Problem> {
+fn decode(storage: &str, bytes: &[u8]) -> Result<Data, Refusal> {
+    fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Vec<T>, Refusal> {
         let (chunks, rest) = bytes.as_chunks::<N>();
         if !rest.is_empty() {
-            return Err(Problem::malformed(format!("{} bytes are no whole number of elements", bytes.len())));
+            return Err(Refusal::malformed(format!("{} bytes are no whole number of elements", bytes.len())));
         }
         Ok(chunks.iter().map(|&chunk| read(chunk)).collect())
     }
@@ -173,7 +173,7 @@ fn decode(storage: &str, bytes: &[u8]) -> Result<Data, Problem> {
         "Char" => Data::I64(elements(bytes, |value| i64::from(i8::from_le_bytes(value)))?),
         "Byte" => Data::I64(elements(bytes, |value: [u8; 1]| i64::from(value[0]))?),
         "Bool" => Data::Bool(elements(bytes, |value: [u8; 1]| value[0] != 0)?),
-        other => return Err(Problem::unsupported(format!("tensors of type {other} are not run natively"))),
+        other => return Err(Refusal::unsupported(format!("tensors of type {other} are not run natively"))),
     })
 }
 

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use super::limits::Limits;
-use super::problem::Problem;
+use super::refusal::Refusal;
 
 /// The index of a value in its [`Pickle`].
 pub(crate) type Id = usize;
@@ -49,7 +49,7 @@ pub(crate) struct Pickle {
 
 impl Pickle {
     /// Parses `bytes`.
-    pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, Problem> {
+    pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         Machine::new(bytes, limits).run()
     }
 
@@ -128,7 +128,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn run(mut self) -> Result<Pickle, Problem> {
+    fn run(mut self) -> Result<Pickle, Refusal> {
         loop {
             let start = self.at;
             let opcode = self.byte()?;
@@ -140,12 +140,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn step(&mut self, opcode: u8) -> Result<(), Problem> {
+    fn step(&mut self, opcode: u8) -> Result<(), Refusal> {
         match opcode {
             0x80 => {
                 let protocol = self.byte()?;
                 if protocol > 4 {
-                    return Err(Problem::malformed(format!("protocol {protocol} is not read")));
+                    return Err(Refusal::malformed(format!("protocol {protocol} is not read")));
                 }
             }
             b'N' => self.push(Node::None)?,
@@ -237,7 +237,7 @@ impl<'a> Machine<'a> {
                 self.recall(slot)?;
             }
             other => {
-                return Err(Problem::malformed(format!(
+                return Err(Refusal::malformed(format!(
                     "opcode 0x{other:02x} has no place in a TorchScript file"
                 )));
             }
@@ -245,46 +245,46 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Problem> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Refusal> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
         let Some(end) = end else {
-            return Err(Problem::malformed(format!("pickle ends early, at byte {}", self.at)));
+            return Err(Refusal::malformed(format!("pickle ends early, at byte {}", self.at)));
         };
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Problem> {
+    fn byte(&mut self) -> Result<u8, Refusal> {
         Ok(self.take(1)?[0])
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Refusal> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 
-    fn line(&mut self) -> Result<&'a str, Problem> {
+    fn line(&mut self) -> Result<&'a str, Refusal> {
         let rest = &self.bytes[self.at..];
         let Some(length) = rest.iter().take(self.limits.name_bytes).position(|&byte| byte == b'\n') else {
-            return Err(Problem::malformed("a name does not end"));
+            return Err(Refusal::malformed("a name does not end"));
         };
         self.at += length + 1;
-        std::str::from_utf8(&rest[..length]).map_err(|_| Problem::malformed("a name is not UTF-8"))
+        std::str::from_utf8(&rest[..length]).map_err(|_| Refusal::malformed("a name is not UTF-8"))
     }
 
-    fn string(&mut self, length: usize) -> Result<(), Problem> {
+    fn string(&mut self, length: usize) -> Result<(), Refusal> {
         let bytes = self.take(length)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Problem::malformed("a string is not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Refusal::malformed("a string is not UTF-8"))?;
         self.push(Node::Str(text.into()))
     }
 
     /// An integer of up to eight little-endian bytes, the last one signed.
-    fn long(&mut self) -> Result<(), Problem> {
+    fn long(&mut self) -> Result<(), Refusal> {
         let length = usize::from(self.byte()?);
         if length > 8 {
-            return Err(Problem::malformed(format!("an integer of {length} bytes, at most 8 are read")));
+            return Err(Refusal::malformed(format!("an integer of {length} bytes, at most 8 are read")));
         }
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
@@ -293,30 +293,30 @@ impl<'a> Machine<'a> {
         self.push(Node::Int(i64::from_le_bytes(extended)))
     }
 
-    fn global(&mut self) -> Result<(), Problem> {
+    fn global(&mut self) -> Result<(), Refusal> {
         let module = self.line()?;
         let name = self.line()?;
         self.push(Node::Global(format!("{module}.{name}").into()))
     }
 
-    fn push(&mut self, node: Node) -> Result<(), Problem> {
+    fn push(&mut self, node: Node) -> Result<(), Refusal> {
         if self.nodes.len() >= self.limits.pickle_values {
-            return Err(Problem::malformed(format!("more than {} values", self.limits.pickle_values)));
+            return Err(Refusal::malformed(format!("more than {} values", self.limits.pickle_values)));
         }
         self.nodes.push(node);
         self.stack.push(self.nodes.len() - 1);
         Ok(())
     }
 
-    fn count_members(&mut self, count: usize) -> Result<(), Problem> {
+    fn count_members(&mut self, count: usize) -> Result<(), Refusal> {
         self.members += count;
         if self.members > self.limits.pickle_values {
-            return Err(Problem::malformed(format!("more than {} members", self.limits.pickle_values)));
+            return Err(Refusal::malformed(format!("more than {} members", self.limits.pickle_values)));
         }
         Ok(())
     }
 
-    fn push_tuple(&mut self, members: Vec<Id>) -> Result<(), Problem> {
+    fn push_tuple(&mut self, members: Vec<Id>) -> Result<(), Refusal> {
         self.count_members(members.len())?;
         self.push(Node::Tuple(members))
     }
@@ -326,69 +326,69 @@ impl<'a> Machine<'a> {
         self.marks.last().copied().unwrap_or(0)
     }
 
-    fn pop(&mut self) -> Result<Id, Problem> {
+    fn pop(&mut self) -> Result<Id, Refusal> {
         if self.stack.len() <= self.floor() {
-            return Err(Problem::malformed("the stack is empty"));
+            return Err(Refusal::malformed("the stack is empty"));
         }
-        self.stack.pop().ok_or_else(|| Problem::malformed("the stack is empty"))
+        self.stack.pop().ok_or_else(|| Refusal::malformed("the stack is empty"))
     }
 
-    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, Problem> {
+    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, Refusal> {
         let start = self.stack.len().checked_sub(count).filter(|&start| start >= self.floor());
-        let Some(start) = start else { return Err(Problem::malformed("the stack is too short")) };
+        let Some(start) = start else { return Err(Refusal::malformed("the stack is too short")) };
         Ok(self.stack.split_off(start))
     }
 
-    fn pop_marked(&mut self) -> Result<Vec<Id>, Problem> {
-        let start = self.marks.pop().ok_or_else(|| Problem::malformed("no mark to return to"))?;
+    fn pop_marked(&mut self) -> Result<Vec<Id>, Refusal> {
+        let start = self.marks.pop().ok_or_else(|| Refusal::malformed("no mark to return to"))?;
         Ok(self.stack.split_off(start))
     }
 
-    fn top(&self) -> Result<Id, Problem> {
+    fn top(&self) -> Result<Id, Refusal> {
         if self.stack.len() <= self.floor() {
-            return Err(Problem::malformed("the stack is empty"));
+            return Err(Refusal::malformed("the stack is empty"));
         }
-        self.stack.last().copied().ok_or_else(|| Problem::malformed("the stack is empty"))
+        self.stack.last().copied().ok_or_else(|| Refusal::malformed("the stack is empty"))
     }
 
-    fn append(&mut self, mut members: Vec<Id>) -> Result<(), Problem> {
+    fn append(&mut self, mut members: Vec<Id>) -> Result<(), Refusal> {
         self.count_members(members.len())?;
         let target = self.top()?;
         match &mut self.nodes[target] {
             Node::List(list) => list.append(&mut members),
-            _ => return Err(Problem::malformed("append to something that is not a list")),
+            _ => return Err(Refusal::malformed("append to something that is not a list")),
         }
         Ok(())
     }
 
-    fn set_items(&mut self, members: Vec<Id>) -> Result<(), Problem> {
+    fn set_items(&mut self, members: Vec<Id>) -> Result<(), Refusal> {
         if !members.len().is_multiple_of(2) {
-            return Err(Problem::malformed("a key without a value"));
+            return Err(Refusal::malformed("a key without a value"));
         }
         self.count_members(members.len())?;
         let target = self.top()?;
         match &mut self.nodes[target] {
             Node::Dict(dict) => dict.extend(members.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
-            _ => return Err(Problem::malformed("items set on something that is not a dict")),
+            _ => return Err(Refusal::malformed("items set on something that is not a dict")),
         }
         Ok(())
     }
 
-    fn build(&mut self) -> Result<(), Problem> {
+    fn build(&mut self) -> Result<(), Refusal> {
         let built = self.pop()?;
         let target = self.top()?;
         match &mut self.nodes[target] {
             Node::Object { state, .. } if state.is_none() => *state = Some(built),
-            _ => return Err(Problem::malformed("state for something that is not a new object")),
+            _ => return Err(Refusal::malformed("state for something that is not a new object")),
         }
         Ok(())
     }
 
-    fn memoize(&mut self, slot: usize) -> Result<(), Problem> {
+    fn memoize(&mut self, slot: usize) -> Result<(), Refusal> {
         let id = self.top()?;
         // The writer numbers its slots from zero, so a slot beyond the values made so far is damage.
         if slot > self.nodes.len() {
-            return Err(Problem::malformed(format!("memo slot {slot} is out of sequence")));
+            return Err(Refusal::malformed(format!("memo slot {slot} is out of sequence")));
         }
         if self.memo.len() <= slot {
             self.memo.resize(slot + 1, None);
@@ -397,9 +397,9 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn recall(&mut self, slot: usize) -> Result<(), Problem> {
+    fn recall(&mut self, slot: usize) -> Result<(), Refusal> {
         let id = self.memo.get(slot).copied().flatten();
-        let Some(id) = id else { return Err(Problem::malformed(format!("memo slot {slot} is empty"))) };
+        let Some(id) = id else { return Err(Refusal::malformed(format!("memo slot {slot} is empty"))) };
         // Each recall costs a byte of the file, so the stack stays within the file's size.
         self.stack.push(id);
         Ok(())

@@ -7,16 +7,20 @@
 //! Recurrent weights are often a little larger than a cache level (the 65 kB of a 64-unit LSTM against 48 kB). Walking
 //! through them in the same order at every step would then find none of them there, since the oldest go first. So every
 //! pass runs opposite to the one before and begins with the blocks that were used last (measured: a fifth off a window
-//! of an LSTM 32→64, a quarter off a step of 32→256). Which way it runs does not change any result. The direction is kept in the caller's scratch memory and may be lost without harm.
+//! of an LSTM 32→64, a quarter off a step of 32→256). Which way it runs does not change any result. The direction is kept
+//! in the caller's scratch memory and may be lost without harm.
 
 use super::activation::pointwise::Identity;
 use super::isa::{Isa, Precision};
 use super::lanes::Lanes;
 use super::panel::{self, multiply_rows};
-use super::storage::{Aligned, Half, Single, Stored, pack_panel};
+use super::storage::{self, Aligned, Stored, pack_panel};
 
 /// Most vectors of hidden units in one block.
 const WIDE: usize = 2;
+/// Bytes of the first cache level that every processor has. A block should fit in there, or else the pass that begins
+/// with the last one used still finds none of it: its end drove out its beginning.
+const NEAREST_CACHE: usize = 32 << 10;
 /// Biases a hidden unit has: four gates of the LSTM; reset, update and the two halves of the candidate of the GRU.
 pub(super) const BIASES: usize = 4;
 
@@ -59,9 +63,27 @@ pub(super) struct Blocks {
     weights: Aligned,
     /// For each block [`BIASES`] times its hidden units; for [`Isa::Scalar`] one block of all.
     bias: Aligned,
-    /// Blocks of [`WIDE`] vectors, then at most one of a single vector.
+    /// Blocks of [`WIDE`] vectors, then those of a single vector.
     wide: usize,
     narrow: usize,
+}
+
+/// How many blocks of [`WIDE`] vectors of hidden units, and of one, a layer of so many `vectors` is cut into. Wide ones
+/// need fewer loads for the same multiply-adds, so narrow ones are for what is left over, and for layers whose blocks
+/// fit the nearest cache only so (measured with an LSTM 32→64: an eighth off a step). That is no gain where bf16 halves
+/// the loads, as arithmetic then sets the pace.
+fn cut(precision: Precision, vectors: usize, narrow_bytes: usize) -> (usize, usize) {
+    let only_narrow_fits = WIDE * narrow_bytes > NEAREST_CACHE && narrow_bytes <= NEAREST_CACHE;
+    if only_narrow_fits && precision == Precision::F32 {
+        (0, vectors)
+    } else {
+        (vectors / WIDE, vectors % WIDE)
+    }
+}
+
+/// Steps that cover so many inputs at that precision.
+fn steps(precision: Precision, inputs: usize) -> usize {
+    inputs.div_ceil(storage::step(precision))
 }
 
 /// One block's place.
@@ -88,7 +110,8 @@ impl Blocks {
         let (inputs, hidden, lanes) = (of.inputs, of.hidden, isa.lanes());
         let (mut words, mut biases) = (Vec::new(), Vec::new());
         let vectors = hidden.div_ceil(lanes);
-        let (wide, narrow) = (vectors / WIDE, vectors % WIDE);
+        let steps = steps(precision, inputs) + steps(precision, hidden);
+        let (wide, narrow) = cut(precision, vectors, 4 * steps * gates * lanes);
         if isa == Isa::Scalar {
             words.extend(of.ih.iter().chain(of.hh).map(|&weight| precision.round(weight)));
             biases.extend((0..BIASES * hidden).map(|i| bias(i / hidden, i % hidden)));
@@ -135,20 +158,18 @@ impl Blocks {
     }
 
     fn steps(&self) -> usize {
-        match self.precision {
-            Precision::F32 => Single::steps(self.inputs) + Single::steps(self.hidden),
-            Precision::Bf16 => Half::steps(self.inputs) + Half::steps(self.hidden),
-        }
+        steps(self.precision, self.inputs) + steps(self.precision, self.hidden)
     }
 
     /// Where block `index` lies, below [`Blocks::count`].
     #[inline(always)]
     pub fn place(&self, index: usize) -> Place {
         debug_assert!(index < self.count());
-        let first = index * WIDE * self.isa.lanes();
-        // Only the last block may be narrow, so all before it are wide.
+        // Vectors of hidden units in the blocks before: wide ones come first.
+        let before = index + index.min(self.wide) * (WIDE - 1);
+        let first = before * self.isa.lanes();
         Place {
-            weights: self.weights.as_ptr().wrapping_add(index * self.steps() * self.step_words(WIDE)),
+            weights: self.weights.as_ptr().wrapping_add(before * self.steps() * self.step_words(1)),
             bias: self.bias.as_ptr().wrapping_add(first * BIASES),
             first,
             is_wide: index < self.wide,
@@ -165,11 +186,7 @@ impl Blocks {
 
     /// Bytes of the weights of the hidden state alone, which every step of a window loads anew.
     pub fn recurrent_bytes(&self) -> usize {
-        let steps = match self.precision {
-            Precision::F32 => Single::steps(self.hidden),
-            Precision::Bf16 => Half::steps(self.hidden),
-        };
-        4 * steps * self.gates * self.padded()
+        4 * steps(self.precision, self.hidden) * self.gates * self.padded()
     }
 
     /// Hidden units up to a whole vector.

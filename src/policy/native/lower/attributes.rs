@@ -3,7 +3,7 @@
 use super::interpreter::{Interpreter, Scope, Source, Step, unsupported};
 use super::value::Value;
 use crate::policy::native::pickle::{Id, Node};
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::DType;
 
 impl Interpreter<'_, '_> {
@@ -23,7 +23,7 @@ impl Interpreter<'_, '_> {
         let id = index.and_then(|index| pickle.sequence(pickle.root())?.get(index).copied());
         match id {
             Some(id) => self.load(Source::Constants, id, 0),
-            None => Err(Problem::malformed(format!("CONSTANTS.{name} is not in constants.pkl")).into()),
+            None => Err(Refusal::malformed(format!("CONSTANTS.{name} is not in constants.pkl")).into()),
         }
     }
 
@@ -54,7 +54,7 @@ impl Interpreter<'_, '_> {
         self.charge(1)?;
         if depth > self.program.limits.depth {
             return Err(
-                Problem::malformed(format!("values nest deeper than {}", self.program.limits.depth)).into()
+                Refusal::malformed(format!("values nest deeper than {}", self.program.limits.depth)).into()
             );
         }
         if let Some(&tensor) = self.loaded.get(&(source, id)) {

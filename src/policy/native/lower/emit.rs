@@ -7,7 +7,7 @@ use super::interpreter::{Interpreter, Step, mismatch, unsupported};
 use super::value::Value;
 use crate::policy::native::kernels::Activation;
 use crate::policy::native::plan;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data, count};
 
 /// One operand of an elementwise operation, with what decides the type of the result.
@@ -63,7 +63,7 @@ impl Interpreter<'_, '_> {
         let mut views = self.emit(op, inputs, &[(dtype, shape.to_vec())])?;
         match views.pop() {
             Some(view) => Ok(view),
-            None => Err(Problem::malformed("an operation without a result").into()),
+            None => Err(Refusal::malformed("an operation without a result").into()),
         }
     }
 
@@ -235,6 +235,19 @@ impl Interpreter<'_, '_> {
         };
         let (views, shape) = self.broadcast(&[a, b], dtype)?;
         self.emit_one(Op::Compare(op), views, DType::Bool, &shape)
+    }
+
+    /// `a` where the condition holds, `b` elsewhere. The three broadcast together.
+    pub(super) fn choose(&mut self, condition: &View, a: &Operand, b: &Operand) -> Step<View> {
+        let dtype = Self::common_type(&[a, b]);
+        let condition = Operand { view: self.cast(condition, DType::Bool)?, literal: false };
+        let shape = Self::broadcast_shape(&[&condition, a, b])?;
+        let mut inputs = vec![self.expand(&condition.view, &shape)?];
+        for operand in [a, b] {
+            let view = self.cast(&operand.view, dtype)?;
+            inputs.push(self.expand(&view, &shape)?);
+        }
+        self.emit_one(Op::Where, inputs, dtype, &shape)
     }
 
     /// `view op number`, in the type of `view`.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::policy::native::kernels::Activation;
 use crate::policy::native::limits::Limits;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data, Positions, contiguous_strides, count};
 
 pub(crate) type RootId = usize;
@@ -368,19 +368,19 @@ impl Graph {
     }
 
     /// Counts `added` elements against the limit.
-    pub(crate) fn charge_elements(&mut self, added: Option<usize>, limits: &Limits) -> Result<(), Problem> {
+    pub(crate) fn charge_elements(&mut self, added: Option<usize>, limits: &Limits) -> Result<(), Refusal> {
         let elements = added.and_then(|added| self.elements.checked_add(added));
         self.elements = elements.filter(|&elements| elements <= limits.elements).ok_or_else(|| {
-            Problem::malformed(format!("the values of the plan are beyond {} elements", limits.elements))
+            Refusal::malformed(format!("the values of the plan are beyond {} elements", limits.elements))
         })?;
         Ok(())
     }
 
     /// Counts `added` multiply-adds against the limit.
-    pub(crate) fn charge_arithmetic(&mut self, factors: &[usize], limits: &Limits) -> Result<(), Problem> {
+    pub(crate) fn charge_arithmetic(&mut self, factors: &[usize], limits: &Limits) -> Result<(), Refusal> {
         let total = count(factors).and_then(|added| self.multiply_adds.checked_add(added));
         self.multiply_adds = total.filter(|&total| total <= limits.multiply_adds).ok_or_else(|| {
-            Problem::malformed(format!("the plan is beyond {} multiply-adds", limits.multiply_adds))
+            Refusal::malformed(format!("the plan is beyond {} multiply-adds", limits.multiply_adds))
         })?;
         Ok(())
     }
@@ -393,12 +393,12 @@ impl Graph {
         results: &[(DType, Vec<usize>)],
         place: &Place,
         limits: &Limits,
-    ) -> Result<Vec<View>, Problem> {
+    ) -> Result<Vec<View>, Refusal> {
         for (_, shape) in results {
             self.charge_elements(count(shape), limits)?;
         }
         if self.nodes.len() >= limits.operations {
-            return Err(Problem::malformed(format!("more than {} operations", limits.operations)));
+            return Err(Refusal::malformed(format!("more than {} operations", limits.operations)));
         }
         let views: Vec<View> =
             results.iter().map(|(dtype, shape)| self.root(Origin::Computed, *dtype, shape)).collect();

@@ -14,7 +14,7 @@ use crate::policy::native::archive::Archive;
 use crate::policy::native::limits::Limits;
 use crate::policy::native::module::Tree;
 use crate::policy::native::pickle::{Id, Node};
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::{Place, Refusal};
 use crate::policy::native::source::{
     Expression, ExpressionKind, Function, Library, Statement, StatementKind,
 };
@@ -23,13 +23,13 @@ use crate::policy::native::source::{
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The file cannot be run natively.
-    Refused(Problem),
+    Refused(Refusal),
     /// The shape of this argument must be known to go on; `suggestion` is the only one that fits, where that is clear.
     NeedsShape { input: usize, suggestion: Option<Vec<usize>> },
 }
 
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
+impl From<Refusal> for Stop {
+    fn from(problem: Refusal) -> Self {
         Self::Refused(problem)
     }
 }
@@ -38,12 +38,12 @@ pub(super) type Step<T> = Result<T, Stop>;
 
 /// Refuses a construct; the place is added on the way out.
 pub(super) fn unsupported<T>(reason: impl Into<String>) -> Step<T> {
-    Err(Stop::Refused(Problem::unsupported(reason)))
+    Err(Stop::Refused(Refusal::unsupported(reason)))
 }
 
 /// Refuses shapes or types that PyTorch itself would refuse.
 pub(super) fn mismatch<T>(reason: impl Into<String>) -> Step<T> {
-    Err(Stop::Refused(Problem::shape(reason)))
+    Err(Stop::Refused(Refusal::shape(reason)))
 }
 
 /// An archive opened for lowering. Attributes and source are shared by all attempts.
@@ -114,9 +114,11 @@ impl<'p, 'a> Interpreter<'p, 'a> {
 
     fn located(&self, stop: Stop) -> Stop {
         match stop {
-            Stop::Refused(problem) => {
-                Stop::Refused(problem.within(&format!("{}:{}: {}", self.file, self.line, self.operator)))
-            }
+            Stop::Refused(problem) => Stop::Refused(problem.found_at(|| Place {
+                file: self.file.to_string(),
+                line: self.line,
+                operator: self.operator.to_string(),
+            })),
             other => other,
         }
     }
@@ -131,7 +133,7 @@ impl<'p, 'a> Interpreter<'p, 'a> {
     ) -> Step<Value> {
         let class_name = self.class_name(id)?;
         let Some(class) = self.program.library.class(&class_name) else {
-            return Err(Problem::malformed(format!("class {class_name} has no source in the archive")).into());
+            return Err(Refusal::malformed(format!("class {class_name} has no source in the archive")).into());
         };
         let Some(function) = class.method(name).cloned() else {
             return unsupported(format!("class {class_name} has no method {name}"));
@@ -147,9 +149,9 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         match pickle.get(id) {
             Node::Object { class, .. } => match pickle.global(*class) {
                 Some(name) => Ok(name.to_owned()),
-                None => Err(Problem::malformed("an object's class has no name").into()),
+                None => Err(Refusal::malformed("an object's class has no name").into()),
             },
-            _ => Err(Problem::malformed("data.pkl does not hold a module").into()),
+            _ => Err(Refusal::malformed("data.pkl does not hold a module").into()),
         }
     }
 
@@ -201,7 +203,7 @@ impl<'p, 'a> Interpreter<'p, 'a> {
         // A module call is about four levels, and modules nest as deep as source may.
         let limit = self.program.limits.depth * 4;
         if self.depth > limit {
-            return Err(Problem::malformed(format!("calls nest deeper than {limit} levels")).into());
+            return Err(Refusal::malformed(format!("calls nest deeper than {limit} levels")).into());
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use super::archive::Archive;
 use super::limits::Limits;
 use super::module::Tree;
-use super::problem::Problem;
+use super::refusal::{Refusal, RefusalKind};
 use super::source::Library;
 use super::tensor::DType;
 use graph::{Graph, View};
@@ -43,12 +43,12 @@ pub(crate) struct Known {
 const ATTEMPTS: usize = 256;
 
 /// Lowers the policy in `bytes`.
-pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowered, Problem> {
+pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowered, Refusal> {
     let mut archive = Archive::open(bytes, limits)?;
     if let Some(order) = archive.read_if_present("byteorder")?
         && order != b"little"
     {
-        return Err(Problem::unsupported("tensors are stored in big-endian order"));
+        return Err(Refusal::unsupported("tensors are stored in big-endian order"));
     }
     let attributes = Tree::read(&mut archive, "data.pkl", "data", limits)?;
     let constants = Tree::read(&mut archive, "constants.pkl", "constants", limits)?;
@@ -56,11 +56,11 @@ pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowe
     let mut program = Program { archive, library, attributes, constants, limits: *limits };
     let arguments = program.arguments()?;
     if arguments == 0 {
-        return Err(Problem::unsupported("forward takes no observation"));
+        return Err(Refusal::unsupported("forward takes no observation"));
     }
     let first_state = 1 + usize::from(known.noise.is_some());
     if arguments < first_state {
-        return Err(Problem::shape("noise is given, forward takes an observation only"));
+        return Err(Refusal::shape("noise is given, forward takes an observation only"));
     }
     Search { program: &mut program, arguments, first_state, attempts: 0, deepest: None }.run(known)
 }
@@ -73,11 +73,11 @@ struct Search<'p, 'a> {
     first_state: usize,
     attempts: usize,
     /// The refusal that came furthest, which says most about what is wrong.
-    deepest: Option<(usize, Problem)>,
+    deepest: Option<(usize, Refusal)>,
 }
 
 impl Search<'_, '_> {
-    fn run(mut self, known: &Known) -> Result<Lowered, Problem> {
+    fn run(mut self, known: &Known) -> Result<Lowered, Refusal> {
         let mut shapes: Vec<Option<Vec<usize>>> = vec![None; self.arguments];
         if let Some(noise) = known.noise {
             shapes[1] = Some(vec![1, noise]);
@@ -86,7 +86,7 @@ impl Search<'_, '_> {
             *shape = Some(state.clone());
         }
         if !known.states.is_empty() && known.states.len() != self.arguments - self.first_state {
-            return Err(Problem::shape(format!(
+            return Err(Refusal::shape(format!(
                 "{} states are given, forward takes {}",
                 known.states.len(),
                 self.arguments - self.first_state
@@ -104,16 +104,16 @@ impl Search<'_, '_> {
         }
         Err(match self.deepest {
             Some((_, problem)) => problem,
-            None => Problem::shape("no width of the observation fits the weights: give it explicitly"),
+            None => Refusal::shape("no width of the observation fits the weights: give it explicitly"),
         })
     }
 
     /// Lowers with these shapes, filling in those that are missing. `None` where the shapes do not fit.
-    fn attempt(&mut self, shapes: &mut [Option<Vec<usize>>]) -> Result<Option<Lowered>, Problem> {
+    fn attempt(&mut self, shapes: &mut [Option<Vec<usize>>]) -> Result<Option<Lowered>, Refusal> {
         loop {
             self.attempts += 1;
             if self.attempts > ATTEMPTS {
-                return Err(Problem::unsupported(format!(
+                return Err(Refusal::unsupported(format!(
                     "no shapes found for the arguments of forward in {ATTEMPTS} attempts: give them explicitly"
                 )));
             }
@@ -137,7 +137,7 @@ impl Search<'_, '_> {
                             return Ok(Some(lowered));
                         }
                     }
-                    let problem = Problem::shape(format!(
+                    let problem = Refusal::shape(format!(
                         "the shape of argument {input} of forward cannot be told from the weights: give it explicitly"
                     ));
                     return self.refused(0, problem);
@@ -151,8 +151,8 @@ impl Search<'_, '_> {
     }
 
     /// Remembers a refusal; only one about shapes leaves hope for others.
-    fn refused(&mut self, operations: usize, problem: Problem) -> Result<Option<Lowered>, Problem> {
-        if matches!(problem, Problem::Malformed(_)) {
+    fn refused(&mut self, operations: usize, problem: Refusal) -> Result<Option<Lowered>, Refusal> {
+        if problem.kind == RefusalKind::Malformed {
             return Err(problem);
         }
         if self.deepest.as_ref().is_none_or(|(deepest, _)| operations > *deepest) {
@@ -173,12 +173,12 @@ fn collect(
     value: &Value,
     shapes: &[Option<Vec<usize>>],
     first_state: usize,
-) -> Result<Vec<View>, Problem> {
+) -> Result<Vec<View>, Refusal> {
     let mut flat = Vec::new();
     flatten(value, 0, &mut flat)?;
     let states = shapes.len() - first_state;
     if flat.len() != states + 1 {
-        return Err(Problem::unsupported(format!(
+        return Err(Refusal::unsupported(format!(
             "forward takes {} arguments and returns {} tensors: (observation, state…) → (action, state…) is run",
             shapes.len(),
             flat.len()
@@ -186,7 +186,7 @@ fn collect(
     }
     let problem = |stop| match stop {
         Stop::Refused(problem) => problem,
-        Stop::NeedsShape { input, .. } => Problem::shape(format!(
+        Stop::NeedsShape { input, .. } => Refusal::shape(format!(
             "the shape of argument {input} of forward cannot be told: give it explicitly"
         )),
     };
@@ -197,16 +197,16 @@ fn collect(
             Value::Unshaped(input) => {
                 return Err(problem(Stop::NeedsShape { input, suggestion: None }));
             }
-            other => return Err(Problem::unsupported(format!("forward returns a {}", other.kind()))),
+            other => return Err(Refusal::unsupported(format!("forward returns a {}", other.kind()))),
         };
         if index == 0 && view.len() == 0 {
-            return Err(Problem::shape("the action has no elements"));
+            return Err(Refusal::shape("the action has no elements"));
         }
         let argument = index.checked_sub(1).map(|state| shapes[first_state + state].as_ref());
         if let Some(argument) = argument
             && argument != Some(&view.shape)
         {
-            return Err(Problem::shape(format!(
+            return Err(Refusal::shape(format!(
                 "state {index} has shape {:?} as an argument and {:?} as a result",
                 argument, view.shape
             )));
@@ -217,12 +217,12 @@ fn collect(
     Ok(views)
 }
 
-fn flatten(value: &Value, depth: usize, flat: &mut Vec<Value>) -> Result<(), Problem> {
+fn flatten(value: &Value, depth: usize, flat: &mut Vec<Value>) -> Result<(), Refusal> {
     match value.members() {
         Some(members) if depth < 4 && flat.len() + members.len() <= 256 => {
             members.iter().try_for_each(|member| flatten(member, depth + 1, flat))
         }
-        Some(_) => Err(Problem::unsupported("forward returns nested or very long lists")),
+        Some(_) => Err(Refusal::unsupported("forward returns nested or very long lists")),
         None => {
             flat.push(value.clone());
             Ok(())
@@ -232,7 +232,7 @@ fn flatten(value: &Value, depth: usize, flat: &mut Vec<Value>) -> Result<(), Pro
 
 impl Program<'_> {
     /// How many tensors the root's `forward` takes.
-    fn arguments(&self) -> Result<usize, Problem> {
+    fn arguments(&self) -> Result<usize, Refusal> {
         let pickle = self.attributes.pickle();
         let class = match pickle.get(pickle.root()) {
             super::pickle::Node::Object { class, .. } => pickle.global(*class),
@@ -242,7 +242,7 @@ impl Program<'_> {
             class.and_then(|class| self.library.class(class)).and_then(|class| class.method("forward"));
         match forward {
             Some(forward) => Ok(forward.parameters.len().saturating_sub(1)),
-            None => Err(Problem::malformed("data.pkl holds no module with a forward method in code/")),
+            None => Err(Refusal::malformed("data.pkl holds no module with a forward method in code/")),
         }
     }
 

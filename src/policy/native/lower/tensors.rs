@@ -6,7 +6,7 @@ use super::graph::{Origin, Place, View};
 use super::interpreter::{Interpreter, Step, mismatch, unsupported};
 use super::value::{TensorId, Value};
 use crate::policy::native::limits::Limits;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::Data;
 
 /// One entry of the table.
@@ -91,7 +91,7 @@ impl Interpreter<'_, '_> {
         self.evaluations = self.evaluations.saturating_add(cost);
         let limit = self.program.limits.evaluations;
         if self.evaluations > limit {
-            return Err(Problem::malformed(format!("takes more than {limit} evaluations")).into());
+            return Err(Refusal::malformed(format!("takes more than {limit} evaluations")).into());
         }
         Ok(())
     }

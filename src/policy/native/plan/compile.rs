@@ -8,7 +8,7 @@ use crate::policy::native::kernels::{Binary, Conv1d, Conv1dShape, Dense, Gru, Ls
 use crate::policy::native::lower::graph::{
     BinaryOp, Graph, Node, Op, Origin, RecurrentWeights, UnaryOp, View,
 };
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data};
 
 /// A value that needs a place.
@@ -35,7 +35,7 @@ pub(super) fn compile(
     outputs: &[View],
     inputs: &[usize],
     target: Target,
-) -> Result<Plan, Problem> {
+) -> Result<Plan, Refusal> {
     let mut compiler = Compiler {
         graph,
         target,
@@ -84,16 +84,16 @@ impl Compiler<'_> {
     }
 
     /// The data of a constant, contiguous.
-    fn constant(&self, view: &View) -> Result<Vec<f32>, Problem> {
+    fn constant(&self, view: &View) -> Result<Vec<f32>, Refusal> {
         let data = self.graph.constant_data(view);
         match data.as_deref().and_then(Data::as_f32) {
             Some(values) => Ok(values.to_vec()),
-            None => Err(Problem::unsupported("weights that are not constant single-precision numbers")),
+            None => Err(Refusal::unsupported("weights that are not constant single-precision numbers")),
         }
     }
 
     /// The elements of `view` in row-major order: where they are, or where a gather puts them first.
-    fn span(&mut self, view: &View, node: Option<&Node>) -> Result<Span, Problem> {
+    fn span(&mut self, view: &View, node: Option<&Node>) -> Result<Span, Refusal> {
         if let Some(data) = self.graph.constant_data(view) {
             if view.is_contiguous() && view.len() == self.graph.roots[view.root].len {
                 let buffer = match self.places[view.root] {
@@ -110,7 +110,7 @@ impl Compiler<'_> {
             return Ok(Span { buffer, start: 0, len: view.len() });
         }
         let Some((buffer, start)) = self.places[view.root] else {
-            return Err(Problem::malformed("a value is read before it is computed"));
+            return Err(Refusal::malformed("a value is read before it is computed"));
         };
         if view.is_contiguous() {
             return Ok(Span { buffer, start: start + view.offset, len: view.len() });
@@ -118,9 +118,9 @@ impl Compiler<'_> {
         let table = view
             .positions()
             .map(|position| {
-                u32::try_from(position).map_err(|_| Problem::malformed("a value is too large to index"))
+                u32::try_from(position).map_err(|_| Refusal::malformed("a value is too large to index"))
             })
-            .collect::<Result<Box<[u32]>, Problem>>()?;
+            .collect::<Result<Box<[u32]>, Refusal>>()?;
         let input = Span { buffer, start, len: self.graph.roots[view.root].len };
         let output = self.fresh(view.dtype, view.len());
         let mut description = describe(node, "layout");
@@ -132,7 +132,7 @@ impl Compiler<'_> {
     }
 
     /// An elementwise operand: one element where all are the same.
-    fn operand(&mut self, view: &View, node: &Node) -> Result<Span, Problem> {
+    fn operand(&mut self, view: &View, node: &Node) -> Result<Span, Refusal> {
         if view.len() > 1 && view.is_uniform() {
             let one = View { shape: Vec::new(), strides: Vec::new(), ..view.clone() };
             return self.span(&one, Some(node));
@@ -141,7 +141,7 @@ impl Compiler<'_> {
     }
 
     /// A span that outlives the call and is nobody's argument.
-    fn result(&mut self, view: &View) -> Result<Span, Problem> {
+    fn result(&mut self, view: &View) -> Result<Span, Refusal> {
         let span = self.span(view, None)?;
         let is_input = matches!(self.graph.roots[view.root].origin, Origin::Input(_));
         if !is_input || !view.is_contiguous() {
@@ -156,7 +156,7 @@ impl Compiler<'_> {
         Ok(output)
     }
 
-    fn node(&mut self, node: &Node) -> Result<(), Problem> {
+    fn node(&mut self, node: &Node) -> Result<(), Refusal> {
         let dtype = node.inputs.first().map_or(DType::F32, |view| view.dtype);
         let mut description = describe(Some(node), "");
         description.outputs = node.outputs.iter().map(|&root| self.graph.roots[root].len).collect();
@@ -319,7 +319,7 @@ impl Compiler<'_> {
     }
 
     /// `not x` is `x xor true`.
-    fn negate(&mut self, node: &Node, input: Span, description: StepDescription) -> Result<(), Problem> {
+    fn negate(&mut self, node: &Node, input: Span, description: StepDescription) -> Result<(), Refusal> {
         let buffer = self.buffer(DType::Bool, 1, true, Some(Data::Bool(vec![true])));
         let one = Span { buffer, start: 0, len: 1 };
         let output = self.output(node);
@@ -335,14 +335,14 @@ impl Compiler<'_> {
         dtype: DType,
         input: Span,
         description: StepDescription,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Refusal> {
         let op = crate::policy::native::lower::graph::CompareOp::Ne;
         let output = self.output(node);
         self.finish_step(Step::Compare { dtype, op, a: input, b: input, output }, description);
         Ok(())
     }
 
-    fn recurrent_parts(&self, weights: &RecurrentWeights) -> Result<RecurrentParts, Problem> {
+    fn recurrent_parts(&self, weights: &RecurrentWeights) -> Result<RecurrentParts, Refusal> {
         let bias = match &weights.bias {
             Some((input, hidden)) => Some((self.constant(input)?, self.constant(hidden)?)),
             None => None,
@@ -361,7 +361,7 @@ impl Compiler<'_> {
         node: &Node,
         weights: &RecurrentWeights,
         mut description: StepDescription,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
         let layer = Lstm::pack(
@@ -393,7 +393,7 @@ impl Compiler<'_> {
         node: &Node,
         weights: &RecurrentWeights,
         mut description: StepDescription,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
         let layer = Gru::pack(

@@ -12,7 +12,7 @@ pub use describe::{Description, StepDescription};
 use crate::policy::Fault;
 use crate::policy::native::kernels::{Isa, Precision};
 use crate::policy::native::lower::graph::{Graph, Origin, View};
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data};
 use arena::Arenas;
 use step::{Span, Step};
@@ -42,7 +42,7 @@ impl Plan {
         outputs: &[View],
         inputs: &[usize],
         target: Target,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Refusal> {
         compile::compile(graph, outputs, inputs, target)
     }
 
@@ -88,12 +88,12 @@ impl Plan {
 }
 
 /// Computes `views` of a graph in which everything is constant.
-pub(crate) fn evaluate(graph: &Graph, views: &[View]) -> Result<Vec<Data>, Problem> {
+pub(crate) fn evaluate(graph: &Graph, views: &[View]) -> Result<Vec<Data>, Refusal> {
     debug_assert!(graph.roots.iter().all(|root| !matches!(root.origin, Origin::Input(_))));
     let target = Target { isa: Isa::Scalar, precision: Precision::F32 };
     let mut plan = Plan::compile(graph, views, &[], target)?;
     let _flush = crate::denormals::FlushDenormals::enter();
-    plan.run().map_err(|_| Problem::shape("an operation on constants fails"))?;
+    plan.run().map_err(|_| Refusal::shape("an operation on constants fails"))?;
     Ok(plan
         .outputs
         .iter()

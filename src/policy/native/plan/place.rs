@@ -4,7 +4,7 @@ use super::Plan;
 use super::arena::{Allocator, Arena, Arenas};
 use super::compile::Compiler;
 use super::step::Span;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data};
 
 impl Compiler<'_> {
@@ -13,7 +13,7 @@ impl Compiler<'_> {
         mut self,
         mut inputs: Vec<Span>,
         mut outputs: Vec<(Span, DType)>,
-    ) -> Result<Plan, Problem> {
+    ) -> Result<Plan, Refusal> {
         let mut last = vec![0; self.buffers.len()];
         let mut first = vec![usize::MAX; self.buffers.len()];
         for (at, step) in self.steps.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {
@@ -27,7 +27,7 @@ pub(super) struct Spanned {
 const SYMBOLS: [&str; 17] =
     ["->", "(", ")", "[", "]", "{", "}", ",", ":", ".", "=", "-", "+", "*", "/", "<", ">"];
 
-pub(super) fn tokenize(text: &str, depth: usize) -> Result<Vec<Spanned>, (u32, Problem)> {
+pub(super) fn tokenize(text: &str, depth: usize) -> Result<Vec<Spanned>, (u32, Refusal)> {
     Lexer { text, at: 0, line: 1, brackets: 0, indents: vec![0], depth, tokens: Vec::new() }.run()
 }
 
@@ -43,7 +43,7 @@ struct Lexer<'a> {
 }
 
 impl Lexer<'_> {
-    fn run(mut self) -> Result<Vec<Spanned>, (u32, Problem)> {
+    fn run(mut self) -> Result<Vec<Spanned>, (u32, Refusal)> {
         while self.at < self.text.len() {
             if self.brackets == 0 && self.at_line_start() && !self.indentation()? {
                 continue;
@@ -63,8 +63,8 @@ impl Lexer<'_> {
         &self.text[self.at..]
     }
 
-    fn fail<T>(&self, reason: impl Into<String>) -> Result<T, (u32, Problem)> {
-        Err((self.line, Problem::malformed(reason)))
+    fn fail<T>(&self, reason: impl Into<String>) -> Result<T, (u32, Refusal)> {
+        Err((self.line, Refusal::malformed(reason)))
     }
 
     fn push(&mut self, token: Token) {
@@ -76,7 +76,7 @@ impl Lexer<'_> {
     }
 
     /// Measures a line's indentation. Blank and comment lines are skipped: `false` says so.
-    fn indentation(&mut self) -> Result<bool, (u32, Problem)> {
+    fn indentation(&mut self) -> Result<bool, (u32, Refusal)> {
         let width = self.rest().len() - self.rest().trim_start_matches(' ').len();
         self.at += width;
         match self.rest().bytes().next() {
@@ -119,7 +119,7 @@ impl Lexer<'_> {
         self.at += length;
     }
 
-    fn token(&mut self) -> Result<(), (u32, Problem)> {
+    fn token(&mut self) -> Result<(), (u32, Refusal)> {
         let Some(first) = self.rest().chars().next() else { return Ok(()) };
         match first {
             ' ' | '\t' | '\r' => self.at += 1,
@@ -148,7 +148,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn symbol(&mut self) -> Result<(), (u32, Problem)> {
+    fn symbol(&mut self) -> Result<(), (u32, Refusal)> {
         let Some(&symbol) = SYMBOLS.iter().find(|symbol| self.rest().starts_with(**symbol)) else {
             let found: String = self.rest().chars().take(1).collect();
             return self.fail(format!("{found:?} has no place in TorchScript source"));
@@ -166,7 +166,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn number(&mut self) -> Result<(), (u32, Problem)> {
+    fn number(&mut self) -> Result<(), (u32, Refusal)> {
         let bytes = self.rest().as_bytes();
         let mut length = 0;
         let mut float = false;
@@ -193,7 +193,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn string(&mut self, quote: char) -> Result<(), (u32, Problem)> {
+    fn string(&mut self, quote: char) -> Result<(), (u32, Refusal)> {
         let mut value = String::new();
         let mut characters = self.rest().char_indices().skip(1);
         while let Some((position, character)) = characters.next() {

@@ -11,7 +11,7 @@ pub(crate) use ast::{Class, Expression, ExpressionKind, Function, Statement, Sta
 
 use super::archive::Archive;
 use super::limits::Limits;
-use super::problem::Problem;
+use super::refusal::Refusal;
 
 /// Every class and function of an archive by its qualified name (`__torch__.torch.nn.modules.linear.Linear`).
 #[derive(Debug, Default)]
@@ -22,16 +22,16 @@ pub(crate) struct Library {
 
 impl Library {
     /// Parses all of `code/**/*.py`.
-    pub(crate) fn read(archive: &mut Archive<'_>, limits: &Limits) -> Result<Self, Problem> {
+    pub(crate) fn read(archive: &mut Archive<'_>, limits: &Limits) -> Result<Self, Refusal> {
         let mut library = Self::default();
         let mut bytes_left = limits.source_bytes;
         for name in archive.names("code/", ".py") {
             let bytes = archive.read(&name)?;
             bytes_left = bytes_left.checked_sub(bytes.len()).ok_or_else(|| {
-                Problem::malformed(format!("{name}: more than {} bytes of source", limits.source_bytes))
+                Refusal::malformed(format!("{name}: more than {} bytes of source", limits.source_bytes))
             })?;
             let text =
-                String::from_utf8(bytes).map_err(|_| Problem::malformed(format!("{name}: not UTF-8")))?;
+                String::from_utf8(bytes).map_err(|_| Refusal::malformed(format!("{name}: not UTF-8")))?;
             let prefix = name.trim_start_matches("code/").trim_end_matches(".py").replace('/', ".");
             library.add(&name, &prefix, &text, limits)?;
         }
@@ -45,7 +45,7 @@ impl Library {
         prefix: &str,
         text: &str,
         limits: &Limits,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Refusal> {
         let file: Rc<str> = file.into();
         let definitions = parser::parse(&file, text, limits)?;
         for class in definitions.classes {

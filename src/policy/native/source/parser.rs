@@ -7,15 +7,15 @@ use super::ast::{
 };
 use super::lexer::{Spanned, Token, tokenize};
 use crate::policy::native::limits::Limits;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 
 /// Links of one chain of attributes, calls and subscripts. Qualified class names have up to a dozen.
 const LINKS: usize = 32;
 
-type Parsed<T> = Result<T, (u32, Problem)>;
+type Parsed<T> = Result<T, (u32, Refusal)>;
 
-pub(super) fn parse(file: &Rc<str>, text: &str, limits: &Limits) -> Result<Definitions, Problem> {
-    let at = |(line, problem): (u32, Problem)| problem.within(&format!("{file}:{line}"));
+pub(super) fn parse(file: &Rc<str>, text: &str, limits: &Limits) -> Result<Definitions, Refusal> {
+    let at = |(line, problem): (u32, Refusal)| problem.within(&format!("{file}:{line}"));
     let tokens = tokenize(text, limits.depth).map_err(at)?;
     Parser { file, tokens, at: 0, depth: 0, limit: limits.depth }.file().map_err(at)
 }
@@ -47,7 +47,7 @@ impl Parser<'_> {
     }
 
     fn fail<T>(&self, wanted: &str) -> Parsed<T> {
-        Err((self.line(), Problem::malformed(format!("{wanted} expected, found {:?}", self.peek()))))
+        Err((self.line(), Refusal::malformed(format!("{wanted} expected, found {:?}", self.peek()))))
     }
 
     fn is_symbol(&self, symbol: &str) -> bool {
@@ -109,7 +109,7 @@ impl Parser<'_> {
 
     fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth >= self.limit {
-            return Err((self.line(), Problem::malformed(format!("nested deeper than {}", self.limit))));
+            return Err((self.line(), Refusal::malformed(format!("nested deeper than {}", self.limit))));
         }
         self.depth += 1;
         let parsed = parse(self);
@@ -117,7 +117,7 @@ impl Parser<'_> {
         parsed
     }
 
-    fn file(mut self) -> Result<Definitions, (u32, Problem)> {
+    fn file(mut self) -> Result<Definitions, (u32, Refusal)> {
         let mut definitions = Definitions::default();
         loop {
             self.skip_newlines();
@@ -365,7 +365,7 @@ impl Parser<'_> {
             };
             links += 1;
             if links > LINKS {
-                return Err((line, Problem::malformed(format!("a chain of more than {LINKS} links"))));
+                return Err((line, Refusal::malformed(format!("a chain of more than {LINKS} links"))));
             }
             expression = Expression { line, kind };
         }

@@ -37,7 +37,7 @@ impl Engine for LibTorch {
         Ok(())
     }
 
-    fn output(&self) -> Result<Vec<f32>> {
+    fn output(&mut self) -> Result<Vec<f32>> {
         let tensors = match self.output.as_ref().ok_or("not called yet")? {
             IValue::Tensor(tensor) => vec![tensor],
             IValue::Tuple(values) => values

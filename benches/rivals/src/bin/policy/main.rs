@@ -1,4 +1,5 @@
-//! Escapement's kernels beside other engines: the same networks, in one run, on one pinned core, one call at a time.
+//! Escapement's native backend beside other engines: the same networks, in one run, on one pinned core, one call at a
+//! time.
 //!
 //! `policy MODELS [--core N] [--calls N]`, where `models.py` wrote MODELS. Every engine must first give what PyTorch
 //! gave; bf16 weights are held to the tolerance that their rounding allows. Then the engines take turns, so that a
@@ -10,6 +11,8 @@ mod libtorch;
 mod network;
 mod onnxruntime;
 mod ours;
+#[cfg(feature = "rtneural")]
+mod rtneural;
 #[path = "../../../../kernels/timing.rs"]
 mod timing;
 mod tract;
@@ -54,24 +57,29 @@ fn options() -> Result<Options> {
 }
 
 fn load(environment: &Environment, network: &Network, files: &Files) -> Result<Vec<Box<dyn Engine>>> {
-    Ok(vec![
-        Box::new(ours::Ours::load(network, files, Precision::F32)),
-        Box::new(ours::Ours::load(network, files, Precision::Bf16)),
-        Box::new(onnxruntime::OnnxRuntime::load(environment, network, files)?),
-        Box::new(tract::Tract::load(network, files)?),
-        #[cfg(feature = "torch")]
-        Box::new(libtorch::LibTorch::load(network, files)?),
-    ])
+    let mut engines: Vec<Box<dyn Engine>> = vec![
+        Box::new(ours::Ours::load(network, files, Precision::F32)?),
+        Box::new(ours::Ours::load(network, files, Precision::Bf16)?),
+    ];
+    #[cfg(feature = "rtneural")]
+    for variant in &rtneural::VARIANTS {
+        engines.push(Box::new(rtneural::RtNeural::load(variant, network, files)?));
+    }
+    engines.push(Box::new(onnxruntime::OnnxRuntime::load(environment, network, files)?));
+    engines.push(Box::new(tract::Tract::load(network, files)?));
+    #[cfg(feature = "torch")]
+    engines.push(Box::new(libtorch::LibTorch::load(network, files)?));
+    Ok(engines)
 }
 
-/// Calls the engine once and compares with PyTorch's output.
-fn check(engine: &mut dyn Engine, expected: &[f32]) -> Result<()> {
-    engine.call()?;
-    let output = engine.output()?;
-    let tolerance = if engine.name().ends_with("bf16") { 2e-2 } else { 1e-5 };
+/// Compares what the engine computes with PyTorch's output.
+fn check(engine: &mut dyn Engine, network: &Network, files: &Files) -> Result<()> {
+    engine.settle(network)?;
+    let (output, expected) = (engine.output()?, engine.expected(network, files));
+    let tolerance = engine.tolerance();
     let agrees = |(&a, &b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs().max(1.0);
-    if output.len() != expected.len() || !output.iter().zip(expected).all(agrees) {
-        return Err(format!("{} does not compute what PyTorch computed", engine.name()).into());
+    if output.len() != expected.len() || !output.iter().zip(&expected).all(agrees) {
+        return Err(format!("{} does not compute what PyTorch computed for {}", engine.name(), network.name).into());
     }
     Ok(())
 }
@@ -92,10 +100,9 @@ fn main() -> Result<()> {
     let environment = ort::environment::init().build()?;
     for network in &NETWORKS {
         let files = Files::new(&options.models, network);
-        let expected = files.floats("output");
         let mut engines = load(&environment, network, &files)?;
         for engine in &mut engines {
-            check(&mut **engine, &expected)?;
+            check(&mut **engine, network, &files)?;
         }
         let mut samples: Vec<Sample> = engines.iter().map(|_| Sample::with_capacity(options.calls)).collect();
         for _ in 0..TURNS {

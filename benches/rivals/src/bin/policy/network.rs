@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// What a network is made of, for those engines that are told and do not read it from a file.
+/// What a network is made of, for those engines that are told its shapes.
 pub enum Kind {
-    /// Layer sizes; tanh or ReLU between them.
-    Mlp { sizes: &'static [usize], tanh: bool },
+    /// Layer sizes.
+    Mlp { sizes: &'static [usize] },
     /// An LSTM over so many steps.
     Lstm { inputs: usize, hidden: usize, steps: usize },
 }
@@ -17,8 +17,8 @@ pub struct Network {
 
 /// The five rows of the table.
 pub const NETWORKS: [Network; 5] = [
-    Network { name: "mlp-32-64-64-3-tanh", kind: Kind::Mlp { sizes: &[32, 64, 64, 3], tanh: true } },
-    Network { name: "mlp-128-256-256-3-relu", kind: Kind::Mlp { sizes: &[128, 256, 256, 3], tanh: false } },
+    Network { name: "mlp-32-64-64-3-tanh", kind: Kind::Mlp { sizes: &[32, 64, 64, 3] } },
+    Network { name: "mlp-128-256-256-3-relu", kind: Kind::Mlp { sizes: &[128, 256, 256, 3] } },
     Network { name: "lstm-32-64-step", kind: Kind::Lstm { inputs: 32, hidden: 64, steps: 1 } },
     Network { name: "lstm-32-256-step", kind: Kind::Lstm { inputs: 32, hidden: 256, steps: 1 } },
     Network { name: "lstm-32-64-window-20", kind: Kind::Lstm { inputs: 32, hidden: 64, steps: 20 } },
@@ -34,6 +34,12 @@ impl Files {
         Self { base: directory.join(network.name) }
     }
 
+    /// The network under the signature of a policy: what Escapement takes.
+    pub fn policy(&self) -> PathBuf {
+        self.base.with_added_extension("policy.pt")
+    }
+
+    /// The bare network.
     #[cfg(feature = "torch")]
     pub fn torchscript(&self) -> PathBuf {
         self.base.with_added_extension("pt")
@@ -43,7 +49,7 @@ impl Files {
         self.base.with_added_extension("onnx")
     }
 
-    /// `weights`, `input` or `output`, all little-endian `f32`.
+    /// `weights`, `input`, `output` or `settled`, all little-endian `f32`.
     pub fn floats(&self, extension: &str) -> Vec<f32> {
         let path = self.base.with_added_extension(extension);
         let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -55,7 +61,7 @@ impl Network {
     /// The shapes of the network's inputs: the observation, and the state where it is carried.
     pub fn input_shapes(&self) -> Vec<Vec<usize>> {
         match self.kind {
-            Kind::Mlp { sizes, .. } => vec![vec![1, sizes[0]]],
+            Kind::Mlp { sizes } => vec![vec![1, sizes[0]]],
             Kind::Lstm { inputs, hidden, steps: 1 } => {
                 vec![vec![1, 1, inputs], vec![1, 1, hidden], vec![1, 1, hidden]]
             }
@@ -66,7 +72,7 @@ impl Network {
     /// Elements of each of the network's outputs.
     pub fn output_shapes(&self) -> Vec<Vec<usize>> {
         match self.kind {
-            Kind::Mlp { sizes, .. } => vec![vec![1, sizes[sizes.len() - 1]]],
+            Kind::Mlp { sizes } => vec![vec![1, sizes[sizes.len() - 1]]],
             Kind::Lstm { hidden, steps: 1, .. } => vec![vec![1, 1, hidden]; 2],
             Kind::Lstm { hidden, .. } => vec![vec![1, 1, hidden]],
         }

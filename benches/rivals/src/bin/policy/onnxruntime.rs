@@ -60,7 +60,7 @@ impl Engine for OnnxRuntime {
         Ok(())
     }
 
-    fn output(&self) -> Result<Vec<f32>> {
+    fn output(&mut self) -> Result<Vec<f32>> {
         Ok(self.last.clone())
     }
 }

@@ -34,7 +34,7 @@ impl Engine for Tract {
         Ok(())
     }
 
-    fn output(&self) -> Result<Vec<f32>> {
+    fn output(&mut self) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for output in &self.outputs {
             all.extend_from_slice(output.try_as_plain_ram()?.as_slice::<f32>()?);

@@ -1,5 +1,6 @@
 //! The operators that `forward` may call, by their TorchScript names.
 
+mod composite;
 mod movement;
 mod network;
 mod pointwise;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use super::graph::View;
 use super::interpreter::{Interpreter, Step, Stop, mismatch, unsupported};
 use super::value::Value;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::DType;
 
 /// Calls the operator at `path` (`torch.tanh`, `ops.prim.NumToTensor`, `int`).
@@ -57,6 +58,9 @@ fn dispatch(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
         return Ok(Some(value));
     }
     if let Some(value) = pointwise::call(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
+    if let Some(value) = composite::call(interpreter, name, call)? {
         return Ok(Some(value));
     }
     if let Some(value) = movement::call(interpreter, name, call)? {
@@ -271,6 +275,6 @@ fn axis(axis: i64, rank: usize) -> Step<usize> {
 fn size(value: i64) -> Step<usize> {
     match usize::try_from(value) {
         Ok(size) => Ok(size),
-        Err(_) => Err(Problem::shape(format!("size {value}")).into()),
+        Err(_) => Err(Refusal::shape(format!("size {value}")).into()),
     }
 }

@@ -29,10 +29,13 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             let index = call.tensor(interpreter, 1, "indices")?;
             lookup(interpreter, &table, 0, &index)?
         }
-        "conv1d" => {
-            let geometry = geometry(interpreter, call, [3, 4, 5, 6])?;
-            convolution(interpreter, call, geometry)?
-        }
+        "conv1d" | "_convolution_mode" => match call.present(4, "padding") {
+            Some(Value::Str(mode)) => convolution_by_mode(interpreter, call, &mode.clone())?,
+            _ => {
+                let geometry = geometry(interpreter, call, [3, 4, 5, 6])?;
+                convolution(interpreter, call, geometry)?
+            }
+        },
         "_convolution" | "convolution" => {
             let transposed = call.flag(interpreter, 6, "transposed", false)?;
             if transposed {
@@ -259,7 +262,8 @@ fn geometry(interpreter: &Interpreter<'_, '_>, call: &Call, at: [usize; 4]) -> S
     let one = |position: usize, name: &str, default: usize| -> Step<usize> {
         match call.present(position, name) {
             None => Ok(default),
-            Some(Value::Str(_)) => unsupported("padding by name"),
+            // Its name says what it is; see `convolution_by_mode`.
+            Some(Value::Str(_)) => Ok(0),
             Some(value) => match *super::ints(interpreter, value)? {
                 [only] => size(only),
                 _ => unsupported("a convolution over more than one axis"),
@@ -276,6 +280,28 @@ fn geometry(interpreter: &Interpreter<'_, '_>, call: &Call, at: [usize; 4]) -> S
         return mismatch("a convolution whose stride, dilation or groups are 0");
     }
     Ok(geometry)
+}
+
+/// Padding by name: `valid` is none, `same` as much as keeps the length.
+fn convolution_by_mode(interpreter: &mut Interpreter<'_, '_>, call: &Call, mode: &str) -> Step<View> {
+    let geometry = geometry(interpreter, call, [3, 4, 5, 6])?;
+    let kernel = call.tensor(interpreter, 1, "weight")?.shape.last().copied().unwrap_or(0);
+    match mode {
+        "valid" => convolution(interpreter, call, geometry),
+        "same" if geometry.stride == 1 && kernel > 0 => {
+            let Some(total) = (kernel - 1).checked_mul(geometry.dilation) else {
+                return mismatch(format!("a kernel of {kernel} dilated by {}", geometry.dilation));
+            };
+            // An odd one out belongs to the right: padded on both sides there is one result too many on the left.
+            let padding = total.div_ceil(2);
+            let padded = convolution(interpreter, call, ConvGeometry { padding, ..geometry })?;
+            let last = padded.rank() - 1;
+            let extra = total % 2;
+            Ok(padded.narrowed(last, extra, 1, padded.shape[last] - extra))
+        }
+        "same" => mismatch("padding \"same\" with a stride"),
+        _ => unsupported(format!("padding {mode:?}")),
+    }
 }
 
 fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: ConvGeometry) -> Step<View> {

@@ -3,7 +3,7 @@
 use super::Call;
 use crate::policy::native::kernels::Activation;
 use crate::policy::native::lower::emit::Operand;
-use crate::policy::native::lower::graph::{BinaryOp, CompareOp, Op, UnaryOp, View};
+use crate::policy::native::lower::graph::{BinaryOp, CompareOp, UnaryOp, View};
 use crate::policy::native::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::policy::native::lower::value::Value;
 use crate::policy::native::tensor::DType;
@@ -232,14 +232,14 @@ fn selection(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
             let condition = call.tensor(interpreter, 0, "condition")?;
             let a = interpreter.operand(call.required(1, "self")?)?;
             let b = interpreter.operand(call.required(2, "other")?)?;
-            choose(interpreter, &condition, &a, &b)?
+            interpreter.choose(&condition, &a, &b)?
         }
         "masked_fill" => {
             let view = call.tensor(interpreter, 0, "self")?;
             let mask = call.tensor(interpreter, 1, "mask")?;
             let value = interpreter.operand(call.required(2, "value")?)?;
             let value = Operand { view: interpreter.cast(&value.view, view.dtype)?, literal: true };
-            choose(interpreter, &mask, &value, &Operand { view, literal: false })?
+            interpreter.choose(&mask, &value, &Operand { view, literal: false })?
         }
         "threshold" => {
             let view = call.tensor(interpreter, 0, "self")?;
@@ -247,15 +247,7 @@ fn selection(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
             let value = interpreter.operand(call.required(2, "value")?)?;
             let own = Operand { view, literal: false };
             let above = interpreter.compare(CompareOp::Gt, &own, &threshold)?;
-            choose(interpreter, &above, &own, &value)?
-        }
-        "log_sigmoid" | "logsigmoid" => {
-            // ln sigmoid(x) = -softplus(-x)
-            let view = call.tensor(interpreter, 0, "self")?;
-            let negative = interpreter.activation(Activation::Neg, &view)?;
-            let soft = Activation::Softplus { beta: 1.0, threshold: 1e30 };
-            let soft = interpreter.activation(soft, &negative)?;
-            interpreter.activation(Activation::Neg, &soft)?
+            interpreter.choose(&above, &own, &value)?
         }
         _ => return Ok(None),
     }))
@@ -289,20 +281,6 @@ fn clamp(
         }
     }
     Ok(bounded.view)
-}
-
-fn choose(interpreter: &mut Interpreter<'_, '_>, condition: &View, a: &Operand, b: &Operand) -> Step<View> {
-    let dtype = Interpreter::common_type(&[a, b]);
-    let condition = Operand { view: interpreter.cast(condition, DType::Bool)?, literal: false };
-    // The three broadcast together, though the condition keeps its type.
-    let shape = Interpreter::broadcast_shape(&[&condition, a, b])?;
-    let condition = interpreter.expand(&condition.view, &shape)?;
-    let mut inputs = vec![condition];
-    for operand in [a, b] {
-        let view = interpreter.cast(&operand.view, dtype)?;
-        inputs.push(interpreter.expand(&view, &shape)?);
-    }
-    interpreter.emit_one(Op::Where, inputs, dtype, &shape)
 }
 
 /// `to` in its several forms, and the shorthands for one type.

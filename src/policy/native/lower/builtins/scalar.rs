@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Call, axis, int};
 use crate::policy::native::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::policy::native::lower::value::Value;
-use crate::policy::native::problem::Problem;
+use crate::policy::native::refusal::Refusal;
 use crate::policy::native::tensor::{DType, Data};
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
@@ -52,7 +52,7 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
                 Some(Value::Str(message)) => message.to_string(),
                 _ => "an exception".to_owned(),
             };
-            return Err(Problem::shape(format!("forward raises at these shapes: {message}")).into());
+            return Err(Refusal::shape(format!("forward raises at these shapes: {message}")).into());
         }
         "warn" => Value::None,
         "append" => {

@@ -1,0 +1,1 @@
+"""Networks to compare the native backend with, and what PyTorch computes for them."""

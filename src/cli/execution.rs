@@ -1,0 +1,30 @@
+//! What runs a policy, as `predict` and `validate` are told.
+
+use super::exit::{ExitCode, Failure};
+use crate::policy::{Backend, Execution, Precision};
+
+/// What runs the policy.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExecutionArguments {
+    /// What runs the policy: auto, native, torch or null
+    #[arg(long, default_value = "auto")]
+    backend: Backend,
+    /// How the native backend holds weights: f32, or bf16 where a bundle's golden vectors agree with it
+    #[arg(long, default_value = "f32")]
+    weights: Precision,
+}
+
+impl ExecutionArguments {
+    pub(super) fn execution(&self) -> Result<Execution, Failure> {
+        let execution = Execution { backend: self.backend, weights: self.weights };
+        execution.check().map_err(|_| {
+            let message = format!(
+                "--weights {}: the backend {} has no such weights; allowed: with native or auto",
+                self.weights.name(),
+                self.backend.name()
+            );
+            Failure::new(ExitCode::Usage, message)
+        })?;
+        Ok(execution)
+    }
+}

@@ -1,0 +1,143 @@
+//! Weights in bfloat16: taken where golden vectors agree within the bundle's tolerance, refused everywhere else.
+
+use crate::support::{Agent, escapement, next_action, wait_for};
+use crate::{Copy, shipped};
+use escapement::wire::Outcome;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+/// A bundle whose vectors allow a hundredth of the action's range, where its own allow 1e-5.
+fn lenient() -> Copy {
+    let copy = Copy::of("small.bundle");
+    copy.edit_manifest("tolerance = 1e-5", "tolerance = 0.01");
+    copy
+}
+
+/// `escapement COMMAND POLICY ARGUMENTS`
+fn run(command: &str, policy: &Path, arguments: &[&str]) -> Output {
+    escapement().arg(command).arg(policy).args(arguments).output().expect("the program runs")
+}
+
+fn holds_one_line(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{stderr} does not say {word:?}");
+    }
+}
+
+/// The actions that `predict` writes, with these weights, for three observations.
+fn actions(policy: &Path, weights: &str) -> (Vec<f32>, tempfile::TempDir) {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let (observations, out) = (root.path().join("o.npy"), root.path().join("a.npy"));
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3), }");
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.as_bytes());
+    let values = [0.5f32, -0.25, 1.0, -0.7, 0.3, 0.1, 0.05, 0.9, -0.4];
+    npy.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    std::fs::write(&observations, npy).expect("observations");
+    let output = run(
+        "predict",
+        policy,
+        &[
+            "--observations",
+            observations.to_str().expect("UTF-8"),
+            "--out",
+            out.to_str().expect("UTF-8"),
+            "--weights",
+            weights,
+        ],
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let bytes = std::fs::read(out).expect("actions");
+    let values = bytes[128..].as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+    (values, root)
+}
+
+#[test]
+fn a_bundle_that_agrees_is_served_with_bf16_weights() {
+    let copy = lenient();
+    let (exact, _root) = actions(&copy.path, "f32");
+    let (rounded, _root) = actions(&copy.path, "bf16");
+    assert_ne!(exact, rounded, "the weights were rounded");
+    let far = exact.iter().zip(&rounded).find(|(a, b)| (*a - *b).abs() > 0.02);
+    assert!(far.is_none(), "{exact:?} and {rounded:?}");
+
+    let path = format!("{:?}", copy.path);
+    for backend in ["\"native\"", "\"auto\""] {
+        let agent = Agent::new(&[
+            ("policy.backend", backend),
+            ("policy.weights", "\"bf16\""),
+            ("policy.path", &path),
+            ("observation.dimension", "3"),
+        ]);
+        let process = agent.start_armed();
+        let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+        feed.commit(&[0.5, -0.25, 1.0]);
+        let (header, action) = next_action::<2>(&mut gateway);
+        assert_eq!((header.outcome, &action[..]), (Outcome::Policy.number(), &rounded[..2]));
+        process.signal(rustix::process::Signal::USR1);
+        let status: serde_json::Value = wait_for("status", || {
+            let text = std::fs::read(agent.directory.path().join("status.json")).ok()?;
+            serde_json::from_slice(&text).ok()
+        });
+        assert_eq!(process.stop().0.code(), Some(0));
+        assert_eq!(status["policy"]["weights"], "bf16");
+        assert!(status["policy"]["golden"]["worst"].as_f64().is_some_and(|worst| worst > 0.0), "{status}");
+    }
+}
+
+#[test]
+fn a_bundle_that_does_not_agree_is_refused_with_bf16_weights() {
+    let strict = shipped("small.bundle");
+    let words = ["policy.pt", "backend native with bf16 weights", "golden vector", "within 1e-5"];
+    for backend in ["auto", "native"] {
+        let arguments = ["--weights", "bf16", "--backend", backend, "--trials", "10"];
+        holds_one_line(&run("validate", &strict, &arguments), 65, &words);
+    }
+    let path = format!("{strict:?}");
+    let agent = Agent::new(&[
+        ("policy.backend", "\"auto\""),
+        ("policy.weights", "\"bf16\""),
+        ("policy.path", &path),
+        ("observation.dimension", "3"),
+    ]);
+    let (status, stderr) = agent.start().wait();
+    assert_eq!(status.code(), Some(65), "{stderr}");
+    let line = stderr.lines().last().expect("a reason");
+    assert!(words.iter().all(|word| line.contains(word)), "{line}");
+
+    // `inspect` looks at anything, and says what `run` would.
+    let output = run("inspect", &strict, &["--weights", "bf16", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&plan["precision"], &plan["golden"]["agrees"]), (&"bf16".into(), &false.into()));
+}
+
+#[test]
+fn a_file_that_stands_alone_has_nothing_to_show_for_bf16_weights() {
+    let file: PathBuf = shipped("small.bundle").join("policy.pt");
+    let words = ["policy.pt", "golden vectors", "allowed: f32, or a bundle"];
+    holds_one_line(&run("validate", &file, &["--weights", "bf16", "--trials", "10"]), 65, &words);
+    let path = format!("{file:?}");
+    let agent = Agent::new(&[
+        ("policy.backend", "\"native\""),
+        ("policy.weights", "\"bf16\""),
+        ("policy.path", &path),
+        ("observation.dimension", "3"),
+    ]);
+    let (status, stderr) = agent.start().wait();
+    assert_eq!(status.code(), Some(65), "{stderr}");
+    assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+}
+
+#[test]
+fn other_backends_have_no_such_weights() {
+    for backend in ["torch", "null"] {
+        let arguments = ["--weights", "bf16", "--backend", backend];
+        let words = ["--weights bf16", backend, "allowed: with native or auto"];
+        holds_one_line(&run("validate", &lenient().path, &arguments), 64, &words);
+    }
+}

@@ -178,34 +178,37 @@ def assert_same_actions(bundle: Bundle, got: Array, expected: Array, lead: Array
     assert not numpy.any(different), f"{different.sum()} of {len(different)} rows differ"
 
 
-def lead_of(
+def scores_of(
     model: Any, observations: Any, masks: Array | None = None, state: Any = None, starts: Array | None = None
-) -> Array | None:
-    """[n]: by how much the best action leads the second best in the model's own scores; None where actions are Box.
+) -> list[torch.Tensor]:
+    """The model's own scores [n, count] of each component of a discrete action.
 
     Observations are those that `predict` takes, normalised.
     """
-    if isinstance(model.action_space, spaces.Box):
-        return None
     policy = model.policy
     tensors, _ = policy.obs_to_tensor(observations)
     name = type(model).__name__
     with torch.no_grad():
         if name == "DQN":
-            parts = [policy.q_net(tensors)]
-        elif name == "QRDQN":
-            parts = [policy.quantile_net(tensors).mean(dim=1)]
-        elif name == "ARS":
-            parts = [policy.action_net(policy.extract_features(tensors, policy.features_extractor))]
-        else:
-            extra: list[Any] = [] if masks is None else [masks]
-            if state is not None:
-                extra = [tuple(map(torch.from_numpy, state)), torch.from_numpy(starts).float()]
-            chosen = policy.get_distribution(tensors, *extra)
-            # With a state, the next one comes along.
-            parts = logits_of(chosen[0] if state is not None else chosen)
+            return [policy.q_net(tensors)]
+        if name == "QRDQN":
+            return [policy.quantile_net(tensors).mean(dim=1)]
+        if name == "ARS":
+            return [policy.action_net(policy.extract_features(tensors, policy.features_extractor))]
+        extra: list[Any] = [] if masks is None else [masks]
+        if state is not None:
+            extra = [tuple(map(torch.from_numpy, state)), torch.from_numpy(starts).float()]
+        chosen = policy.get_distribution(tensors, *extra)
+        # With a state, the next one comes along.
+        return logits_of(chosen[0] if state is not None else chosen)
+
+
+def lead_of(model: Any, *inputs: Any, **carried: Any) -> Array | None:
+    """[n]: by how much the best action leads the second best, in `scores_of`; None where actions are Box."""
+    if isinstance(model.action_space, spaces.Box):
+        return None
     leads = []
-    for part in parts:
+    for part in scores_of(model, *inputs, **carried):
         best = torch.topk(part, min(2, part.shape[1]), dim=1).values
         leads.append(best[:, 0] - best[:, -1] if part.shape[1] > 1 else torch.full((len(best),), torch.inf))
     found: Array = torch.stack(leads, 1).amin(1).numpy()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -29,6 +30,7 @@ from exporting import (
     box,
     lead_of,
     make,
+    scores_of,
     train,
     vectors_of,
 )
@@ -62,6 +64,13 @@ ACTIONS = {
 """What each algorithm supports, by its documentation."""
 
 
+NOT_BUILT = {("RecurrentPPO", "multi_discrete")}
+"""Observations for which the libraries cannot make a policy: PyTorch's LSTM refuses NumPy's integers as its width."""
+
+NOT_TRAINED = {("RecurrentPPO", "multi_binary")}
+"""Actions for which sb3-contrib cannot train one: its loss wants floats of what the buffer keeps as int8."""
+
+
 @dataclass(frozen=True)
 class Combination:
     """One of the matrix."""
@@ -80,7 +89,8 @@ def combinations() -> list[Combination]:
     found = []
     for name, actions in ACTIONS.items():
         # ARS has no policy for Dict observations.
-        seen = [kind for kind in OBSERVATION_SPACES if (name, kind) != ("ARS", "dict")]
+        none = NOT_BUILT | {("ARS", "dict")}
+        seen = [kind for kind in OBSERVATION_SPACES if (name, kind) not in none]
         pairs = list(product(seen, actions))
         if not LONG:
             longest = max(len(seen), len(actions))
@@ -95,9 +105,43 @@ def test_the_matrix_leaves_nothing_out() -> None:
     for name, actions in ACTIONS.items():
         of_it = [combination for combination in combinations() if combination.name == name]
         assert {combination.done for combination in of_it} == set(actions)
-        assert {combination.seen for combination in of_it} >= OBSERVATION_SPACES.keys() - {"dict"}
+        assert len({combination.seen for combination in of_it}) >= 4
         assert {combination.normalized for combination in of_it} == {False, True}
     assert len(ACTIONS) == 12
+
+
+def test_what_the_libraries_themselves_cannot() -> None:
+    for name, seen in NOT_BUILT:
+        with pytest.raises(TypeError, match="input_size should be of type int"):
+            train(name, RandomEnv(OBSERVATION_SPACES[seen], UNEVEN), 0)
+    for name, done in NOT_TRAINED:
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            train(name, RandomEnv(box(4), ACTION_SPACES[done]), STEPS)
+
+
+def space_of(combination: Combination) -> spaces.Space[Any]:
+    """The observation space; without the part of the Dict for which a recurrent policy cannot be made."""
+    space = OBSERVATION_SPACES[combination.seen]
+    if isinstance(space, spaces.Dict) and (combination.name, "multi_discrete") in NOT_BUILT:
+        return spaces.Dict({key: part for key, part in space.items() if key != "pair"})
+    return space
+
+
+def level(model: Any, scores: list[torch.Tensor]) -> None:
+    """Takes the mean scores out of the last layer. After so little training one action may win whatever is seen."""
+    means = torch.cat([part.mean(0) for part in scores])
+    policy, name = model.policy, type(model).__name__
+    last = {
+        "DQN": lambda: policy.q_net.q_net[-1],
+        "QRDQN": lambda: policy.quantile_net.quantile_net[-1],
+        "ARS": lambda: policy.action_net[-1],
+    }
+    bias = last.get(name, lambda: policy.action_net)().bias
+    if isinstance(model.action_space, spaces.MultiBinary) and name != "MaskablePPO":
+        # One logit each, beside a zero.
+        means = means[0::2]
+    with torch.no_grad():
+        bias -= means.repeat(len(bias) // len(means))
 
 
 def masks_for(model: Any, count: int) -> Array:
@@ -113,6 +157,14 @@ def masks_for(model: Any, count: int) -> Array:
         masks[numpy.arange(count), start + random.integers(width, size=count)] = True
         start += width
     return masks
+
+
+def first_scores(model: Any, prepared: Any, count: int) -> list[torch.Tensor]:
+    """The scores of observations that each begin an episode."""
+    if type(model).__name__ != "RecurrentPPO":
+        return scores_of(model, prepared)
+    state = numpy.zeros((1, count, model.policy.lstm_actor.hidden_size), numpy.float32)
+    return scores_of(model, prepared, state=(state, state), starts=numpy.ones(count))
 
 
 def answers_of(model: Any, prepared: Any, count: int, masks: Array | None, starts: Array) -> tuple[Array, Array | None]:
@@ -139,7 +191,7 @@ def answers_of(model: Any, prepared: Any, count: int, masks: Array | None, start
 
 @pytest.mark.parametrize("combination", combinations(), ids=str)
 def test_the_daemon_acts_as_predict(tmp_path: Path, combination: Combination) -> None:
-    space = OBSERVATION_SPACES[combination.seen]
+    space = space_of(combination)
     env = make(lambda: RandomEnv(space, ACTION_SPACES[combination.done]), False)
     statistics = None
     if combination.normalized:
@@ -148,7 +200,14 @@ def test_the_daemon_acts_as_predict(tmp_path: Path, combination: Combination) ->
             keys = [key for key, part in space.spaces.items() if isinstance(part, spaces.Box)]
         env = VecNormalize(env, norm_obs_keys=keys)
         statistics = tmp_path / "statistics.pkl"
-    model = train(combination.name, env, STEPS)
+    steps = 0 if (combination.name, combination.done) in NOT_TRAINED else STEPS
+    model = train(combination.name, env, steps)
+    space.seed(9)
+    samples = [space.sample() for _ in range(OBSERVATIONS)]
+    observations, vectors = batch_of(space, samples), vectors_of(space, samples)
+    prepared = env.normalize_obs(observations) if isinstance(env, VecNormalize) else observations
+    if combination.done != "box":
+        level(model, first_scores(model, prepared, len(samples)))
     model.save(tmp_path / "model.zip")
     if isinstance(env, VecNormalize) and statistics is not None:
         env.save(str(statistics))
@@ -162,10 +221,6 @@ def test_the_daemon_acts_as_predict(tmp_path: Path, combination: Combination) ->
     bundle = Bundle(exported.path)
     assert bundle.manifest["action"]["space"] == combination.done
 
-    space.seed(9)
-    samples = [space.sample() for _ in range(OBSERVATIONS)]
-    observations, vectors = batch_of(space, samples), vectors_of(space, samples)
-    prepared = env.normalize_obs(observations) if isinstance(env, VecNormalize) else observations
     masks = masks_for(model, len(samples)) if combination.name == "MaskablePPO" else None
     starts = numpy.random.default_rng(4).random(len(samples)) < 0.01
     starts[0] = True

@@ -42,7 +42,6 @@ pub struct Misses {
     waiting: VecDeque<(Miss, Question)>,
     counts: [u64; Cause::ALL.len()],
     recent: VecDeque<Miss>,
-    last_judged: u64,
 }
 
 /// The JSON form.
@@ -76,7 +75,6 @@ impl Misses {
             waiting: VecDeque::with_capacity(WAITING),
             counts: [0; Cause::ALL.len()],
             recent: VecDeque::with_capacity(RECENT),
-            last_judged: since.0,
         }
     }
 
@@ -122,12 +120,18 @@ impl Misses {
             self.taken_over = None;
             self.ask_about_takeover(&record, now.0);
         }
+        let mut before = None;
         while let Some((mut miss, question)) = self.waiting.pop_front() {
-            (miss.cause, miss.evidence) = judge(&self.timeline, question);
+            let after = self.waiting.front().and_then(|(_, question)| question.window());
+            let alone = question.window().is_none_or(|window| {
+                let shares = |other: Stretch| self.timeline.share_a_sample(window, other);
+                ![before, after].into_iter().flatten().any(shares)
+            });
+            (miss.cause, miss.evidence) = judge(&self.timeline, question, alone);
+            before = question.window().or(before);
             self.count(miss);
             told(&miss);
         }
-        self.last_judged = now.0;
     }
 
     /// Judges what is left at the agent's end, a policy that still computes among it.

@@ -18,5 +18,5 @@ pub use cause::Cause;
 pub use gaps::{GapMeter, GapReader, NOTABLE_GAP, gap_meter};
 pub use ledger::{Miss, MissReport, Misses};
 pub use log_line::LogAllowance;
-pub use timeline::{Kind, Piece, Stretch, Timeline};
+pub use timeline::{Kind, Piece, Stolen, Stretch, Timeline};
 pub use verdict::{Evidence, Question, judge};

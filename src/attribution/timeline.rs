@@ -118,7 +118,24 @@ impl Track {
 #[derive(Debug)]
 pub struct Timeline {
     tracks: [Track; Kind::COUNT],
+    /// Time that the hypervisor says it took from the thread's core, somewhere within a stretch.
+    stolen: VecDeque<(Stretch, u64)>,
+    steal_is_accounted: bool,
 }
+
+/// What the hypervisor says it took, in nanoseconds, around a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stolen {
+    /// At least this much of it lies within the window.
+    pub least: u64,
+    /// At most this much.
+    pub most: u64,
+    /// This much there was in all, in the samples that touch the window.
+    pub nearby: u64,
+}
+
+/// Samples of stolen time that are kept.
+const SAMPLES_KEPT: usize = 1 << 10;
 
 impl Timeline {
     /// Knows everything from `since` on, and nothing before.
@@ -129,7 +146,61 @@ impl Timeline {
             track.stretches.reserve_exact(KEPT);
             track.since = since;
         }
-        Self { tracks }
+        Self { tracks, stolen: VecDeque::with_capacity(SAMPLES_KEPT), steal_is_accounted: false }
+    }
+
+    /// This machine's hypervisor says when it takes a core: what is not in [`Timeline::add_stolen`] was not taken by it.
+    pub fn rely_on_steal(&mut self) {
+        self.steal_is_accounted = true;
+    }
+
+    pub(super) fn steal_is_accounted(&self) -> bool {
+        self.steal_is_accounted
+    }
+
+    /// Somewhere within `sample`, the hypervisor took `nanos` from the thread's core.
+    pub fn add_stolen(&mut self, sample: Stretch, nanos: u64) {
+        self.steal_is_accounted = true;
+        if self.stolen.len() == SAMPLES_KEPT {
+            self.stolen.pop_front();
+        }
+        self.stolen.push_back((sample, nanos));
+    }
+
+    /// What was taken within and around a window.
+    pub fn stolen(&self, window: Stretch) -> Stolen {
+        let first = self.stolen.partition_point(|(sample, _)| sample.end <= window.begin);
+        let touching = self.stolen.range(first..).take_while(|(sample, _)| sample.begin < window.end);
+        touching.fold(Stolen::default(), |sum, (sample, nanos)| {
+            let within = Stretch::new(sample.begin.max(window.begin), sample.end.min(window.end)).length();
+            let outside = sample.length() - within;
+            Stolen {
+                least: sum.least + nanos.saturating_sub(outside),
+                most: sum.most + within.min(*nanos),
+                nearby: sum.nearby + nanos,
+            }
+        })
+    }
+
+    /// Whether two windows touch a sample of stolen time in common.
+    pub(super) fn share_a_sample(&self, one: Stretch, other: Stretch) -> bool {
+        self.stolen.iter().rev().take_while(|(sample, _)| sample.end > one.begin.min(other.begin)).any(
+            |(sample, _)| {
+                let touches = |window: Stretch| sample.begin < window.end && sample.end > window.begin;
+                touches(one) && touches(other)
+            },
+        )
+    }
+
+    /// Adds the gaps that the guard's thread has seen, except for what its own timeline explains: a guard that another
+    /// thread took the core from, or that was asleep, has seen no gap of the platform's.
+    pub fn add_gap(&mut self, gap: Stretch, guard: &Timeline) {
+        for piece in guard.cut(gap) {
+            let explained = [Kind::Preempted, Kind::Asleep, Kind::SwitchesUnknown].map(|kind| piece.is(kind));
+            if !explained.contains(&true) && piece.stretch.length() >= super::NOTABLE_GAP.0 {
+                self.add(Kind::PlatformGap, piece.stretch);
+            }
+        }
     }
 
     /// Adds a stretch. Those of one kind come in the order of their ends.

@@ -14,11 +14,17 @@
 //! comes after that look is what was taken, faults, observations before it, and sleep between looks. The cause is
 //! the largest of these. (If taking one of them away would have met the limit, taking the largest away would have.)
 //!
+//! What the **platform** took is known from two sides, neither of which is exact. The guard sees when its own core stood
+//! still, which need not be when the engine's did. The hypervisor says how much it took from the engine's core, but only
+//! as a sum over some milliseconds. So the sum bounds what the gaps claim. Where a sum by itself is to explain a miss,
+//! it must match: not more than the time that is to be explained, and enough to have met the limit without it. A sum
+//! that could explain a miss and does not match makes it `undetermined`.
+//!
 //! Time about which **something is not known** is given to each of the possible parts in turn. Where that does not change
 //! the cause, the cause stands; where it does, the miss is `undetermined`.
 
 use super::cause::Cause;
-use super::timeline::{Kind, Piece, Stretch, Timeline};
+use super::timeline::{Kind, Piece, Stolen, Stretch, Timeline};
 
 /// What is to be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +47,16 @@ pub enum Question {
     ActionRingFull,
 }
 
+impl Question {
+    /// The time that it is about.
+    pub fn window(self) -> Option<Stretch> {
+        match self {
+            Self::Late { window, .. } | Self::Stale { window, .. } => Some(window),
+            Self::ActionRingFull => None,
+        }
+    }
+}
+
 /// The figures that a verdict stands on, in nanoseconds. The parts add up to `took_ns`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Evidence {
@@ -60,6 +76,8 @@ pub struct Evidence {
     pub platform_ns: u64,
     /// How often.
     pub platform_gaps: u64,
+    /// What the hypervisor says it took from the engine's core in the milliseconds around.
+    pub stolen_nearby_ns: u64,
     /// In page faults.
     pub fault_ns: u64,
     /// Page faults that needed no disk.
@@ -78,33 +96,47 @@ pub struct Evidence {
 /// have come back from a sleep or an interrupt, or be on its way from one tick to the next.
 pub(super) const LOOKED: u64 = 20_000;
 
-/// Judges one miss by what is known.
-pub fn judge(timeline: &Timeline, question: Question) -> (Cause, Evidence) {
-    match question {
-        Question::ActionRingFull => (Cause::ActionRingFull, Evidence::default()),
-        Question::Late { window, limit } => {
-            let mut parts = Parts::default();
-            for piece in timeline.cut(window) {
-                parts.add(&piece, false);
-            }
-            let causes = parts.possibilities().map(|parts| parts.cause_of_lateness(limit));
-            (unanimous(causes), parts.evidence(timeline, window, limit))
-        }
-        Question::Stale { window, limit } => {
-            let pieces = timeline.cut(window);
-            let looked = last_look(&pieces);
-            let mut parts = Parts::default();
-            for piece in pieces {
-                if looked.is_some_and(|looked| piece.stretch.begin < looked) {
-                    parts.feed += piece.stretch.length();
-                } else {
-                    parts.add(&piece, true);
-                }
-            }
-            let causes = parts.possibilities().map(Parts::cause_of_age);
-            (unanimous(causes), parts.evidence(timeline, window, limit))
+/// The hypervisor's sum and the tick's own times are taken by different clocks.
+const MATCHING: u64 = 50_000;
+
+/// Judges one miss by what is known. `alone`: no other miss stands beside it that the same stolen time could explain.
+pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Evidence) {
+    let (window, limit, waiting) = match question {
+        Question::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
+        Question::Late { window, limit } => (window, limit, false),
+        Question::Stale { window, limit } => (window, limit, true),
+    };
+    let pieces = timeline.cut(window);
+    let looked = if waiting { last_look(&pieces) } else { None };
+    let mut parts = Parts { waiting, ..Parts::default() };
+    for piece in pieces {
+        if looked.is_some_and(|looked| piece.stretch.begin < looked) {
+            parts.feed += piece.stretch.length();
+        } else {
+            parts.add(&piece);
         }
     }
+    let stolen = timeline.stolen(window);
+    if timeline.steal_is_accounted() {
+        parts.bound_platform(stolen);
+    }
+    let soft = parts.soft();
+    let left = window.length().saturating_sub(parts.hard());
+    let could_explain =
+        stolen.most > parts.platform && left.saturating_sub(stolen.most - parts.platform) <= limit;
+    let matches = could_explain && alone && stolen.nearby <= soft + parts.platform + MATCHING;
+    if matches {
+        parts.give_to_platform(stolen.most - parts.platform);
+    }
+    let open = if could_explain && !matches { stolen.most - parts.platform } else { 0 };
+    let causes = parts.possibilities().flat_map(|parts| {
+        let mut more_taken = parts;
+        more_taken.give_to_platform(open);
+        [parts, more_taken]
+            .map(|parts| if waiting { parts.cause_of_age() } else { parts.cause_of_lateness(limit) })
+    });
+    let cause = unanimous(causes);
+    (cause, parts.evidence(timeline, window, limit, stolen))
 }
 
 /// When the engine last looked in vain: the end of the last stretch on its core without work.
@@ -164,9 +196,9 @@ struct Parts {
 }
 
 impl Parts {
-    /// Adds a piece of a tick's own time or, where `waiting`, of the time before it.
-    fn add(&mut self, piece: &Piece, waiting: bool) {
-        self.waiting = waiting;
+    /// Adds a piece of a tick's own time or, where `waiting`, of the time before its peek.
+    fn add(&mut self, piece: &Piece) {
+        let waiting = self.waiting;
         let length = piece.stretch.length();
         let faulting = piece.is(Kind::MinorFault) || piece.is(Kind::MajorFault);
         let busy = waiting && piece.is(Kind::Busy);
@@ -194,6 +226,39 @@ impl Parts {
             } else {
                 self.on_core += length;
             }
+        }
+    }
+
+    /// Time that looks like somebody's own, and may have been the platform's all the same.
+    fn soft(&self) -> u64 {
+        self.on_core + self.feed + self.queued
+    }
+
+    /// Time that is the machine's for certain.
+    fn hard(&self) -> u64 {
+        if self.waiting { 0 } else { self.preempted + self.platform + self.fault }
+    }
+
+    /// Moves time that looks like somebody's own to what the platform took.
+    fn give_to_platform(&mut self, nanos: u64) {
+        let mut left = nanos;
+        for part in [&mut self.feed, &mut self.queued, &mut self.on_core] {
+            let given = left.min(*part);
+            *part -= given;
+            self.platform += given;
+            left -= given;
+        }
+    }
+
+    /// Takes back what gaps claim beyond what the hypervisor took, and adds what it took for certain.
+    fn bound_platform(&mut self, stolen: Stolen) {
+        let bounded = self.platform.clamp(stolen.least, stolen.most.max(stolen.least));
+        if bounded >= self.platform {
+            self.give_to_platform(bounded - self.platform);
+        } else {
+            let back = if self.waiting { &mut self.feed } else { &mut self.on_core };
+            *back += self.platform - bounded;
+            self.platform = bounded;
         }
     }
 
@@ -247,7 +312,7 @@ impl Parts {
         parts.into_iter().fold(nothing, |largest, part| if part.0 > largest.0 { part } else { largest }).1
     }
 
-    fn evidence(self, timeline: &Timeline, window: Stretch, limit: u64) -> Evidence {
+    fn evidence(self, timeline: &Timeline, window: Stretch, limit: u64, stolen: Stolen) -> Evidence {
         Evidence {
             took_ns: window.length(),
             limit_ns: limit,
@@ -257,6 +322,7 @@ impl Parts {
             preemptions: timeline.count(Kind::Preempted, window),
             platform_ns: self.platform,
             platform_gaps: timeline.count(Kind::PlatformGap, window),
+            stolen_nearby_ns: stolen.nearby,
             fault_ns: self.fault,
             minor_faults: timeline.count(Kind::MinorFault, window),
             major_faults: timeline.count(Kind::MajorFault, window),

@@ -14,6 +14,7 @@
 //! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
 //! | L2 | [`handover`] | how a right passes from one thread to another |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
+//! | L3 | [`attribution`] | why a tick missed |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
 //! | L4 | [`agent`] | a policy with its deadlines as a call, for those who embed it |
@@ -21,6 +22,8 @@
 
 #[cfg(not(loom))]
 pub mod agent;
+#[cfg(not(loom))]
+pub mod attribution;
 // Under loom there are the ring, the hand-over of rights and what they stand on: the models are about nothing else.
 pub mod backing;
 #[cfg(not(loom))]

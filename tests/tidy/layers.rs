@@ -23,7 +23,8 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     // L3
     ("engine", 30),
     ("journal", 30),
-    ("validation", 30),
+    ("attribution", 31),
+    ("validation", 32),
     // L4
     ("agent", 40),
     ("config", 40),

@@ -14,8 +14,10 @@
 
 mod candidate;
 mod engine_thread;
+mod error;
 mod guard_thread;
 mod halting;
+mod loading;
 mod planted;
 mod provenance;
 mod reload;
@@ -24,16 +26,14 @@ mod rings;
 mod status;
 mod supervisor;
 
-use crate::bundle::BundleError;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, Command, CommandWord, EngineError};
 use crate::handover;
 use crate::host::{
-    AgentDirectory, ControlSocket, DirectoryError, Emergency, Request, Role, RunFile, SandboxError,
-    ServiceManager, Signals, StateDirectory, StateError,
+    AgentDirectory, ControlSocket, DirectoryError, Emergency, Request, Role, RunFile, ServiceManager,
+    Signals, StateDirectory,
 };
-use crate::policy::PolicyError;
 use crate::ring::{Consumer, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
@@ -42,15 +42,15 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
 use guard_thread::Handed;
 use halting::{HaltKeeper, LineFacts};
+use loading::Loading;
 use reloading::{ReadConfig, Reloads, Standing};
 use rings::Rings;
 use status::Status;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use supervisor::{Event, Supervisor};
 
+pub use error::DaemonError;
 pub use rings::RingsError;
 
 /// How an agent ended, where it did not fail to start.
@@ -74,81 +74,6 @@ pub struct Ending {
     /// The engine's thread is still in the policy, or somewhere else that it does not come back from. The process must
     /// end without running destructors: those of libtorch would pull its memory from under that thread.
     pub abandoned: bool,
-}
-
-/// Why an agent could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// It is halted, and nobody has lifted that.
-    #[error(
-        "halted {summary}; nothing starts until a person lifts it: escapement rearm -c {} --reason TEXT",
-        config.display()
-    )]
-    Latched {
-        /// Since when, why and by whom; or why nobody can tell.
-        summary: String,
-        /// The configuration.
-        config: PathBuf,
-    },
-    /// Its state directory: a halt could not be kept.
-    #[error("{0}; without it no halt could be kept")]
-    State(#[from] StateError),
-    /// Its directory, a lock or a ring.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// Its rings cannot be taken over.
-    #[error(transparent)]
-    Rings(#[from] RingsError),
-    /// Its policy.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The rings contradict each other.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// Its bundle, or what was found in its place.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// The input guard is to act on statistics that there are none of.
-    #[error(
-        "observation.guard.mode = {mode:?}: the policy stands alone, without a manifest that says what its training \
-         saw; allowed: \"off\" or \"count\""
-    )]
-    NoStatistics {
-        /// The mode.
-        mode: &'static str,
-    },
-    /// Rules about carried state for a policy that carries none.
-    #[error("policy.recurrent: the policy carries no state; allowed: none of its keys")]
-    NoCarriedState,
-    /// libtorch cannot be confined, and the configuration does not allow it to run free.
-    #[error(
-        "backend torch is refused, since its write access to the filesystem cannot be taken away: {0}; \
-         policy.allow_unsandboxed_torch = true runs it all the same"
-    )]
-    Unconfined(SandboxError),
-    /// The policy did not come back from being loaded.
-    #[error("the policy was not loaded within policy.load_timeout_ms = {}: it hangs", limit.as_millis())]
-    LoadHung {
-        /// How long it had.
-        limit: Duration,
-    },
-    /// The machine refuses what a strict configuration demands.
-    #[error("refused, since the configuration is strict: {0}")]
-    Strict(String),
-    /// A thread or a signal handler cannot be set up.
-    #[error("{action}: {source}")]
-    System {
-        /// What was being done.
-        action: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl DaemonError {
-    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, source }
-    }
 }
 
 /// Events that may wait for the supervisor; more than come while a policy is loaded.
@@ -243,7 +168,17 @@ impl Agent<'_> {
         commands: &Arc<CommandWord>,
     ) -> Result<Ending, DaemonError> {
         let (config, action_header) = (self.config, self.rings.actions.header());
-        let Loaded { serving, company, sources, provenance, served_by_torch } = candidate::load(config)?;
+        let latch = self.keeper.watched_latch();
+        let loaded = match loading::load(config, inbox, &action_header, &latch)? {
+            Loading::Done(loaded) => *loaded,
+            Loading::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
+            Loading::Halted => {
+                self.keeper.keep(&action_header, None)?;
+                tracing::error!("halted while the policy was being loaded");
+                return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
+            }
+        };
+        let Loaded { serving, company, sources, provenance, served_by_torch } = loaded;
         action_header.set_bundle_hash(&sources.sha256());
         self.keeper.note("start", &action_header, &LineFacts::default());
         let counters = Arc::new(Counters::new());
@@ -295,7 +230,6 @@ impl Agent<'_> {
             commands,
             stop_by: None,
             halt_by: None,
-            halted_by: None,
             kept: false,
         };
         let ending = supervisor.supervise(inbox, &mut records);

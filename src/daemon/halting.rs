@@ -1,11 +1,13 @@
 //! What makes a halt last: found at the start, kept at the end.
 
 use super::DaemonError;
+use super::engine_thread::halt_reason;
 use super::planted::ignores_the_latch;
 use crate::bundle::hex;
 use crate::clock::{rfc3339, wall_clock_ns};
 use crate::host::{
-    AgentDirectory, AuditLine, Halt, Latch, LatchState, RingFile, StateDirectory, StateError, User, latches,
+    AgentDirectory, AuditLine, Halt, Latch, LatchState, RingFile, StateDirectory, StateError, User,
+    kill_switch_pulled_by, latches,
 };
 use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
@@ -42,7 +44,7 @@ impl HaltKeeper {
         let summary = match latch.read() {
             LatchState::Open => {
                 let Some(header) = rings.filter(halted_for_good) else { return Ok(()) };
-                let halt = self.keep(&header, HaltFacts::default())?;
+                let halt = self.keep(&header, None)?;
                 tracing::warn!("the last process was killed while it halted; its latch is written now");
                 halt.summary()
             }
@@ -58,27 +60,30 @@ impl HaltKeeper {
         Err(DaemonError::Latched { summary, config: self.config.clone() })
     }
 
-    /// Writes the latch of a halt that the state word tells of, and its audit line; all of it is on disk when this returns.
+    /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; all of it is on disk when this returns.
     /// A latch that is there already keeps its reason, and whoever made it has its line.
-    pub(super) fn keep(&self, header: &Header, facts: HaltFacts) -> Result<Halt, StateError> {
+    pub(super) fn keep(&self, header: &Header, sequence: Option<u64>) -> Result<Halt, StateError> {
         let latch = self.latch();
         let engaged = latch.engage()?;
+        // A rule has no user.
+        let by_a_person = halt_reason(header) == Reason::Operator;
+        let user = kill_switch_pulled_by().filter(|_| by_a_person).map(User::of);
         let at_ns = wall_clock_ns();
         let halt = Halt {
             reason: reason_name(header).to_owned(),
             text: None,
             at: rfc3339(at_ns),
             at_ns,
-            sequence: facts.sequence,
+            sequence,
             epoch: Some(header.epoch()),
             bundle_sha256: Some(hex(&header.bundle_hash())),
-            user: facts.user.clone(),
+            user: user.clone(),
             pid: std::process::id(),
         };
         match engaged {
             Some(engaged) => {
                 latch.explain(engaged, &halt)?;
-                let line = LineFacts { sequence: facts.sequence, user: facts.user, ..LineFacts::default() };
+                let line = LineFacts { sequence, user, ..LineFacts::default() };
                 self.note("halt", header, &line);
             }
             None => latch.keep()?,
@@ -105,15 +110,6 @@ impl HaltKeeper {
             tracing::error!(what, %error, "not in the audit file");
         }
     }
-}
-
-/// What the process knows about a halt beside the state word.
-#[derive(Debug, Clone, Default)]
-pub(super) struct HaltFacts {
-    /// The sequence number answered last.
-    pub(super) sequence: Option<u64>,
-    /// Who sent the signal; `None` for a rule.
-    pub(super) user: Option<User>,
 }
 
 /// What an audit line says beside what it is about.

@@ -20,6 +20,13 @@ pub(super) fn ignores_the_latch() -> bool {
     planted("ESCAPEMENT_TEST_IGNORE_LATCH").is_some()
 }
 
+/// Takes as many milliseconds to load as `ESCAPEMENT_TEST_SLOW_LOAD` says.
+pub(super) fn load_slowly_if_planted() {
+    if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_LOAD").and_then(|millis| millis.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+    }
+}
+
 /// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
 /// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
 /// microseconds as the first feature says.

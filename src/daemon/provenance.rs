@@ -110,7 +110,7 @@ impl Provenance {
             backend: served.policy.backend(),
             weights: config.policy.weights.name(),
             passed_over: served.passed_over.clone(),
-            golden: served.proof.clone(),
+            golden: served.proof,
             signature: candidate.signature().name(),
             public_key: match candidate.signature() {
                 SignatureState::Good { public_key, .. } => Some(public_key.clone()),

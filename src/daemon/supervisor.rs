@@ -1,7 +1,7 @@
 //! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
 
 use super::engine_thread::halt_reason;
-use super::halting::{HaltFacts, HaltKeeper, LineFacts};
+use super::halting::{HaltKeeper, LineFacts};
 use super::planted::panic_if_planted;
 use super::reloading::{Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
@@ -57,8 +57,6 @@ pub(super) struct Supervisor<'a> {
     pub(super) stop_by: Option<Nanos>,
     /// When the process ends without the engine.
     pub(super) halt_by: Option<Nanos>,
-    /// Who pulled the kill switch.
-    pub(super) halted_by: Option<User>,
     /// Whether latch and audit line are on disk.
     pub(super) kept: bool,
 }
@@ -173,10 +171,7 @@ impl Supervisor<'_> {
                     tracing::warn!(why, "SIGHUP: not reloaded");
                 }
             }
-            Request::Halt => {
-                self.action_header.halt(Reason::Operator.number().into());
-                self.halted_by = requested.uid.map(User::of);
-            }
+            Request::Halt => _ = self.action_header.halt(Reason::Operator.number().into()),
         }
     }
 
@@ -272,8 +267,7 @@ impl Supervisor<'_> {
         if self.kept {
             return;
         }
-        let facts = HaltFacts { sequence: self.status.last_sequence(), user: self.halted_by.clone() };
-        match self.keeper.keep(&self.action_header, facts) {
+        match self.keeper.keep(&self.action_header, self.status.last_sequence()) {
             Ok(_) => self.kept = true,
             // The state word still says it, and the next start writes what is missing here.
             Err(error) => tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written"),

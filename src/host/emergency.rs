@@ -5,6 +5,7 @@
 //! process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2) is pulled here too.
 
 use crate::ring::{HALTED, Header};
+use crate::sync::{AtomicU64, Ordering};
 use crate::wire::{AgentState, Reason};
 use std::io;
 use std::sync::OnceLock;
@@ -62,15 +63,28 @@ pub fn end_at_once(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Who pulled the kill switch, plus one; zero as long as nobody has.
+static PULLED_BY: AtomicU64 = AtomicU64::new(0);
+
 /// Makes a signal halt the agent in its very handler: no thread has to be woken for it, and none can be in its way.
 pub(super) fn install_kill_switch(signal: libc::c_int) -> io::Result<()> {
-    let halt = || {
+    let halt = |info: &libc::siginfo_t| {
+        // SAFETY: for a signal that a process sent the kernel fills in the sender's user; for one of its own, zero bytes,
+        // which any number is.
+        let uid = unsafe { info.si_uid() };
+        // Before the halt, whose Release makes it visible to whoever sees the state word.
+        PULLED_BY.store(u64::from(uid) + 1, Ordering::Relaxed);
         if let Some(header) = ACTION_HEADER.get() {
             header.halt(Reason::Operator.number().into());
         }
     };
-    // SAFETY: the action is async-signal-safe: it looks at a cell that is set once and changes one atomic word.
-    unsafe { signal_hook::low_level::register(signal, halt) }.map(drop)
+    // SAFETY: the action is async-signal-safe: it looks at a cell that is set once and changes two atomic words.
+    unsafe { signal_hook_registry::register_sigaction(signal, halt) }.map(drop)
+}
+
+/// The user that pulled the kill switch of this process by a signal.
+pub fn kill_switch_pulled_by() -> Option<u32> {
+    PULLED_BY.load(Ordering::Relaxed).checked_sub(1).and_then(|uid| u32::try_from(uid).ok())
 }
 
 fn install_bus_handler() -> io::Result<()> {

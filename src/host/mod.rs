@@ -19,7 +19,7 @@ pub use audit::{Audit, AuditLine, User};
 pub use control::{ControlRequest, ControlSocket, Pending, ReloadTarget, ask_daemon};
 pub use core::{CoreError, keep_off, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
-pub use emergency::{Emergency, end_at_once};
+pub use emergency::{Emergency, end_at_once, kill_switch_pulled_by};
 pub use latch::{Engaged, Halt, Latch, LatchState, latches};
 pub use memory::{lock_all_memory, prefault_stack};
 pub use pipe::end_quietly_on_closed_pipe;

@@ -1,8 +1,12 @@
 //! Halt, latch, kill switch and re-arm, with the real program: who may halt, what keeps it, and what lifts it.
 
+#[path = "../support/mod.rs"]
 mod support;
 
-use escapement::clock::{Clock, MonotonicClock};
+mod killed;
+mod status;
+mod switch;
+
 use escapement::host::RingFile;
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;
@@ -10,12 +14,7 @@ use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
 use support::{Agent, Process, escapement, next_action, wait_for};
-
-/// The first feature of an observation that the planted policy never returns from.
-#[cfg(debug_assertions)]
-const HANGS: f32 = 1e6;
 
 fn state_directory(agent: &Agent) -> PathBuf {
     agent.root.path().join("state/test")
@@ -310,189 +309,33 @@ fn nonsense_on_the_command_line_is_refused() {
     assert!(!state_directory(&agent).exists());
 }
 
-fn status(agent: &Agent) -> (i32, Value) {
-    let output = command(agent, &["status", "--json"]);
-    (code(&output), serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output))))
-}
-
-#[test]
-fn status_in_every_state() {
-    let agent = Agent::new(&[]);
-    let mut process = agent.start_armed();
-    agent.feed().commit(&[0.0; 4]);
-    next_action::<2>(&mut agent.gateway());
-    let armed = wait_for("the action to be counted", || {
-        let (code, status) = status(&agent);
-        assert_eq!((code, &status["condition"]), (0, &"armed".into()));
-        (status["counters"]["actions"] == 1).then_some(status)
-    });
-    assert_eq!((&armed["epoch"], &armed["pid"]), (&1.into(), &process.id().into()));
-    assert_eq!((&armed["backend"], &armed["latch"]), (&"null".into(), &Value::Null));
-    assert_eq!(armed["last_sequence"], 1);
-    let page = said(&command(&agent, &["status"]));
-    for words in ["test: armed since", "backend null", "1 = 1 answered", "tick_to_action", "heartbeat"] {
-        assert!(page.contains(words), "{words:?} is not in:\n{page}");
-    }
-
-    // Stopped by the kernel: it cannot answer, and its ring can.
-    process.signal(Signal::STOP);
-    let (exit, stopped) = status(&agent);
-    assert_eq!(
-        (exit, &stopped["condition"], &stopped["state"]),
-        (1, &"not answering".into(), &"armed".into())
-    );
-    process.signal(Signal::CONT);
-
-    process.kill();
-    let (exit, dead) = status(&agent);
-    assert_eq!((exit, &dead["condition"], &dead["state"]), (1, &"dead".into(), &"armed".into()));
-    assert!(said(&command(&agent, &["status"])).contains("is gone"));
-
-    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
-    let (exit, stopped) = status(&agent);
-    assert_eq!((exit, &stopped["condition"]), (1, &"stopped".into()));
-
-    assert_eq!(code(&halt(&agent, "enough")), 0);
-    let (exit, halted) = status(&agent);
-    assert_eq!(
-        (exit, &halted["condition"], &halted["latch"]["text"]),
-        (80, &"halted".into(), &"enough".into())
-    );
-    assert!(said(&command(&agent, &["status"])).contains("enough"));
-    std::fs::remove_dir_all(agent.directory.path()).unwrap();
-    let mut by_config = escapement();
-    by_config.args(["status", "-c"]).arg(&agent.config);
-    assert_eq!(code(&by_config.output().unwrap()), 80);
-}
-
-/// Whoever connects and says nothing, or too much, or nonsense, holds up nobody.
-#[test]
-fn the_control_socket_bounds_what_it_reads() {
-    use std::io::{Read, Write};
-    let agent = Agent::new(&[]);
-    let process = agent.start_armed();
-    let path = agent.directory.path().join("control.sock");
-    let ask = |bytes: &[u8]| {
-        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
-        // It may have been refused before all of it was read.
-        let _ = stream.write_all(bytes);
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
-    };
-    assert!(ask(b"{\"request\":\"status\"}\n").starts_with("{\"ok\":{"));
-    assert!(ask(b"{\"request\":\"fly\"}\n").contains("not a request"));
-    assert!(ask(b"{\"request\":\"status\",\"more\":1}\n").contains("not a request"));
-    assert!(ask(b"\xff\n").contains("not a request"));
-    assert!(ask(b"no end of line").contains("no whole line"));
-    let flood = ask(&vec![b' '; 1 << 20]);
-    assert!(flood.is_empty() || flood.contains("more than"), "{flood}");
-    let _silent = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    assert_eq!(status(&agent).0, 0);
-    assert_eq!(process.stop().0.code(), Some(0));
-}
-
-/// How the kill switch is pulled.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Switch {
-    Signal,
-    Command,
-}
-
-/// The bar of 10 ms is for a machine that is otherwise idle; a shared one may take any time, and then this is only told.
-fn report(what: &str, mut took: Vec<Duration>) {
-    took.sort();
-    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    let within = took.iter().filter(|took| **took <= Duration::from_millis(10)).count();
-    println!(
-        "{what}: {within} of {} within 10 ms; p50 {:.2} ms, p90 {:.2} ms, max {:.2} ms",
-        took.len(),
-        at(0.5),
-        at(0.9),
-        at(1.0)
-    );
-    if std::env::var_os("ESCAPEMENT_LONG").is_some() {
-        assert_eq!(within, took.len(), "{what}");
-    }
-}
-
-/// From pulling the switch to the state word, again and again; the agent ends with 80 and a latch each time.
-fn pull(switch: Switch, condition: &str, disturb: impl Fn(&Agent, &Process)) {
-    let runs = if std::env::var_os("ESCAPEMENT_LONG").is_some() { 100 } else { 15 };
-    let mut took = Vec::new();
-    for _ in 0..runs {
-        let agent = Agent::new(&[]);
-        let mut command = agent.command();
-        command.env("ESCAPEMENT_TEST_HANG", "1000000");
-        let process = Process::spawn(command);
-        let header = wait_for("the agent to be armed", || {
-            let header = agent.attach(RingFile::Actions)?.header();
-            (header.state().0 == AgentState::Armed.number()).then_some(header)
-        });
-        disturb(&agent, &process);
-        let mut halt = escapement();
-        halt.args(["halt", "test", "--reason", "a drill", "--root"]).arg(agent.root.path());
-        let begun = MonotonicClock.now();
-        let command = match switch {
-            Switch::Signal => {
-                process.signal(Signal::USR2);
-                None
-            }
-            Switch::Command => Some(Process::spawn(halt)),
-        };
-        let at = wait_for_word(&header);
-        took.push(at.since(begun).to_duration());
-        if let Some(command) = command {
-            let (status, stderr) = command.wait();
-            assert_eq!(status.code(), Some(0), "{stderr}");
-        }
-        // One that the test has stopped ends when it goes on.
-        process.signal(Signal::CONT);
-        let (status, stderr) = process.wait();
-        assert_eq!(status.code(), Some(80), "{condition}: {stderr}");
-        assert_eq!(agent.state(), halted(Reason::Operator));
-        assert_eq!(latch_content(&agent)["reason"], "operator");
-    }
-    report(&format!("{switch:?}, {condition}"), took);
-}
-
-/// When the word is first seen halted: looked at without a pause, since milliseconds are what it is about.
-fn wait_for_word(header: &escapement::ring::Header) -> escapement::clock::Nanos {
-    let begun = MonotonicClock.now();
-    loop {
-        let (state, now) = (header.state().0, MonotonicClock.now());
-        if state == AgentState::Halted.number() {
-            return now;
-        }
-        assert!(now.since(begun).to_duration() < support::PATIENCE, "the word never said halted");
-        std::hint::spin_loop();
-    }
-}
-
-#[test]
-fn the_kill_switch_halts_a_healthy_agent() {
-    pull(Switch::Signal, "healthy", |_, _| ());
-    pull(Switch::Command, "healthy", |_, _| ());
-}
-
+/// Loading may take a minute; halting and stopping do not wait for it.
 #[test]
 #[cfg(debug_assertions)]
-fn the_kill_switch_halts_an_agent_that_hangs() {
-    let hang = |agent: &Agent, _: &Process| {
-        agent.feed().commit(&[HANGS; 4]);
-        wait_for("the policy to hang", || {
-            let header = agent.attach(RingFile::Actions)?.header();
-            let before = header.producer_heartbeat_ns();
-            std::thread::sleep(Duration::from_millis(50));
-            (before == header.producer_heartbeat_ns()).then_some(())
+fn an_agent_that_is_loading_halts_and_stops_at_once() {
+    let loading = || {
+        let agent = Agent::new(&[]);
+        let mut command = agent.command();
+        command.env("ESCAPEMENT_TEST_SLOW_LOAD", "600000");
+        let process = Process::spawn(command);
+        wait_for("the agent to be loading", || {
+            (agent.attach(RingFile::Actions)?.header().state().0 == AgentState::Starting.number())
+                .then_some(())
         });
+        (agent, process)
     };
-    pull(Switch::Signal, "hung", hang);
-    pull(Switch::Command, "hung", hang);
-}
+    let (agent, process) = loading();
+    process.signal(Signal::USR2);
+    assert_eq!(process.wait().0.code(), Some(80));
+    assert_eq!(latch_content(&agent)["user"]["uid"], rustix::process::getuid().as_raw());
+    stays_halted(&agent, &["operator"]);
 
-#[test]
-fn the_halt_command_halts_an_agent_that_is_stopped() {
-    pull(Switch::Command, "stopped", |_, process| process.signal(Signal::STOP));
+    let (agent, process) = loading();
+    assert_eq!(code(&halt(&agent, "not this one")), 0);
+    assert_eq!(process.wait().0.code(), Some(80));
+    stays_halted(&agent, &["not this one"]);
+
+    let (agent, process) = loading();
+    assert_eq!(process.stop().0.code(), Some(0));
+    assert_eq!(agent.state().0, AgentState::Stopped.number());
 }

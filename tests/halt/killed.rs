@@ -7,8 +7,7 @@
 //!
 //! `ESCAPEMENT_HALT_CYCLES` sets the number of cycles (60 unless told; the long run is 500).
 
-mod support;
-
+use crate::support::{Agent, Process, escapement, wait_for};
 use escapement::host::RingFile;
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;
@@ -16,7 +15,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use support::{Agent, Process, escapement, wait_for};
 
 /// Draws what happens and when it is cut off. SplitMix64.
 struct Dice(u64);

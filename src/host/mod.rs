@@ -11,12 +11,9 @@ mod pipe;
 mod run_file;
 mod sandbox;
 mod service;
-<<<<<<< HEAD
 mod signals;
 mod state;
-=======
 mod thread_watch;
->>>>>>> e0c59cc (Attribution: the cause of a miss as a pure function of what the kernel, the guard and the records say)
 
 pub use audit::{Audit, AuditLine, User};
 pub use control::{ControlRequest, ControlSocket, Pending, ReloadTarget, ask_daemon};
@@ -29,9 +26,6 @@ pub use pipe::end_quietly_on_closed_pipe;
 pub use run_file::{LiveDaemon, RunFile};
 pub use sandbox::{SandboxError, forbid_files};
 pub use service::ServiceManager;
-<<<<<<< HEAD
 pub use signals::{Request, Requested, Signals};
 pub use state::{StateDirectory, StateError};
-=======
-pub use thread_watch::{ThreadWatch, WatchError};
->>>>>>> e0c59cc (Attribution: the cause of a miss as a pure function of what the kernel, the guard and the records say)
+pub use thread_watch::{ThreadWatch, WatchError, steal_is_accounted};

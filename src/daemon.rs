@@ -13,6 +13,7 @@
 //! ```
 
 mod candidate;
+mod causes;
 mod engine_thread;
 mod error;
 mod guard_thread;
@@ -26,6 +27,7 @@ mod rings;
 mod status;
 mod supervisor;
 
+use crate::attribution::{GapMeter, gap_meter};
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, Command, CommandWord, EngineError};
@@ -38,6 +40,7 @@ use crate::ring::{Consumer, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
 use candidate::Loaded;
+use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
 use guard_thread::Handed;
@@ -186,11 +189,12 @@ impl Agent<'_> {
         let observation_header = self.rings.observations.header();
         let epoch = action_header.epoch();
         let (mailbox, updates) = handover::mailbox();
+        let (meter, gaps) = gap_meter();
         let parts = EngineParts {
             serving,
             company,
             confine: served_by_torch.then(|| provenance.sandbox()),
-            guard: self.start_guard(events)?,
+            guard: self.start_guard(events, meter)?,
             updates,
             observations: Consumer::attach(self.rings.observations.clone()).map_err(EngineError::from)?,
             observation_header: observation_header.clone(),
@@ -215,6 +219,7 @@ impl Agent<'_> {
 
         let mut supervisor = Supervisor {
             status: Status::new(config, epoch, counters),
+            causes: Causes::new(config.settings.deadlines, gaps),
             reloads: Reloads::new(
                 Standing { config: config.clone(), sources, provenance },
                 Arc::clone(&self.read),
@@ -244,12 +249,13 @@ impl Agent<'_> {
     fn start_guard(
         &self,
         events: &Sender<Event>,
+        mut meter: GapMeter,
     ) -> Result<(Sender<Handed>, Receiver<Vec<String>>), DaemonError> {
         let ((guards, guard), (placed, place)) = (bounded(1), bounded(1));
         let (config, events) = (self.config.clone(), events.clone());
         std::thread::Builder::new()
             .name("guard".to_owned())
-            .spawn(move || guard_thread::serve(&config, &guard, &placed, &events))
+            .spawn(move || guard_thread::serve(&config, &guard, &placed, &events, &mut meter))
             .map_err(DaemonError::system("start the guard's thread"))?;
         Ok((guards, place))
     }

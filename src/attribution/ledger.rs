@@ -39,9 +39,18 @@ pub struct Misses {
     last: Option<(u64, u64)>,
     /// Ticks that the guard answered while the policy computed: what took it so long shows when it returns.
     taken_over: Option<TickRecord>,
-    waiting: VecDeque<(Miss, Question)>,
+    waiting: VecDeque<Waiting>,
     counts: [u64; Cause::ALL.len()],
     recent: VecDeque<Miss>,
+}
+
+/// A miss whose evidence may not be complete yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    record: TickRecord,
+    reason: Reason,
+    /// When its work was done.
+    returned: u64,
 }
 
 /// The JSON form.
@@ -53,6 +62,8 @@ pub struct MissReport {
     pub recent: Vec<Miss>,
     /// What cannot be told apart on this machine.
     pub cannot_tell: Vec<String>,
+    /// Records about the engine's thread that the kernel could not keep.
+    pub evidence_lost: u64,
 }
 
 /// Misses that are shown in full.
@@ -84,6 +95,16 @@ impl Misses {
             self.deadlines.pop_front();
         }
         self.deadlines.push_back((generation, deadlines));
+    }
+
+    /// The engine's thread is watched from this instant on.
+    pub fn begin(&mut self, since: Nanos) {
+        self.timeline.forget_before(since.0);
+    }
+
+    /// The engine's thread cannot be watched.
+    pub fn begin_blind(&mut self) {
+        self.timeline.forget_before(u64::MAX);
     }
 
     /// Where evidence about the engine's thread goes.
@@ -121,14 +142,16 @@ impl Misses {
             self.ask_about_takeover(&record, now.0);
         }
         let mut before = None;
-        while let Some((mut miss, question)) = self.waiting.pop_front() {
-            let after = self.waiting.front().and_then(|(_, question)| question.window());
+        while let Some(waiting) = self.waiting.pop_front() {
+            let question = self.question(&waiting);
+            let after = self.waiting.front().and_then(|next| self.question(next).window());
             let alone = question.window().is_none_or(|window| {
                 let shares = |other: Stretch| self.timeline.share_a_sample(window, other);
                 ![before, after].into_iter().flatten().any(shares)
             });
-            (miss.cause, miss.evidence) = judge(&self.timeline, question, alone);
             before = question.window().or(before);
+            let (cause, evidence) = judge(&self.timeline, question, alone);
+            let miss = waiting.judged(cause, evidence);
             self.count(miss);
             told(&miss);
         }
@@ -148,11 +171,12 @@ impl Misses {
     }
 
     /// The figures, with what cannot be told apart on this machine.
-    pub fn report(&self, cannot_tell: &[String]) -> MissReport {
+    pub fn report(&self, cannot_tell: &[String], evidence_lost: u64) -> MissReport {
         MissReport {
             by_cause: Cause::ALL.iter().map(|cause| (cause.name(), self.count_of(*cause))).collect(),
             recent: self.recent.iter().copied().collect(),
             cannot_tell: cannot_tell.to_vec(),
+            evidence_lost,
         }
     }
 
@@ -184,33 +208,39 @@ impl Misses {
 
     /// `returned` is when the tick's work was done: it is what the deadline is compared with.
     fn ask(&mut self, record: &TickRecord, reason: Reason, returned: u64) {
-        let Some(deadlines) = self.deadlines_of(record.generation) else { return };
-        let question = match reason {
+        let waiting = Waiting { record: *record, reason, returned };
+        if self.waiting.len() < WAITING {
+            self.waiting.push_back(waiting);
+        } else {
+            // More misses than there are records between two looks: nobody looks any more.
+            self.count(waiting.judged(Cause::Undetermined, Evidence::default()));
+        }
+    }
+
+    fn question(&self, waiting: &Waiting) -> Question {
+        let Waiting { record, reason, returned } = waiting;
+        let deadlines = self.deadlines_of(record.generation);
+        match reason {
             Reason::ActionRingFull => Question::ActionRingFull,
             Reason::Stale => Question::Stale {
                 window: Stretch::new(record.ts_publish_ns, record.ts_peek_ns),
                 limit: deadlines.max_age.map_or(u64::MAX, |age| age.0),
             },
-            _ => lateness(record, deadlines, returned),
-        };
-        let miss = Miss {
-            sequence: record.sequence,
-            at_ns: record.ts_commit_ns,
-            reason,
-            cause: Cause::Undetermined,
-            evidence: Evidence::default(),
-        };
-        if self.waiting.len() < WAITING {
-            self.waiting.push_back((miss, question));
-        } else {
-            // More misses than there are records between two looks: nobody looks any more.
-            self.count(miss);
+            _ => lateness(record, deadlines, *returned),
         }
     }
 
-    fn deadlines_of(&self, generation: u32) -> Option<Deadlines> {
+    fn deadlines_of(&self, generation: u32) -> Deadlines {
         let older = self.deadlines.iter().rev().find(|(from, _)| *from <= generation);
-        older.or(self.deadlines.front()).map(|(_, deadlines)| *deadlines)
+        let (_, deadlines) = older.unwrap_or(&self.deadlines[0]);
+        *deadlines
+    }
+}
+
+impl Waiting {
+    fn judged(&self, cause: Cause, evidence: Evidence) -> Miss {
+        let (sequence, at_ns) = (self.record.sequence, self.record.ts_commit_ns);
+        Miss { sequence, at_ns, reason: self.reason, cause, evidence }
     }
 }
 

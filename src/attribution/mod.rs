@@ -15,7 +15,7 @@ mod timeline;
 mod verdict;
 
 pub use cause::Cause;
-pub use gaps::{GapMeter, GapReader, NOTABLE_GAP, gap_meter};
+pub use gaps::{GapMeter, GapReader, NOTABLE_GAP, USUAL_OVERSLEEP, gap_meter};
 pub use ledger::{Miss, MissReport, Misses};
 pub use log_line::LogAllowance;
 pub use timeline::{Kind, Piece, Stolen, Stretch, Timeline};

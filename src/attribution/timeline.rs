@@ -203,6 +203,13 @@ impl Timeline {
         }
     }
 
+    /// Nothing is known about switches and faults before this instant.
+    pub fn forget_before(&mut self, since: u64) {
+        for kind in [Kind::Preempted, Kind::Asleep, Kind::MinorFault, Kind::MajorFault] {
+            self.tracks[kind as usize].since = since;
+        }
+    }
+
     /// Adds a stretch. Those of one kind come in the order of their ends.
     pub fn add(&mut self, kind: Kind, stretch: Stretch) {
         self.tracks[kind as usize].push(stretch);

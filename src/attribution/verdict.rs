@@ -139,20 +139,23 @@ pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Ev
     (cause, parts.evidence(timeline, window, limit, stolen))
 }
 
-/// When the engine last looked in vain: the end of the last stretch on its core without work.
+/// When the engine last looked in vain: the end of the last stretch on its core without work that was long enough, or
+/// after which it went to sleep, which it does only when there is nothing.
 fn last_look(pieces: &[Piece]) -> Option<u64> {
     let mut idle: Option<Stretch> = None;
+    let mut sleeps_next = false;
     for piece in pieces.iter().rev() {
         let looking = !Kind::ALL_BUT_FAULTS_UNKNOWN.iter().any(|kind| piece.is(*kind));
-        idle = match (looking, idle) {
-            (true, Some(idle)) => Some(Stretch::new(piece.stretch.begin, idle.end)),
-            (true, None) => Some(piece.stretch),
-            (false, _) => None,
-        };
-        if let Some(idle) = idle
-            && idle.length() >= LOOKED
-        {
-            return Some(idle.end);
+        if looking {
+            let end = idle.map_or(piece.stretch.end, |idle| idle.end);
+            let whole = Stretch::new(piece.stretch.begin, end);
+            if sleeps_next || whole.length() >= LOOKED {
+                return Some(end);
+            }
+            idle = Some(whole);
+        } else {
+            idle = None;
+            sleeps_next = piece.is(Kind::Asleep) && !piece.is(Kind::Busy) && !piece.is(Kind::MajorFault);
         }
     }
     None

@@ -43,7 +43,13 @@ pub(super) struct Arguments {
     #[arg(long)]
     stochastic: bool,
     /// What the noise is drawn from
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "stochastic")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        requires = "stochastic",
+        allow_negative_numbers = true
+    )]
     seed: u64,
     #[command(flatten)]
     confinement: Confinement,

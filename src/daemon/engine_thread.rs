@@ -1,6 +1,7 @@
 //! The engine's thread, from its first instruction to its last report.
 
 use super::DaemonError;
+use super::causes::Watched;
 use super::guard_thread::Handed;
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
@@ -9,7 +10,9 @@ use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
 use crate::handover;
-use crate::host::{CoreError, Latch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::host::{
+    CoreError, Latch, ThreadWatch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler,
+};
 use crate::ring::{Consumer, Header, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
@@ -52,6 +55,7 @@ pub(super) fn serve(
     if gate(config, &warm_up) {
         engine.halt(Reason::WarmUpTooSlow);
     }
+    report(Event::Watched(Watched::Engine, Box::new(ThreadWatch::of_this_thread())));
     engine.beat(engine.clock().now());
     // The last look before the agent is armed. Whoever halts makes the latch first and the state word after: a latch
     // that is made after this look comes with a word that does not let the agent be armed, or takes it back.

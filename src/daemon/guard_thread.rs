@@ -1,10 +1,12 @@
 //! The guard's thread: on a core of its own, or any but the engine's.
 
+use super::causes::Watched;
 use super::supervisor::Event;
+use crate::attribution::GapMeter;
 use crate::clock::MachineClock;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
 use crate::engine::{DeadlineGuard, GuardEnd};
-use crate::host::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::host::{ThreadWatch, keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
 
 /// What the engine's thread hands over once the engine is made.
@@ -16,11 +18,13 @@ pub(super) fn serve(
     guards: &Receiver<Handed>,
     placed: &Sender<Vec<String>>,
     events: &Sender<Event>,
+    meter: &mut GapMeter,
 ) {
     // The engine's thread waits for it, except where the process is ending anyway.
     drop(placed.send(take_place(config)));
     let Ok(mut guard) = guards.recv() else { return };
-    match guard.run(|_| ()) {
+    drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
+    match guard.run(|moment| meter.note(moment)) {
         GuardEnd::Closed => {}
         GuardEnd::Hung => drop(events.send(Event::Hung)),
     }

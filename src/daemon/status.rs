@@ -2,6 +2,7 @@
 
 use super::provenance::{GuardFigures, Provenance};
 use super::reloading::{ReloadFigures, Standing};
+use crate::attribution::MissReport;
 use crate::bundle::hex;
 use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
@@ -43,6 +44,8 @@ pub(super) struct Observed {
     pub(super) heartbeat: Nanos,
     /// The latch.
     pub(super) latch: LatchState,
+    /// Misses by cause.
+    pub(super) misses: MissReport,
 }
 
 /// What is known of the feed's life, by its heartbeat.
@@ -72,6 +75,7 @@ struct Snapshot<'a> {
     warm_up: Option<WarmUpFigures>,
     counters: crate::telemetry::CounterSnapshot,
     deadline: DeadlineFigures,
+    misses: &'a MissReport,
     reloads: ReloadFigures<'a>,
     latency_ns: Latencies,
     /// The last observation that was answered.
@@ -234,6 +238,7 @@ impl Status {
                 guard: config.guard.wake.name(),
                 hang_timeout_ms: config.hang_timeout.0 / 1_000_000,
             },
+            misses: &observed.misses,
             reloads,
             latency_ns: Latencies {
                 queue: self.queue.percentiles(),

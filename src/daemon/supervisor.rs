@@ -1,5 +1,6 @@
 //! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
 
+use super::causes::{Causes, Watched};
 use super::engine_thread::halt_reason;
 use super::halting::{HaltKeeper, LineFacts};
 use super::planted::panic_if_planted;
@@ -9,7 +10,8 @@ use super::{DaemonError, End, Ending};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use crate::host::{
-    AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager, User,
+    AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
+    ThreadWatch, User, WatchError,
 };
 use crate::ring::{Consumer, Header};
 use crate::wire::{AgentState, Reason};
@@ -28,6 +30,8 @@ const HALT_GRACE: Nanos = Nanos::from_millis(5);
 pub(super) enum Event {
     /// The engine is warm. The state word says whether it is armed.
     Warmed { warm_up: WarmUp, degraded: Vec<String> },
+    /// The kernel keeps record of a thread from now on, or says why not.
+    Watched(Watched, Box<Result<ThreadWatch, WatchError>>),
     /// The engine cannot be made.
     Refused(DaemonError),
     /// The engine's thread is at its end.
@@ -45,6 +49,7 @@ pub(super) enum Event {
 /// The supervisor's view of a running agent.
 pub(super) struct Supervisor<'a> {
     pub(super) status: Status,
+    pub(super) causes: Causes,
     pub(super) reloads: Reloads,
     pub(super) service: ServiceManager,
     pub(super) directory: &'a AgentDirectory,
@@ -72,8 +77,10 @@ impl Supervisor<'_> {
             let event = inbox.recv_timeout(PERIOD);
             while let Some(record) = TickRecord::take(records) {
                 self.status.note(&record);
+                self.causes.note(&record);
             }
             match event {
+                Ok(Event::Watched(who, watch)) => self.causes.watched(who, *watch),
                 Ok(Event::Refused(error)) => return Err(error),
                 Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
                 Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
@@ -94,6 +101,7 @@ impl Supervisor<'_> {
             self.status.watch_state(self.action_header.state().0);
             let taken = self.reloads.look();
             self.account_for_reload(taken);
+            self.causes.look(now);
             let refused = self.reloads.start_next();
             self.account_for_reload(refused);
             self.look_for_a_halt(now);
@@ -204,6 +212,7 @@ impl Supervisor<'_> {
             }
             None => {
                 let standing = self.reloads.running();
+                self.causes.expect(outcome.generation, standing.config.settings.deadlines);
                 if outcome.policy_changed {
                     standing.provenance.log();
                 }
@@ -221,6 +230,7 @@ impl Supervisor<'_> {
 
     /// The engine said how it ended. A halt that somebody else made first keeps its reason.
     fn on_ended(&mut self, end: RunEnd) -> Ending {
+        self.causes.close(MonotonicClock.now());
         if let RunEnd::Violated(violation) = end {
             tracing::error!(%violation, "a ring's other side broke its protocol");
         }
@@ -238,6 +248,7 @@ impl Supervisor<'_> {
 
     /// The engine's thread does not come back. What it is in (libtorch, mostly) cannot be ended from outside.
     fn leave_behind(&mut self) -> Ending {
+        self.causes.close(MonotonicClock.now());
         tracing::error!("the engine's thread did not end; it is left behind");
         Ending { end: self.on_halted(), abandoned: true }
     }
@@ -290,6 +301,7 @@ impl Supervisor<'_> {
             state: self.action_header.state(),
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
+            misses: self.causes.report(),
         };
         self.status.snapshot(&observed, self.reloads.running(), self.reloads.figures(), MonotonicClock.now())
     }

@@ -63,6 +63,20 @@ pub enum Look {
     Closed,
 }
 
+/// What the guard says while it waits, for whoever watches when the platform stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is awake, and was so since the last time it said this.
+    Awake(Nanos),
+    /// It has woken from a sleep.
+    Woke {
+        /// When it was to end.
+        due: Nanos,
+        /// When it did.
+        now: Nanos,
+    },
+}
+
 /// How the guard's work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardEnd {
@@ -125,9 +139,9 @@ impl<C: Clock> DeadlineGuard<C> {
         }
     }
 
-    /// Looks until the engine is gone or hangs. `between` is called with the time in every turn of the loop while the
-    /// guard is awake: what watches the platform's own gaps hears of them there.
-    pub fn run(&mut self, mut between: impl FnMut(Nanos)) -> GuardEnd {
+    /// Looks until the engine is gone or hangs. `between` is called in every turn of the loop while the guard is awake, and
+    /// after every sleep: what watches the platform's own gaps hears of them there.
+    pub fn run(&mut self, mut between: impl FnMut(Moment)) -> GuardEnd {
         if self.wake == GuardWake::Sleep {
             MonotonicClock.sleep_exactly();
         }
@@ -136,7 +150,7 @@ impl<C: Clock> DeadlineGuard<C> {
                 Look::Later(at) => {
                     match self.wake {
                         GuardWake::Spin => self.spin_until(at, &mut between),
-                        GuardWake::Sleep => MonotonicClock.sleep_until(at),
+                        GuardWake::Sleep => self.sleep_until(at, &mut between),
                     }
                     self.discipline();
                 }
@@ -182,22 +196,27 @@ impl<C: Clock> DeadlineGuard<C> {
     }
 
     /// Waits until just after the deadline of the tick in flight, or less: the caller looks again.
-    fn wait_for_deadline(&self, deadline: Nanos, between: &mut impl FnMut(Nanos)) {
+    fn wait_for_deadline(&self, deadline: Nanos, between: &mut impl FnMut(Moment)) {
         let now = self.clock.now();
         let asleep_until = Nanos(deadline.0.saturating_sub(AWAKE_BEFORE.0));
         match self.wake {
             GuardWake::Spin => self.spin_until(Nanos(deadline.0.saturating_add(1)), between),
-            GuardWake::Sleep if now < asleep_until => MonotonicClock.sleep_until(asleep_until),
+            GuardWake::Sleep if now < asleep_until => self.sleep_until(asleep_until, between),
             GuardWake::Sleep => {
                 self.spin_until(Nanos(deadline.0.saturating_add(1)).min(now.plus(GLANCE)), between);
             }
         }
     }
 
-    fn spin_until(&self, at: Nanos, between: &mut impl FnMut(Nanos)) {
+    fn sleep_until(&self, due: Nanos, between: &mut impl FnMut(Moment)) {
+        MonotonicClock.sleep_until(due);
+        between(Moment::Woke { due, now: self.clock.now() });
+    }
+
+    fn spin_until(&self, at: Nanos, between: &mut impl FnMut(Moment)) {
         loop {
             let now = self.clock.now();
-            between(now);
+            between(Moment::Awake(now));
             if now >= at {
                 return;
             }

@@ -27,7 +27,7 @@ pub use budget::{Budget, BudgetSpec};
 pub use carry::{Carried, Carry, CarryRules};
 pub use command::{Command, CommandWord};
 pub use deadline::Deadlines;
-pub use guard::{DeadlineGuard, GuardEnd, GuardWake, Look};
+pub use guard::{DeadlineGuard, GuardEnd, GuardWake, Look, Moment};
 pub use idle::IdleStrategy;
 pub use input_guard::{FeatureRange, GuardFinding, GuardMode, GuardSpec, InputGuard};
 pub use record::{TickRecord, record_ring};

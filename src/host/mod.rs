@@ -28,4 +28,4 @@ pub use sandbox::{SandboxError, forbid_files};
 pub use service::ServiceManager;
 pub use signals::{Request, Requested, Signals};
 pub use state::{StateDirectory, StateError};
-pub use thread_watch::{ThreadWatch, WatchError};
+pub use thread_watch::{ThreadWatch, WatchError, steal_is_accounted};

@@ -3,10 +3,14 @@
 //! The records are perf's software events: a context switch with whether the thread was preempted, the beginning of each
 //! page fault, and its end with whether the disk was needed, each stamped on `CLOCK_MONOTONIC`. The kernel writes them
 //! into memory that another thread reads: the thread that is watched does nothing for it. `perf_event_paranoid` of 2,
-//! the kernel's default, allows this for one's own threads without a privilege.
+//! the kernel's default, allows this for one's own threads without a privilege; some distributions set 3 or more, which
+//! takes `CAP_PERFMON`.
+//!
+//! What the hypervisor takes shows in the thread's processor time: where that one accounts for it, time that passed on
+//! the core and was not charged to the thread was stolen.
 
 use crate::attribution::{Kind, Stretch, Timeline};
-use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::clock::{Clock, MonotonicClock, Nanos, ThreadClock};
 use perf_event::events::Software;
 use perf_event::{Builder, Clock as PerfClock, SampleFlag, Sampler};
 use std::collections::VecDeque;
@@ -18,6 +22,14 @@ use std::io;
 pub struct WatchError {
     what: &'static str,
     source: io::Error,
+}
+
+/// Whether this machine's hypervisor has ever said that it took a core. One that has not may be unable to, or generous.
+pub fn steal_is_accounted() -> bool {
+    const STEAL: usize = 8;
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let total = text.lines().next().and_then(|line| line.split_whitespace().nth(STEAL)?.parse::<u64>().ok());
+    total.is_some_and(|ticks| ticks > 0)
 }
 
 /// Reads what the kernel records about one thread.
@@ -34,21 +46,26 @@ pub struct ThreadWatch {
     /// Up to when each kind of record is known to be complete.
     switches_until: u64,
     faults_until: u64,
-    throttled_since: Option<u64>,
     lost: u64,
+    processor: Option<ThreadClock>,
+    /// Wall time and processor time when both were last read.
+    charged: Option<(u64, u64)>,
 }
 
-/// Bytes of the kernel's buffers: some 6,000 switches, and as many faults as the kernel hands out between two of its
-/// timer ticks, several times over. Together they stay below what it lets any user lock (`perf_event_mlock_kb`).
+/// Bytes of the kernel's buffers: 10,000 switches and 16,000 page faults between two looks. On two cores they stay below
+/// what the kernel lets any user lock for this (`perf_event_mlock_kb`, of each core).
 const SWITCH_BYTES: usize = 64 * 4096;
-const FAULT_BYTES: usize = 16 * 4096;
+const FAULT_BYTES: usize = 64 * 4096;
 const MAJOR_BYTES: usize = 4 * 4096;
+/// The clocks of wall and processor cannot be read at one instant; a reading that took longer than this is none.
+const READING: u64 = 20_000;
+/// Less stolen time than this, and for each switch that the kernel charges as it likes, is noise.
+const LEAST_STOLEN: u64 = 50_000;
+const OF_A_SWITCH: u64 = 3_000;
 /// No record of ours is longer: a buffer with less room than this may have lost one.
 const LONGEST_RECORD: usize = 64;
 
 const LOST: u32 = 2;
-const THROTTLE: u32 = 5;
-const UNTHROTTLE: u32 = 6;
 const SAMPLE: u32 = 9;
 const LOST_SAMPLES: u32 = 13;
 const SWITCH: u32 = 14;
@@ -62,8 +79,6 @@ enum Said {
     Event(u64, u16),
     /// This many records were lost before this instant.
     Lost(u64, u64),
-    Throttled(u64),
-    Unthrottled(u64),
     Other,
 }
 
@@ -84,8 +99,9 @@ impl ThreadWatch {
             ends: Vec::with_capacity(FAULT_BYTES / 16),
             switches_until: now,
             faults_until: now,
-            throttled_since: None,
             lost: 0,
+            processor: ThreadClock::of_this_thread(),
+            charged: None,
         };
         let samplers =
             [&mut watch.switches, &mut watch.fault_begins, &mut watch.minor_ends, &mut watch.major_ends];
@@ -109,9 +125,45 @@ impl ThreadWatch {
 
     /// Moves what was recorded onto the timeline: it is complete up to the instant at which this was called.
     pub fn drain(&mut self, timeline: &mut Timeline) {
+        let charged = self.read_charged();
         let now = MonotonicClock.now().0;
         self.drain_switches(timeline, now);
         self.drain_faults(timeline, now);
+        if let Some(charged) = charged {
+            self.note_stolen(timeline, charged);
+        }
+    }
+
+    /// Wall time and the thread's processor time at one instant, as nearly as can be had.
+    fn read_charged(&self) -> Option<(u64, u64)> {
+        let processor = self.processor?;
+        let before = MonotonicClock.now();
+        let used = processor.used()?;
+        let after = MonotonicClock.now();
+        (after.since(before).0 <= READING).then_some((before.0 + after.since(before).0 / 2, used.0))
+    }
+
+    /// What passed on the core since the last reading and was not charged to the thread.
+    fn note_stolen(&mut self, timeline: &mut Timeline, charged: (u64, u64)) {
+        let Some(last) = self.charged.replace(charged) else { return };
+        let sample = Stretch::new(last.0, charged.0);
+        let used = charged.1.saturating_sub(last.1);
+        let mut on_core = 0;
+        let mut switches = 0;
+        for piece in timeline.cut(sample) {
+            if piece.is(Kind::SwitchesUnknown) {
+                return;
+            }
+            if piece.is(Kind::Preempted) || piece.is(Kind::Asleep) {
+                switches += 1;
+            } else {
+                on_core += piece.stretch.length();
+            }
+        }
+        let stolen = on_core.saturating_sub(used);
+        if stolen >= LEAST_STOLEN + OF_A_SWITCH * switches {
+            timeline.add_stolen(sample, stolen);
+        }
     }
 
     fn drain_switches(&mut self, timeline: &mut Timeline, now: u64) {
@@ -132,7 +184,7 @@ impl ThreadWatch {
                 *off_since = None;
                 until = until.max(at);
             }
-            Said::Throttled(_) | Said::Unthrottled(_) | Said::Other => {}
+            Said::Other => {}
         });
         if may_have_lost {
             timeline.add(Kind::SwitchesUnknown, Stretch::new(until, now));
@@ -156,7 +208,7 @@ impl ThreadWatch {
         // Ends before beginnings: every end that was drained then has its beginning among those that are drained.
         let ends = &mut self.ends;
         ends.clear();
-        let (lost, throttled) = (&mut self.lost, &mut self.throttled_since);
+        let (lost, open_faults) = (&mut self.lost, &mut self.open_faults);
         let sources = [
             (&mut self.minor_ends, FAULT_BYTES, Some(Kind::MinorFault)),
             (&mut self.major_ends, MAJOR_BYTES, Some(Kind::MajorFault)),
@@ -168,7 +220,7 @@ impl ThreadWatch {
                 Said::Event(at, _) => {
                     match end {
                         Some(kind) => ends.push((at, kind)),
-                        None => self.open_faults.push_back(at),
+                        None => open_faults.push_back(at),
                     }
                     until = until.max(at);
                 }
@@ -177,20 +229,11 @@ impl ThreadWatch {
                     forget(until, at);
                     until = until.max(at);
                 }
-                Said::Throttled(at) => *throttled = Some(throttled.unwrap_or(at).min(at)),
-                Said::Unthrottled(at) => {
-                    if let Some(since) = throttled.take() {
-                        forget(since, at);
-                    }
-                }
                 Said::Other => {}
             });
             if may_have_lost {
                 forget(until, now);
             }
-        }
-        if let Some(since) = *throttled {
-            forget(since, now);
         }
         ends.sort_unstable_by_key(|(at, _)| *at);
         let mut ends = ends.iter().peekable();
@@ -259,8 +302,6 @@ fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(Said)) -> bool
             // The event's number, how many, when.
             LOST => Said::Lost(words[1], at),
             LOST_SAMPLES => Said::Lost(words[0], at),
-            THROTTLE => Said::Throttled(at),
-            UNTHROTTLE => Said::Unthrottled(at),
             _ => Said::Other,
         });
     }

@@ -157,7 +157,8 @@ fn state_is_carried_by_the_rules_of_the_manifest() {
         (StateRule::BurnIn(1), [(&vec![0.0; 2], Reason::BurnIn), (&steps[1], Reason::None)]),
     ] {
         let mut agent = recurrent(rule);
-        (ask(&mut agent), ask(&mut agent));
+        ask(&mut agent);
+        ask(&mut agent);
         let miss = agent.predict(&[f32::NAN; 3], true).expect("nothing is enforced").1;
         assert_eq!(miss.reason, Reason::ObservationNonFinite);
         for (action, reason) in expected {

@@ -47,6 +47,24 @@ fn start(agent: &Agent, hook: (&str, &str)) -> Process {
     process
 }
 
+/// What the other tests of this file are about: without its guard, an agent answers when the policy is back.
+#[test]
+fn planted_bug_an_agent_without_its_guard_is_found_out() {
+    let agent = agent(&[]);
+    let mut command = agent.command();
+    command.env("ESCAPEMENT_TEST_SLEEP", "1").env("ESCAPEMENT_TEST_NO_GUARD", "1");
+    let process = Process::spawn(command);
+    wait_for("the agent to be armed", || {
+        let header = agent.attach(RingFile::Actions)?.header();
+        (header.state().0 == AgentState::Armed.number()).then_some(())
+    });
+    agent.feed().commit(&sleeping(Duration::from_secs(1)));
+    let (header, payload) = next_action(&mut agent.gateway());
+    assert_eq!((header.reason, payload), (Reason::InferenceLate.number(), SAFE_DEFAULT));
+    assert!(header.ts_commit_ns > header.ts_publish_ns + 1_000_000_000, "a second late");
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
 /// The deadline is 2 ms, the policy sleeps a second: far longer than the guard can be kept from its core.
 #[test]
 fn the_safe_default_leaves_while_the_policy_sleeps() {

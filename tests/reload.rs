@@ -207,6 +207,25 @@ fn under_load(
     })
 }
 
+/// The checker is one that can fail: told of another set than the one in force, it finds ticks that mix the two.
+#[test]
+fn planted_bug_ticks_of_another_set_are_found_out() {
+    let agent = Agent::new(&[]);
+    configure(&agent, &set(1));
+    let process = agent.start_armed();
+    let expected = std::sync::Mutex::new(BTreeMap::from([(1, 1), (2, 300)]));
+    let ledger = under_load(&agent, &expected, || {
+        configure(&agent, &set(200));
+        assert_eq!(reload(&agent, &[]).0, 0);
+        let counted = status(&agent)["counters"]["actions"].as_u64();
+        wait_for("ticks by the new set", || {
+            (status(&agent)["counters"]["actions"].as_u64() > counted).then_some(())
+        });
+    });
+    assert!(ledger.mixed > 0 && ledger.lost == 0, "{} ticks", ledger.answered);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
 #[test]
 fn reloads_under_load_lose_nothing_and_mix_nothing() {
     let count = if long() { 1_000 } else { 45 };

@@ -1,6 +1,7 @@
 //! The guard's thread: on a core of its own, or any but the engine's.
 
 use super::causes::Watched;
+use super::planted::has_no_guard;
 use super::supervisor::Event;
 use crate::attribution::GapMeter;
 use crate::clock::MachineClock;
@@ -23,6 +24,9 @@ pub(super) fn serve(
     // The engine's thread waits for it, except where the process is ending anyway.
     drop(placed.send(take_place(config)));
     let Ok(mut guard) = guards.recv() else { return };
+    if has_no_guard() {
+        return;
+    }
     drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
     match guard.run(|moment| meter.note(moment)) {
         GuardEnd::Closed => {}

@@ -27,6 +27,11 @@ pub(super) fn load_slowly_if_planted() {
     }
 }
 
+/// Whether `ESCAPEMENT_TEST_NO_GUARD` leaves the agent without the guard that it should have.
+pub(super) fn has_no_guard() -> bool {
+    planted("ESCAPEMENT_TEST_NO_GUARD").is_some()
+}
+
 /// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
 /// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
 /// microseconds as the first feature says.

@@ -1,5 +1,6 @@
 //! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
 
+use super::planted::skew_ns;
 use crate::attribution::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::engine::{Deadlines, TickRecord};
@@ -35,14 +36,7 @@ impl Causes {
                     .to_owned(),
             );
         }
-        Self {
-            misses,
-            engine: None,
-            guard: None,
-            gaps,
-            allowance: LogAllowance::default(),
-            cannot_tell,
-        }
+        Self { misses, engine: None, guard: None, gaps, allowance: LogAllowance::default(), cannot_tell }
     }
 
     /// A thread is watched from now on, or cannot be.
@@ -60,7 +54,8 @@ impl Causes {
             (Watched::Engine, Err(error)) => {
                 tracing::warn!(%error, "causes of misses: most will be undetermined");
                 self.misses.begin_blind();
-                self.cannot_tell.push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
+                self.cannot_tell
+                    .push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
             }
             (Watched::Guard, Err(error)) => {
                 self.cannot_tell.push(format!("the platform's gaps from the guard's own: {error}"));
@@ -69,7 +64,10 @@ impl Causes {
     }
 
     pub(super) fn note(&mut self, record: &TickRecord) {
-        self.misses.note(record);
+        match skew_ns() {
+            0 => self.misses.note(record),
+            skew => self.misses.note(&record.later_by(skew)),
+        }
     }
 
     pub(super) fn expect(&mut self, generation: u32, deadlines: Deadlines) {

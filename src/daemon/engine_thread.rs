@@ -10,7 +10,9 @@ use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
 use crate::engine::{self, CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
 use crate::handover;
-use crate::host::{CoreError, Latch, ThreadWatch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::host::{
+    CoreError, Latch, ThreadWatch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler,
+};
 use crate::ring::{Consumer, Header, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};

@@ -44,7 +44,7 @@ mod tests {
     fn ten_lines_a_second_and_the_rest_is_told() {
         let mut allowance = LogAllowance::default();
         let at = |millis: u64| Nanos::from_millis(10_000 + millis);
-        let said = (0..25).filter(|_| allowance.ask(at(0)) == Some(0)).count();
+        let said = (0..25u64).filter(|_| allowance.ask(at(0)) == Some(0)).count();
         assert_eq!((said, allowance.suppressed()), (10, 15));
         assert_eq!(allowance.ask(at(999)), None);
         assert_eq!(allowance.ask(at(1_000)), Some(16));

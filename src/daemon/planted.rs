@@ -1,5 +1,6 @@
 //! Faults that a test plants in the running program, by environment variables; only in builds with debug assertions.
 
+use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::policy::{Dimensions, Fault, Policy, PolicyError};
 
 /// What a test has planted under this name.
@@ -34,17 +35,45 @@ pub(super) fn has_no_guard() -> bool {
 
 /// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
 /// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
-/// microseconds as the first feature says.
+/// microseconds as the first feature says; that works for nothing, where `ESCAPEMENT_TEST_LABOUR` is set.
 pub(super) fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
     let hangs_at = planted("ESCAPEMENT_TEST_HANG").and_then(|feature| feature.parse().ok());
     let sleeps = planted("ESCAPEMENT_TEST_SLEEP").is_some();
-    if hangs_at.is_some() || sleeps { Box::new(Misbehaving { policy, hangs_at, sleeps }) } else { policy }
+    let labours = planted("ESCAPEMENT_TEST_LABOUR").is_some();
+    if hangs_at.is_some() || sleeps || labours {
+        Box::new(Misbehaving { policy, hangs_at, sleeps, labours })
+    } else {
+        policy
+    }
+}
+
+/// By how much `ESCAPEMENT_TEST_SKEW_NS` moves every tick's record against the evidence about its time: the suite that
+/// shows that causes are found must find that out.
+pub(super) fn skew_ns() -> u64 {
+    planted("ESCAPEMENT_TEST_SKEW_NS").and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+}
+
+/// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as the third.
+fn labour(observation: &[f32]) {
+    let feature = |index: usize| observation.get(index).copied().unwrap_or_default().max(0.0);
+    let begun = MonotonicClock.now();
+    let due = begun.plus(Nanos::from_micros(feature(1) as u64));
+    while MonotonicClock.now() < due {
+        std::hint::spin_loop();
+    }
+    let bytes = feature(2) as usize * (1 << 20);
+    if bytes > 0
+        && let Ok(mut memory) = memmap2::MmapMut::map_anon(bytes)
+    {
+        memory.iter_mut().step_by(4096).for_each(|byte| *std::hint::black_box(byte) = 1);
+    }
 }
 
 struct Misbehaving {
     policy: Box<dyn Policy>,
     hangs_at: Option<f32>,
     sleeps: bool,
+    labours: bool,
 }
 
 impl Policy for Misbehaving {
@@ -67,6 +96,9 @@ impl Policy for Misbehaving {
         }
         if let Some(micros) = first.filter(|first| self.sleeps && *first >= 1.0) {
             std::thread::sleep(std::time::Duration::from_micros(micros as u64));
+        }
+        if self.labours {
+            labour(observation);
         }
         self.policy.infer(observation, action)
     }

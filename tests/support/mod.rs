@@ -106,8 +106,13 @@ impl Agent {
 
     /// Starts the daemon and waits until it is armed.
     pub fn start_armed(&self) -> Process {
+        self.start_armed_as(self.command())
+    }
+
+    /// The same with a command of the caller's.
+    pub fn start_armed_as(&self, command: Command) -> Process {
         let epoch_before = self.attach(RingFile::Actions).map_or(0, |region| region.header().epoch());
-        let mut process = self.start();
+        let mut process = Process::spawn(command);
         wait_for("the agent to be armed", || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 let mut stderr = String::new();
@@ -143,8 +148,12 @@ impl Agent {
     }
 
     pub fn feed(&self) -> TestFeed {
-        let region = self.attach(RingFile::Observations).expect("the observation ring is there");
-        TestFeed { producer: Producer::attach(region).unwrap(), next: 1, restart: true }
+        self.feed_from(1)
+    }
+
+    /// A feed that goes on with this sequence number.
+    pub fn feed_from(&self, next: u64) -> TestFeed {
+        TestFeed::new(self.attach(RingFile::Observations).expect("the observation ring is there"), next)
     }
 
     pub fn gateway(&self) -> Consumer {
@@ -160,6 +169,11 @@ pub struct TestFeed {
 }
 
 impl TestFeed {
+    /// A feed on this ring that has just started, with this sequence number.
+    pub fn new(region: Region, next: u64) -> Self {
+        Self { producer: Producer::attach(region).unwrap(), next, restart: true }
+    }
+
     /// Leaves sequence numbers out, as a feed does that lost messages.
     pub fn skip_sequence(&mut self, count: u64) {
         self.next += count;
@@ -170,13 +184,23 @@ impl TestFeed {
         self.restart = true;
     }
 
+    /// The sequence number that the next observation will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
     /// Commits one observation of `payload` with the next sequence number, published now.
     pub fn commit(&mut self, payload: &[f32]) {
+        self.commit_stamped(payload, MonotonicClock.now().0);
+    }
+
+    /// The same with another stamp.
+    pub fn commit_stamped(&mut self, payload: &[f32], ts_publish_ns: u64) {
         let flags = if std::mem::take(&mut self.restart) { ObservationFlags::RESTART } else { 0 };
         let header = ObservationHeader {
             sequence: self.next,
             ts_event_ns: self.next,
-            ts_publish_ns: MonotonicClock.now().0,
+            ts_publish_ns,
             flags,
             checksum: 0,
         };
@@ -186,6 +210,11 @@ impl TestFeed {
         claim.write(0, header.sealed(payload).as_bytes());
         claim.commit();
     }
+}
+
+/// The time as stamps have it.
+pub fn now_ns() -> u64 {
+    MonotonicClock.now().0
 }
 
 /// Rows of `width` as numpy.save writes them.

@@ -7,7 +7,9 @@
 //! ```
 //! One is under way at a time, so that generations follow each other in the order in which they were asked for.
 
+use super::DaemonError;
 use super::candidate::{self, Reloaded, Sources};
+use super::planted::reload_slowly_if_planted;
 use super::provenance::Provenance;
 use super::reload::plan;
 use super::supervisor::Event;
@@ -40,6 +42,13 @@ pub(super) struct Prepared {
     waiting: Vec<&'static str>,
 }
 
+/// Why nothing was made ready.
+pub(super) struct NotPrepared {
+    why: String,
+    /// Whether a thread is still in the policy that was to be loaded.
+    leaves_a_thread: bool,
+}
+
 /// All reloads of a process.
 pub(super) struct Reloads {
     running: Arc<Standing>,
@@ -54,6 +63,10 @@ pub(super) struct Reloads {
     applied: u64,
     refused: u64,
     recent: VecDeque<Outcome>,
+    /// The ticket of the last one.
+    finished: u64,
+    /// Whether a thread of a reload that was refused is still in a policy that does not return.
+    left_a_thread: bool,
 }
 
 /// A reload that somebody asked for.
@@ -98,13 +111,15 @@ pub(super) struct ReloadFigures<'a> {
     applied: u64,
     refused: u64,
     under_way: bool,
+    /// The ticket of the last one that came to its end: they do so in their order.
+    finished: u64,
     recent: &'a VecDeque<Outcome>,
 }
 
 /// Reloads that may wait for their turn.
 const MOST_WAITING: usize = 64;
-/// Outcomes that status shows.
-const RECENT: usize = 16;
+/// Outcomes that status shows: as many as may come to their end between two questions of whoever waits for one.
+const RECENT: usize = MOST_WAITING;
 
 impl Reloads {
     pub(super) fn new(
@@ -126,6 +141,8 @@ impl Reloads {
             applied: 0,
             refused: 0,
             recent: VecDeque::new(),
+            finished: 0,
+            left_a_thread: false,
         }
     }
 
@@ -140,8 +157,14 @@ impl Reloads {
             applied: self.applied,
             refused: self.refused,
             under_way: self.under_way.is_some(),
+            finished: self.finished,
             recent: &self.recent,
         }
+    }
+
+    /// Whether a thread is in a policy that it loads for a reload, or that it does not come back from.
+    pub(super) fn have_a_thread(&self) -> bool {
+        self.left_a_thread || matches!(self.under_way, Some(UnderWay::Preparing(_)))
     }
 
     /// Takes a wish in; gives the number by which its outcome is known.
@@ -193,11 +216,14 @@ impl Reloads {
     }
 
     /// The thread is done: offers what it made ready.
-    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, String>) -> Option<Outcome> {
+    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, NotPrepared>) -> Option<Outcome> {
         let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
         let Prepared { standing, company, change, waiting } = match prepared {
             Ok(prepared) => prepared,
-            Err(why) => return Some(self.refuse(&asked, why)),
+            Err(refused) => {
+                self.left_a_thread |= refused.leaves_a_thread;
+                return Some(self.refuse(&asked, refused.why));
+            }
         };
         let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
         match self.mailbox.offer(Box::new(update)) {
@@ -254,6 +280,7 @@ impl Reloads {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
+        self.finished = outcome.ticket;
         self.recent.push_back(outcome.clone());
         outcome
     }
@@ -266,8 +293,21 @@ impl Outcome {
     }
 }
 
+impl From<DaemonError> for NotPrepared {
+    fn from(error: DaemonError) -> Self {
+        Self { why: error.to_string(), leaves_a_thread: error.leaves_a_thread() }
+    }
+}
+
+impl From<String> for NotPrepared {
+    fn from(why: String) -> Self {
+        Self { why, leaves_a_thread: false }
+    }
+}
+
 /// Everything that takes time: reading, checking, verifying, loading, proving.
-fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Result<Prepared, String> {
+fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Result<Prepared, NotPrepared> {
+    reload_slowly_if_planted();
     let (asked, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
         None => (read()?, None),
@@ -275,11 +315,10 @@ fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Re
     let plan = plan(&running.config, asked).map_err(|error| error.to_string())?;
     let sources = match kept {
         Some(sources) => sources,
-        None => Sources::read(&plan.config).map_err(|error| error.to_string())?,
+        None => Sources::read(&plan.config)?,
     };
     let beside = (&running.config, &running.sources, &running.provenance);
-    let Reloaded { company, sources, provenance, change } =
-        candidate::reload(&plan.config, sources, beside).map_err(|error| error.to_string())?;
+    let Reloaded { company, sources, provenance, change } = candidate::reload(&plan.config, sources, beside)?;
     Ok(Prepared {
         standing: Standing { config: plan.config, sources, provenance },
         company,

@@ -44,8 +44,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     // What halts comes first, what explains comes after.
     let mut engaged = pull(&agent);
     let signalled = agent.daemon.as_ref().map(|daemon| daemon.signal(rustix::process::Signal::USR2));
-    // A re-arm under way may take back what was just done. Held until this process is gone, so that none begins before
-    // the audit line stands, which tells it of this halt.
+    // A re-arm under way may take back what was just done. Held until the audit line stands, which tells a re-arm that
+    // has begun, and waits, of this halt.
     let no_rearm = agent.state.lock_rearm(REARM_PATIENCE);
     if no_rearm.is_ok()
         && let again @ (Ok(Some(_)) | Err(_)) = pull(&agent)

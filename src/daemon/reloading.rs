@@ -326,3 +326,17 @@ fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Re
         waiting: plan.waiting,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// What a reload leaves running must not meet the destructors of an orderly end.
+    #[test]
+    fn only_a_load_that_hangs_leaves_a_thread() {
+        let hung = NotPrepared::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });
+        assert!(hung.leaves_a_thread && hung.why.contains("it hangs"));
+        assert!(!NotPrepared::from(DaemonError::NoCarriedState).leaves_a_thread);
+    }
+}

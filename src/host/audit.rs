@@ -115,8 +115,9 @@ impl Audit {
                 })
                 .map_err(StateError::new(&path, "read the audit file"))?,
         };
-        let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        Ok(lines.filter(|line: &AuditLine| line.what == "halt").last())
+        let mut lines =
+            text.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        Ok(lines.find(|line: &AuditLine| line.what == "halt"))
     }
 
     /// Adds a line, in one write, and makes it survive a crash of the machine. A torn last line of a process that was

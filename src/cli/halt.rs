@@ -42,6 +42,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     agent.must_exist()?;
     let latch = agent.state.latch();
     // What halts comes first, what explains comes after.
+    // Before the daemon can have done anything about it.
+    let mut at_ns = wall_clock_ns();
     let mut engaged = pull(&agent);
     let signalled = agent.daemon.as_ref().map(|daemon| daemon.signal(rustix::process::Signal::USR2));
     // A re-arm under way may take back what was just done. Held until the audit line stands, which tells a re-arm that
@@ -50,6 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if no_rearm.is_ok()
         && let again @ (Ok(Some(_)) | Err(_)) = pull(&agent)
     {
+        at_ns = wall_clock_ns();
         engaged = again;
     }
     // The rings may have come only now.
@@ -58,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     match engaged {
         Ok(engaged) => {
             let is_first = engaged.is_some();
-            let kept = explain(&agent, header.as_ref(), engaged, &arguments.reason);
+            let kept = explain(&agent, header.as_ref(), engaged, (at_ns, &arguments.reason));
             let latch = latch.path().display().to_string();
             if let Err(error) = no_rearm {
                 let doubt = format!("{}: a re-arm under way may lift this halt: {error}", agent.name);
@@ -110,9 +113,8 @@ fn explain(
     agent: &Located,
     header: Option<&Header>,
     engaged: Option<Engaged>,
-    text: &str,
+    (at_ns, text): (u64, &str),
 ) -> Result<(), StateError> {
-    let at_ns = wall_clock_ns();
     let halt = Halt {
         reason: Reason::Operator.name().to_owned(),
         text: Some(text.to_owned()),

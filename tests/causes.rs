@@ -79,7 +79,7 @@ impl Rig {
     }
 
     fn misses(&self) -> Value {
-        let answer = ask_daemon(&self.agent.directory, &ControlRequest::Status, PATIENCE);
+        let answer = ask_daemon(&self.agent.directory, &ControlRequest::Status {}, PATIENCE);
         answer.expect("the daemon answers")["misses"].clone()
     }
 

@@ -18,6 +18,7 @@ use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
 use crate::host::{Emergency, end_at_once};
 use crate::policy::Backend;
+use crate::wire::Reason;
 use std::path::PathBuf;
 
 /// Run an agent
@@ -53,6 +54,9 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let ending = daemon::run(&config, &arguments.config, read_again)?;
     let code = match ending.end {
         End::Stopped => ExitCode::Ok,
+        // Dying of it took longer than the supervisor waits.
+        End::Halted(Reason::Panic) => ExitCode::Internal,
+        End::Halted(Reason::BusError) => ExitCode::BusError,
         End::Halted(_) => ExitCode::Halted,
         End::Violated => ExitCode::Protocol,
         End::Hung => ExitCode::Hung,

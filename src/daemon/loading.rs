@@ -3,10 +3,11 @@
 
 use super::DaemonError;
 use super::candidate::{self, Loaded};
+use super::engine_thread::halt_reason;
 use super::planted::load_slowly_if_planted;
 use super::supervisor::Event;
 use crate::config::AgentConfig;
-use crate::host::{Latch, Request};
+use crate::host::{Latch, Request, latches};
 use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
 use crossbeam::channel::{Receiver, bounded, never, tick};
@@ -69,7 +70,9 @@ pub(super) fn load(
                 if latch.is_engaged() {
                     action_header.halt(Reason::Operator.number().into());
                 }
-                if action_header.state().0 == AgentState::Halted.number() {
+                // Of a panic the process dies in its hook.
+                let halted = action_header.state().0 == AgentState::Halted.number();
+                if halted && latches(halt_reason(action_header)) {
                     return Ok(Loading::Halted);
                 }
             }

@@ -11,7 +11,7 @@ use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use crate::host::{
     AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
-    ThreadWatch, User, WatchError,
+    ThreadWatch, User, WatchError, latches,
 };
 use crate::ring::{Consumer, Header};
 use crate::wire::{AgentState, Reason};
@@ -25,6 +25,9 @@ const STOP_GRACE: Nanos = Nanos::from_millis(500);
 /// How long the engine may take to end after a person halted it. The state word says so already, and nothing that the
 /// engine still does is sent; the process ends without an engine that hangs.
 const HALT_GRACE: Nanos = Nanos::from_millis(5);
+
+/// How long a panic's report may take to be written before the process ends without it.
+const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
 
 /// What the supervisor is told.
 pub(super) enum Event {
@@ -139,6 +142,8 @@ impl Supervisor<'_> {
             Reason::PolicyHung => Nanos(0),
             // The policy is late, and may yet return; where it does not, the guard says so in time.
             Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
+            // The process is dying of it, as soon as the handler has said so.
+            Reason::Panic | Reason::BusError => DEATH_GRACE,
             // The engine's own doing: it is about to say how it ended.
             _ => STOP_GRACE,
         };
@@ -275,7 +280,7 @@ impl Supervisor<'_> {
 
     /// Puts the latch and its audit line on disk; once, however often it is asked for.
     fn keep_the_halt(&mut self) {
-        if self.kept {
+        if self.kept || !latches(halt_reason(&self.action_header)) {
             return;
         }
         match self.keeper.keep(&self.action_header, self.status.last_sequence()) {

@@ -188,3 +188,45 @@ impl Halt {
         format!("since {}, {}{text}{user}", self.at, self.reason)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt() -> Halt {
+        Halt {
+            reason: "operator".to_owned(),
+            text: Some("venue is down".to_owned()),
+            at: "2026-11-25T14:02:11.120114402Z".to_owned(),
+            at_ns: 1_795_615_331_120_114_402,
+            sequence: Some(7),
+            epoch: Some(3),
+            bundle_sha256: None,
+            user: Some(User { uid: 1000, name: Some("trader".to_owned()), sudo_uid: None }),
+            pid: 4711,
+        }
+    }
+
+    /// However much of the explanation reached the disk, the agent is halted, and nothing wrong is said about why.
+    #[test]
+    fn a_latch_torn_anywhere_halts() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let state = StateDirectory::at(directory.path().to_owned());
+        let latch = state.latch();
+        assert_eq!((latch.is_engaged(), latch.read()), (false, LatchState::Open));
+        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        assert!(latch.is_engaged(), "the halt is there before its explanation");
+        latch.explain(engaged, &halt()).expect("the directory can be written");
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert!(latch.engage().expect("it is there").is_none(), "the first reason stands");
+
+        let whole = std::fs::read(latch.path()).expect("it is there");
+        for length in 0..whole.len() - 1 {
+            std::fs::write(latch.path(), &whole[..length]).expect("the directory can be written");
+            assert!(latch.is_engaged());
+            assert!(matches!(latch.read(), LatchState::Unexplained(_)), "{length} bytes");
+        }
+        latch.release().expect("it is there");
+        assert!(!latch.is_engaged());
+    }
+}

@@ -7,11 +7,11 @@
 //! ```
 //! One is under way at a time, so that generations follow each other in the order in which they were asked for.
 
-use super::candidate::{self, Reloaded, Sources};
+use super::candidate::{self, Beside, Reloaded, Sources};
 use super::provenance::Provenance;
 use super::reload::plan;
 use super::supervisor::Event;
-use crate::clock::{rfc3339, wall_clock_ns};
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
 use crate::engine::{Company, PolicyChange, Update};
 use crate::handover;
@@ -38,12 +38,15 @@ pub(super) struct Prepared {
     company: Company,
     change: Option<PolicyChange>,
     waiting: Vec<&'static str>,
+    tail: Option<Nanos>,
 }
 
 /// All reloads of a process.
 pub(super) struct Reloads {
     running: Arc<Standing>,
     previous: Option<Arc<Standing>>,
+    /// The tail of the running policy's latencies, as it was measured before it was armed.
+    tail: Option<Nanos>,
     read: ReadConfig,
     events: Sender<Event>,
     mailbox: handover::Sender<Update>,
@@ -69,7 +72,7 @@ enum UnderWay {
     /// A thread makes it ready.
     Preparing(Asked),
     /// The engine takes it between two ticks.
-    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str> },
+    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str>, tail: Option<Nanos> },
 }
 
 /// How a reload ended.
@@ -116,6 +119,7 @@ impl Reloads {
         Self {
             running: Arc::new(running),
             previous: None,
+            tail: None,
             read,
             events,
             mailbox,
@@ -127,6 +131,11 @@ impl Reloads {
             refused: 0,
             recent: VecDeque::new(),
         }
+    }
+
+    /// The policy is warm: this is its tail.
+    pub(super) fn note_tail(&mut self, tail: Nanos) {
+        self.tail = Some(tail);
     }
 
     /// What runs now.
@@ -176,10 +185,11 @@ impl Reloads {
         };
         let (running, read, events) =
             (Arc::clone(&self.running), Arc::clone(&self.read), self.events.clone());
+        let tail = self.tail;
         let work = move || {
             // The engine's core is left alone.
             running.config.engine.core.into_iter().for_each(keep_off);
-            let prepared = prepare(&running, kept.as_deref(), &read);
+            let prepared = prepare(&running, kept.as_deref(), &read, tail);
             // Nobody listens any more where the process is ending.
             drop(events.send(Event::Prepared(Box::new(prepared))));
         };
@@ -195,14 +205,15 @@ impl Reloads {
     /// The thread is done: offers what it made ready.
     pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, String>) -> Option<Outcome> {
         let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
-        let Prepared { standing, company, change, waiting } = match prepared {
+        let Prepared { standing, company, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
             Err(why) => return Some(self.refuse(&asked, why)),
         };
         let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
-                self.under_way = Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting });
+                self.under_way =
+                    Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting, tail });
                 None
             }
             // One is under way at a time, and its box is collected before the next.
@@ -213,13 +224,16 @@ impl Reloads {
     /// Looks whether the engine has taken what was offered. What it replaced is freed here.
     pub(super) fn look(&mut self) -> Option<Outcome> {
         let mut update = self.mailbox.collect()?;
-        let Some(UnderWay::Offered { asked, standing, waiting }) = self.under_way.take() else { return None };
+        let Some(UnderWay::Offered { asked, standing, waiting, tail }) = self.under_way.take() else {
+            return None;
+        };
         if let Some(error) = update.refused() {
             return Some(self.refuse(&asked, error.to_string()));
         }
         let policy_changed = update.changes_the_policy();
         self.generation += 1;
         self.applied += 1;
+        self.tail = tail;
         self.previous = Some(std::mem::replace(&mut self.running, Arc::from(standing)));
         let outcome = Outcome {
             applied: true,
@@ -267,7 +281,14 @@ impl Outcome {
 }
 
 /// Everything that takes time: reading, checking, verifying, loading, proving.
-fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Result<Prepared, String> {
+fn prepare(
+    running: &Standing,
+    kept: Option<&Standing>,
+    read: &ReadConfig,
+    tail: Option<Nanos>,
+) -> Result<Prepared, String> {
+    // Where what ran before runs again, it draws from the seed that it had.
+    let drawn_seed = kept.unwrap_or(running).provenance.drawn_seed();
     let (asked, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
         None => (read()?, None),
@@ -277,13 +298,15 @@ fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Re
         Some(sources) => sources,
         None => Sources::read(&plan.config).map_err(|error| error.to_string())?,
     };
-    let beside = (&running.config, &running.sources, &running.provenance);
-    let Reloaded { company, sources, provenance, change } =
+    let Standing { config, sources: running_sources, provenance } = running;
+    let beside = Beside { config, sources: running_sources, provenance, tail, drawn_seed };
+    let Reloaded { company, sources, provenance, change, tail } =
         candidate::reload(&plan.config, sources, beside).map_err(|error| error.to_string())?;
     Ok(Prepared {
         standing: Standing { config: plan.config, sources, provenance },
         company,
         change,
         waiting: plan.waiting,
+        tail,
     })
 }

@@ -68,7 +68,8 @@ struct escapement_action {
     uint32_t epoch;
     uint16_t outcome;
     uint16_t reason;
-    uint64_t reserved;
+    uint32_t generation;
+    uint32_t reserved;
     uint32_t flags;
     uint32_t checksum; /* CRC-32C of the 76 bytes before it and of the payload */
     float payload[];
@@ -86,7 +87,8 @@ enum escapement_action_flag {
 enum escapement_outcome {
     ESCAPEMENT_OUTCOME_POLICY = 1,
     ESCAPEMENT_OUTCOME_SAFE_DEFAULT = 2,
-    ESCAPEMENT_OUTCOME_HALT = 3
+    ESCAPEMENT_OUTCOME_HALT = 3,
+    ESCAPEMENT_OUTCOME_FALLBACK = 4
 };
 
 enum escapement_reason {

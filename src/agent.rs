@@ -4,7 +4,7 @@
 //! use escapement::agent::{Agent, Options};
 //!
 //! let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/small.bundle");
-//! let mut agent = Agent::load(bundle.as_ref(), Options::default())?;
+//! let mut agent = Agent::load(bundle, Options::default())?;
 //! match agent.predict(&[0.5, -0.25, 1.0], true) {
 //!     Ok((action, info)) => println!("{action:?} after {} ns", info.inference_ns),
 //!     Err(violation) => println!("too late to act: {violation}"),
@@ -18,11 +18,11 @@
 //! wrong (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe default and
 //! says why.
 
-use crate::bundle::{BundleError, Candidate, Manifest, NoiseKind, StateRule, Trust};
+use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
 use crate::clock::{Clock, MachineClock, Nanos};
 use crate::denormals::FlushDenormals;
 use crate::engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
-use crate::noise::{Distribution, Noise};
+use crate::noise::Noise;
 use crate::policy::{Backend, Execution, Policy, PolicyError, Precision, Widths};
 use crate::validation::{Objective, Validation, ValidationError, validate};
 use crate::wire::{Outcome, Reason};
@@ -157,8 +157,8 @@ impl Agent {
     ///
     /// # Errors
     /// When it is refused, when it cannot serve on this thread, and when the safe default is not an action of it.
-    pub fn load(path: &Path, options: Options) -> Result<Self, AgentError> {
-        let candidate = Candidate::read(path, &options.trust)?;
+    pub fn load(path: impl AsRef<Path>, options: Options) -> Result<Self, AgentError> {
+        let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
         let execution = Execution { backend: options.backend, weights: options.weights };
         let policy = candidate.load(execution, widths)?.policy;
@@ -197,13 +197,8 @@ impl<C: Clock> Agent<C> {
         {
             return Err(AgentError::SafeDefault(format!("{safe_default:?} is out of the action's bounds")));
         }
-        let noise = manifest.and_then(|manifest| manifest.noise).map(|noise| {
-            let distribution = match noise.kind {
-                NoiseKind::Gaussian => Distribution::Gaussian,
-                NoiseKind::Gumbel => Distribution::Gumbel,
-            };
-            Noise::new(options.seed, distribution)
-        });
+        let noise = manifest.and_then(|manifest| manifest.noise);
+        let noise = noise.map(|noise| Noise::new(options.seed, noise.kind.into()));
         let rule = |rule| match rule {
             StateRule::Keep => Carry::Keep,
             StateRule::Reset => Carry::Reset,
@@ -296,7 +291,10 @@ impl<C: Clock> Agent<C> {
 
     /// Begins an episode: carried state is back at its initial value.
     pub fn reset(&mut self) {
-        self.policy.reset();
+        match &mut self.carried {
+            Some(carried) => carried.on_episode(self.policy.as_mut()),
+            None => self.policy.reset(),
+        }
     }
 
     /// What the policy said about its latest fault.
@@ -318,7 +316,7 @@ impl<C: Clock> Agent<C> {
         let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
         self.policy.noise_mut().fill(0.0);
         let validation = validate(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
-        self.policy.reset();
+        self.reset();
         validation
     }
 }
@@ -335,104 +333,4 @@ impl<C> std::fmt::Debug for Agent<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::policy::{Dimensions, Fault};
-
-    /// Takes as long as its first feature says, in nanoseconds, and answers with the second.
-    struct Scripted(ManualClock);
-
-    impl Policy for Scripted {
-        fn dimensions(&self) -> Dimensions {
-            Dimensions { observation: 2, action: 1 }
-        }
-
-        fn backend(&self) -> &'static str {
-            "scripted"
-        }
-
-        fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
-            self.0.advance(Nanos(observation[0] as u64));
-            action[0] = observation[1];
-            if observation[1] > 1e6 { Err(Fault::Raised) } else { Ok(()) }
-        }
-    }
-
-    fn agent(enforce: bool, end_to_end: u64) -> Agent<ManualClock> {
-        let clock = ManualClock::new(Nanos(0));
-        let options = Options {
-            deadlines: Deadlines { inference: Nanos(100), end_to_end: Nanos(end_to_end), max_age: None },
-            enforce,
-            safe_default: Some(vec![-7.0]),
-            ..Options::default()
-        };
-        Agent::new(Box::new(Scripted(clock.clone())), None, vec![vec![1.0, 1.0]], options, clock)
-            .expect("it serves")
-    }
-
-    #[test]
-    fn deadlines_are_held_at_their_boundary() {
-        for (taken, violates) in [(99.0, false), (100.0, false), (101.0, true)] {
-            let mut agent = agent(true, 1000);
-            match agent.predict(&[taken, 3.0], true) {
-                Ok((action, info)) => {
-                    assert!(!violates);
-                    assert_eq!(
-                        (action, info.inference_ns, info.reason),
-                        (&[3.0][..], taken as u64, Reason::None)
-                    );
-                }
-                Err(violation) => {
-                    assert!(violates);
-                    assert_eq!(
-                        (violation.layer, violation.taken, violation.limit),
-                        (Layer::Inference, Nanos(101), Nanos(100))
-                    );
-                }
-            }
-            let mut agent = self::agent(true, 100);
-            agent.deadlines.inference = Nanos(1000);
-            assert_eq!(agent.predict(&[taken, 3.0], true).is_err(), violates, "end to end");
-        }
-    }
-
-    #[test]
-    fn without_enforcement_lateness_is_told() {
-        let mut agent = agent(false, 1000);
-        let (action, info) = agent.predict(&[500.0, 3.0], true).expect("nothing is enforced");
-        assert_eq!((action, info.late, info.outcome), (&[3.0][..], Some(Layer::Inference), Outcome::Policy));
-    }
-
-    #[test]
-    fn other_errors_become_the_safe_default() {
-        for (observation, reason) in [
-            (&[1.0, f32::NAN][..], Reason::ObservationNonFinite),
-            (&[1.0][..], Reason::PolicyError),
-            (&[1.0, 2e6][..], Reason::PolicyError),
-        ] {
-            let mut agent = agent(true, 1000);
-            let (action, info) = agent.predict(observation, true).expect("no deadline was missed");
-            assert_eq!((action, info.outcome, info.reason), (&[-7.0][..], Outcome::SafeDefault, reason));
-        }
-        // A late error is late first: nobody waits for a default.
-        assert!(agent(true, 1000).predict(&[500.0, 2e6], true).is_err());
-    }
-
-    #[test]
-    fn a_bundle_is_loaded_and_answers_with_and_without_noise() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small.bundle");
-        let options = Options { backend: Backend::Native, enforce: false, seed: 4, ..Options::default() };
-        let mut agent = Agent::load(&path, options.clone()).expect("it is good");
-        let mut answer =
-            |deterministic| agent.predict(&[0.5, -0.25, 1.0], deterministic).expect("free").0.to_vec();
-        let plain = answer(true);
-        let noisy = answer(false);
-        assert_ne!(plain, noisy);
-        assert_ne!(noisy, answer(false));
-        assert_eq!(plain, answer(true));
-        assert!(agent.validate_slo_compliance(50).expect("it answers").within_deadline() >= 0.0);
-        let wrong = Options { safe_default: Some(vec![2.0, 0.0]), ..options };
-        assert!(matches!(Agent::load(&path, wrong), Err(AgentError::SafeDefault(_))));
-    }
-}
+mod tests;

@@ -90,11 +90,40 @@ impl MonotonicClock {
     }
 }
 
+/// How much time a processor has spent on one thread; any thread of the process can read it. The kernel leaves out what
+/// the hypervisor took, where that one says so.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    /// That of the calling thread; `None` where there is no such clock.
+    pub fn of_this_thread() -> Option<Self> {
+        let mut id = 0;
+        // SAFETY: the calling thread exists, and the pointer is that of a live integer of the right type.
+        let result = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut id) };
+        (result == 0).then_some(Self(id))
+    }
+
+    /// The time so far; `None` once the thread is gone.
+    pub fn used(self) -> Option<Nanos> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is that of a live timespec; a clock that is gone is an error, not undefined.
+        let result = unsafe { libc::clock_gettime(self.0, &raw mut time) };
+        (result == 0).then_some(Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64))
+    }
+}
+
 /// The wall clock in nanoseconds since the Unix epoch: for stamps that people read and for `ts_event_ns`, never for
 /// a deadline.
 pub fn wall_clock_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     time.tv_sec.max(0) as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// An instant of [`wall_clock_ns`] as people and other programs read it: RFC 3339, UTC, to the nanosecond.
+pub fn rfc3339(wall_ns: u64) -> String {
+    let instant = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(wall_ns);
+    humantime::format_rfc3339_nanos(instant).to_string()
 }
 
 /// A clock that stands still until it is moved. Clones share the instant.

@@ -12,7 +12,9 @@
 //! | L0 | `sync`, [`clock`], [`denormals`], [`backing`] | atomics and cells, time, float mode, stable bytes |
 //! | L1 | [`wire`], [`noise`] | observation and action frames, outcomes and reasons, byte by byte; what stochastic policies draw |
 //! | L2 | [`ring`], [`shm`], [`policy`], [`bundle`], [`telemetry`] | the SPSC ring on any memory, named regions, backends, bundles, histograms |
+//! | L2 | [`handover`] | how a right passes from one thread to another |
 //! | L3 | [`engine`], [`validation`] | the hot loop: tick, deadline, idle strategy; what a policy takes on a core |
+//! | L3 | [`attribution`] | why a tick missed |
 //! | L4 | [`config`], [`host`] | checked settings, the machine |
 //! | L4 | [`feed`], [`gateway`] | the other ends of the rings: for producers and consumers written in Rust |
 //! | L4 | [`agent`] | a policy with its deadlines as a call, for those who embed it |
@@ -20,7 +22,9 @@
 
 #[cfg(not(loom))]
 pub mod agent;
-// Under loom there is the ring and what it stands on: the model is about nothing else.
+#[cfg(not(loom))]
+pub mod attribution;
+// Under loom there are the ring, the hand-over of rights and what they stand on: the models are about nothing else.
 pub mod backing;
 #[cfg(not(loom))]
 pub mod bundle;
@@ -38,6 +42,7 @@ pub mod engine;
 pub mod feed;
 #[cfg(not(loom))]
 pub mod gateway;
+pub mod handover;
 #[cfg(not(loom))]
 pub mod host;
 #[cfg(not(loom))]

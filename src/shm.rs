@@ -121,26 +121,38 @@ impl MappedFile {
             .map_err(|error| ShmError::system(path, "set permissions")(error.into()))?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)
             .map_err(|error| ShmError::system(path, "allocate its blocks")(error.into()))?;
-        Self::map(path, &File::from(file))
+        Self::map(path, &File::from(file), MmapOptions::new().populate())
     }
 
-    /// Maps an existing file whole.
+    /// Maps an existing file whole, and makes it resident.
     ///
     /// # Errors
     /// When it is missing, not a regular file, or cannot be mapped.
     pub fn open(path: &Path) -> Result<Self, ShmError> {
+        Self::open_with(path, MmapOptions::new().populate())
+    }
+
+    /// Maps an existing file whole; a page becomes resident when it is looked at.
+    ///
+    /// # Errors
+    /// As for [`MappedFile::open`].
+    pub fn open_lazily(path: &Path) -> Result<Self, ShmError> {
+        Self::open_with(path, &MmapOptions::new())
+    }
+
+    fn open_with(path: &Path, options: &MmapOptions) -> Result<Self, ShmError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| ShmError::system(path, "open")(error.into()))?;
-        Self::map(path, &File::from(file))
+        Self::map(path, &File::from(file), options)
     }
 
-    fn map(path: &Path, file: &File) -> Result<Self, ShmError> {
+    fn map(path: &Path, file: &File, options: &MmapOptions) -> Result<Self, ShmError> {
         let metadata = file.metadata().map_err(ShmError::system(path, "look up its size"))?;
         if !metadata.is_file() || metadata.size() == 0 {
             return Err(ShmError::NotAFile { path: path.to_owned() });
         }
-        let map = MmapOptions::new().populate().map_raw(file).map_err(ShmError::system(path, "map"))?;
+        let map = options.map_raw(file).map_err(ShmError::system(path, "map"))?;
         Ok(Self { map })
     }
 }

@@ -58,6 +58,11 @@ fn a_good_policy_is_answered_by_itself() {
 const TIGHT: [(&str, &str); 3] =
     [("deadline.inference_us", "1000"), ("deadline.end_to_end_us", "1000"), ("warm_up.quantile", "0.5")];
 
+/// The guard answers at the deadline; where a busy machine lets it sleep for milliseconds, the engine is back before it.
+fn is_late(reason: Reason) -> bool {
+    matches!(reason, Reason::GuardTakeover | Reason::InferenceLate)
+}
+
 #[test]
 fn a_slow_policy_halts_under_halt() {
     let agent = agent("slow_sometimes.pt", &TIGHT);
@@ -65,11 +70,14 @@ fn a_slow_policy_halts_under_halt() {
     agent.feed().commit(&FAULTY);
     let (status, stderr) = process.wait();
     assert_eq!(status.code(), Some(80), "{stderr}");
-    assert!(stderr.contains("inference_late"), "{stderr}");
     let (outcome, reason, header, payload) = answered(&mut agent.gateway());
-    assert_eq!((outcome, reason, payload), (Outcome::Halt, Reason::InferenceLate, NEUTRAL));
-    assert!(header.inference_ns > 1_000_000);
-    assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::InferenceLate.number().into()));
+    assert!(is_late(reason) && stderr.contains(reason.name()), "{reason:?}: {stderr}");
+    assert_eq!((outcome, payload), (Outcome::Halt, NEUTRAL));
+    assert!(
+        header.ts_commit_ns > header.ts_publish_ns + header.queue_ns + 1_000_000,
+        "not before the deadline"
+    );
+    assert_eq!(agent.state(), (AgentState::Halted.number(), reason.number().into()));
 }
 
 #[test]
@@ -82,7 +90,8 @@ fn a_slow_policy_goes_on_with_safe_defaults() {
     for _ in 0..5 {
         feed.commit(&FAULTY);
         let (outcome, reason, _, payload) = answered(&mut gateway);
-        assert_eq!((outcome, reason, payload), (Outcome::SafeDefault, Reason::InferenceLate, SAFE_DEFAULT));
+        assert!(is_late(reason), "{reason:?}");
+        assert_eq!((outcome, payload), (Outcome::SafeDefault, SAFE_DEFAULT));
     }
     assert_eq!(process.stop().0.code(), Some(0));
 }
@@ -145,7 +154,15 @@ fn nan_wrong_shape_and_non_tensor_give_the_safe_default() {
 /// The forward never returns; told to stop, the agent halts and says why instead of waiting for ever.
 #[test]
 fn code_81_hung_policy() {
-    let agent = agent("hang_sometimes.pt", &[("agent.drain_timeout_ms", "200")]);
+    let agent = agent(
+        "hang_sometimes.pt",
+        &[
+            ("agent.drain_timeout_ms", "200"),
+            // Not before the agent was told to stop.
+            ("deadline.inference_us", "10000000"),
+            ("deadline.end_to_end_us", "10000000"),
+        ],
+    );
     let process = agent.start_armed();
     agent.feed().commit(&FAULTY);
     wait_for("the observation to be taken up", || {

@@ -136,7 +136,7 @@ impl PlayedAgent {
     fn new(capacity: u64) -> Self {
         let agent = agent_without_daemon(capacity);
         let actions = agent.attach(RingFile::Actions).unwrap();
-        actions.header().set_state(AgentState::Armed.number(), 0);
+        actions.header().reset_state(AgentState::Armed.number(), 0);
         let observations = Consumer::attach(agent.attach(RingFile::Observations).unwrap()).unwrap();
         Self { producer: Producer::attach(actions).unwrap(), observations, agent }
     }
@@ -165,7 +165,7 @@ impl PlayedAgent {
 
     fn end(&self, state: AgentState, reason: Reason) {
         let region = self.agent.attach(RingFile::Actions).unwrap();
-        region.header().set_state(state.number(), reason.number().into());
+        region.header().reset_state(state.number(), reason.number().into());
     }
 
     /// The report and code of a tap that finds all this and the end of the agent.

@@ -40,7 +40,9 @@ fn is_untouched(root: &Path, name: &str) {
         .map(|entry| entry.expect("an entry").file_name())
         .collect();
     found.sort();
-    assert_eq!(found, ["agent.toml", "secret", "test", "victim"], "{name}");
+    // The daemon's own are the rings in `test` and what it keeps in `state`; the commands have neither.
+    found.retain(|name| name != "test" && name != "state");
+    assert_eq!(found, ["agent.toml", "secret", "victim"], "{name}");
 }
 
 fn agent(path: &Path) -> Agent {
@@ -52,6 +54,9 @@ fn agent(path: &Path) -> Agent {
         ("observation.dimension", "3"),
         ("warm_up.round_calls", "3"),
         ("agent.drain_timeout_ms", "200"),
+        // Not before the agent was told to stop.
+        ("deadline.inference_us", "10000000"),
+        ("deadline.end_to_end_us", "10000000"),
     ]);
     prepare(agent.root.path());
     agent
@@ -232,4 +237,47 @@ fn what_never_returns_is_left_behind_when_the_agent_is_told_to_stop() {
     assert_eq!(status.code(), Some(81), "{stderr}");
     assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::PolicyHung.number().into()));
     is_untouched(agent.root.path(), "spin_when_traded");
+}
+
+/// `predict` and `validate` are asked about files that nobody trusts yet.
+#[test]
+fn the_commands_that_ask_a_policy_confine_it_too() {
+    for command in ["predict", "validate"] {
+        for (act, when) in ACTS.iter().flat_map(|act| ["at_load", "in_forward"].map(|when| (act, when))) {
+            let name = format!("{act}_{when}");
+            let root = tempfile::tempdir().expect("a temporary directory");
+            prepare(root.path());
+            std::fs::write(root.path().join("seen.npy"), support::npy(&TRADED, 3)).expect("observations");
+            let arguments = match command {
+                "predict" => vec!["--observations", "seen.npy", "--out", "actions.npy"],
+                _ => vec![
+                    "--observations",
+                    "seen.npy",
+                    "--trials",
+                    "10",
+                    "--within",
+                    "0",
+                    "--html",
+                    "report.html",
+                ],
+            };
+            let output = escapement()
+                .arg(command)
+                .arg(module(&name))
+                .args(arguments)
+                .args(["--backend", "torch"])
+                .current_dir(root.path())
+                .output()
+                .expect("it runs");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            // torch.save does not notice that the file cannot be opened.
+            let expected = if *act == "write" { 0 } else { 65 };
+            assert_eq!(output.status.code(), Some(expected), "{command}, {name}: {stderr}");
+            assert_eq!(std::fs::read(root.path().join("victim")).expect("it"), VICTIM, "{command}, {name}");
+            assert!(!root.path().join("written").exists(), "{command}, {name}");
+            // What the command itself writes is written all the same.
+            let own = if command == "predict" { "actions.npy" } else { "report.html" };
+            assert_eq!(root.path().join(own).exists(), *act == "write", "{command}, {name}");
+        }
+    }
 }

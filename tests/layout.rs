@@ -59,7 +59,7 @@ fn observation_fields() -> Vec<(String, usize, usize)> {
 fn action_fields() -> Vec<(String, usize, usize)> {
     fields!(ActionHeader:
         sequence 8, position 8, ts_event_ns 8, ts_publish_ns 8, ts_commit_ns 8, inference_ns 8, queue_ns 8,
-        epoch 4, outcome 2, reason 2, reserved 8, flags 4, checksum 4)
+        epoch 4, outcome 2, reason 2, generation 4, reserved 4, flags 4, checksum 4)
 }
 
 fn region_fields() -> Vec<(String, usize, usize)> {
@@ -162,13 +162,14 @@ fn frames_have_the_documented_bytes() {
         epoch: 8,
         outcome: Outcome::SafeDefault.number(),
         reason: Reason::Stale.number(),
+        generation: 9,
         reserved: 0,
         flags: ActionFlags::STALE,
         checksum: 0,
     }
     .sealed(&payload);
     let golden = "0100000000000000 0200000000000000 0300000000000000 0400000000000000 0500000000000000 \
-                  0600000000000000 0700000000000000 08000000 0200 0400 0000000000000000 04000000 06c1a7b8";
+                  0600000000000000 0700000000000000 08000000 0200 0400 09000000 00000000 04000000 a2fd1730";
     assert_eq!(hex(action.as_bytes()), golden.replace(' ', ""));
     assert!(action.is_whole(&payload) && !action.is_whole(&[1.0, -2.0]));
     assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283, "the page's check value");

@@ -53,7 +53,7 @@ impl Subject {
         for call in 0..calls {
             let element = &mut self.observation[call as usize % width];
             // Back and forth, so that the observation stays where it is.
-            *element += if call / width as u64 % 2 == 0 { 0.001 } else { -0.001 };
+            *element += if (call / width as u64).is_multiple_of(2) { 0.001 } else { -0.001 };
             self.native.infer(&self.observation, &mut self.action).expect("no fault");
             if call % BETWEEN == 0 {
                 (self.offence)();
@@ -95,8 +95,10 @@ fn canary(offence: fn()) -> Subject {
 
 fn allocator_calls(subject: Subject) -> u64 {
     let mut subject = subject.warmed_up();
+    // Asking the environment allocates.
+    let calls = calls();
     let before = quiet::allocator_calls();
-    subject.call(calls());
+    subject.call(calls);
     quiet::allocator_calls() - before
 }
 
@@ -117,8 +119,9 @@ fn the_allocation_counter_sees_an_allocation() {
 /// Page faults, and times that the thread gave its core away.
 fn kernel_events(subject: Subject) -> (i64, i64) {
     let mut subject = subject.warmed_up();
+    let calls = calls();
     let before = quiet::faults_and_waits();
-    subject.call(calls());
+    subject.call(calls);
     let after = quiet::faults_and_waits();
     (after.0 - before.0, after.1 - before.1)
 }
@@ -142,7 +145,8 @@ fn the_kernels_counters_see_a_fault_and_a_wait() {
     let (faults, _) = kernel_events(canary(quiet::touch_new_page));
     assert!(faults >= offences, "{faults} faults seen of {offences}");
     let (_, waits) = kernel_events(canary(|| std::thread::sleep(std::time::Duration::from_micros(1))));
-    assert!(waits >= offences, "{waits} waits seen of {offences}");
+    // A sleep that is over before it has begun is none.
+    assert!(waits >= offences * 9 / 10, "{waits} waits seen of {offences}");
 }
 
 fn system_calls(subject: impl FnOnce() -> Subject + Send + 'static) -> u64 {

@@ -4,12 +4,16 @@
 use std::path::Path;
 
 use escapement::policy::Policy;
+use escapement::policy::native::kernels::Precision;
 use escapement::policy::native::{Limits, Native, Options};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let limits = Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };
-    let options = Options { limits, ..Options::default() };
+    // Weights are packed in one form or the other.
+    let precision = Precision::ALL[bytes.len() % Precision::ALL.len()];
+    let limits =
+        Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };
+    let options = Options { limits, precision, ..Options::default() };
     if let Ok(mut native) = Native::from_bytes(bytes, Path::new("fuzz.pt"), &options) {
         let dimensions = native.dimensions();
         let mut action = vec![0.0; dimensions.action];

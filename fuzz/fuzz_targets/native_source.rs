@@ -8,14 +8,18 @@ mod torchscript;
 use std::path::Path;
 
 use escapement::policy::Policy;
+use escapement::policy::native::kernels::Precision;
 use escapement::policy::native::{Limits, Native, Options};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &str| {
     let constants = [torchscript::weights(&[4, 4], 1), torchscript::weights(&[4], 2)];
     let bytes = torchscript::archive(body, &constants);
-    let limits = Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };
-    let options = Options { limits, observation: Some(4), ..Options::default() };
+    // Weights are packed in one form or the other.
+    let precision = Precision::ALL[body.len() % Precision::ALL.len()];
+    let limits =
+        Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };
+    let options = Options { limits, precision, observation: Some(4), ..Options::default() };
     if let Ok(mut native) = Native::from_bytes(&bytes, Path::new("fuzz.pt"), &options) {
         let mut action = vec![0.0; native.dimensions().action];
         let _ = native.infer(&[0.1, -0.2, 0.3, -0.4], &mut action);

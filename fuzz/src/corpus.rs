@@ -1,5 +1,5 @@
-//! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, truncated, bit-flipped, bombed and
-//! self-referencing ones, and bodies of `forward` with every operator of the tests.
+//! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, by hand and by PyTorch; truncated, bit-flipped,
+//! bombed and self-referencing ones; and bodies of `forward` with operators of every kind.
 
 #[path = "../../tests/support/torchscript.rs"]
 mod torchscript;
@@ -9,7 +9,11 @@ use std::{env, fs, io};
 
 use torchscript::{Member, archive, members, perceptron, weights, zip};
 
-const BODIES: [&str; 7] = [
+/// Archives that PyTorch wrote.
+const BUNDLES: [&str; 3] =
+    ["config/example.bundle", "tests/data/small.bundle", "tests/data/recurrent.bundle"];
+
+const BODIES: [&str; 12] = [
     "y = torch.tanh(torch.linear(x, CONSTANTS.c0, CONSTANTS.c1))\nreturn torch.softmax(y, -1)",
     "y = torch.add_(torch.mul(x, 2.), CONSTANTS.c1)\na, b, = torch.chunk(y, 2, 1)\nreturn torch.cat([b, a], 1)",
     "if torch.eq(torch.dim(x), 2):\n  y = torch.view(x, [2, -1])\nelse:\n  y = x\nreturn torch.transpose(y, 0, 1)",
@@ -17,6 +21,11 @@ const BODIES: [&str; 7] = [
     "y = torch.layer_norm(x, [4], CONSTANTS.c1, CONSTANTS.c1)\nreturn torch.to(torch.argmax(y, 1), 6)",
     "for i in range(3):\n  x = torch.add(torch.select(x, 0, 0), i)\n  x = torch.unsqueeze(x, 0)\nreturn x",
     "y = torch.embedding(CONSTANTS.c0, torch.clamp(torch.to(x, 4), 0, 3))\nreturn torch.mean(y, [1])",
+    "y = torch.unsqueeze(CONSTANTS.c0, 1)\nz = torch.conv1d(torch.view(x, [1, 1, 4]), y, None, [1], \"same\")\nreturn z",
+    "y = torch.glu(x, -1)\nz = torch.rms_norm(torch.prelu(x, CONSTANTS.c1), [4])\nreturn torch.cat([y, z], 1)",
+    "y = torch.div(torch.softshrink(x, 0.1), 0.3, rounding_mode=\"trunc\")\nreturn torch.norm(y, 2, [1], True)",
+    "h = torch.zeros([1, 1, 1])\no, n = torch.gru(torch.view(x, [4, 1, 1]), h, [CONSTANTS.c0], False, 1, 0., False, False, False)\nreturn o",
+    "y = torch.batch_norm(x, CONSTANTS.c1, CONSTANTS.c1, CONSTANTS.c1, CONSTANTS.c1, False, 0.1, 1e-05, True)\nreturn y",
 ];
 
 fn main() -> io::Result<()> {
@@ -25,6 +34,10 @@ fn main() -> io::Result<()> {
     };
     let constants = || [weights(&[4, 4], 1), weights(&[4], 2)];
     let mut archives = vec![perceptron()];
+    for bundle in BUNDLES {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(bundle).join("policy.pt");
+        archives.push(fs::read(path)?);
+    }
     archives.extend(BODIES.iter().map(|body| archive(body, &constants())));
     let sound = perceptron();
     archives.extend((1..8).map(|eighth| sound[..sound.len() * eighth / 8].to_vec()));

@@ -125,7 +125,7 @@ def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
     try:
         policy = partial / "policy.pt"
         example = torch.from_numpy(sampler.edges()[:1].copy())
-        graph.save(graph.freeze(subject.graph, subject.signature, example), policy)
+        graph.save(frozen(subject, example), policy)
         written = verification.load(policy)
         rows = verification.drawn(subject, sampler, options.checks, with_noise=False)
         deterministic = verification.compare(subject, written, rows, options.tolerance)
@@ -144,6 +144,18 @@ def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
         shutil.rmtree(partial, ignore_errors=True)
     sha256 = str(manifest.file_entry(out / "bundle.toml")["sha256"])
     return Exported(out, subject.algorithm, deterministic, stochastic, sha256)
+
+
+def frozen(subject: Subject, example: torch.Tensor) -> torch.jit.ScriptModule:
+    """The subject's frozen TorchScript, or an `ExportError` with the reason of whoever's module it was."""
+    try:
+        return graph.freeze(subject.graph, subject.signature, example)
+    except ExportError:
+        raise
+    except Exception as error:
+        # A module of the user's own may raise anything, also because it is traced.
+        reason = str(error).strip().splitlines() or [""]
+        raise ExportError(f"the policy cannot be traced: {type(error).__name__}: {reason[0]}") from error
 
 
 def install(partial: Path, out: Path) -> None:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from . import shared_layers
 from .errors import ExportError
 from .families import FAMILIES
 
@@ -111,15 +112,20 @@ def without_training_state(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
         raise ExportError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
         raise ExportError(f"{path}: not a zip file; Stable-Baselines3's model.save() writes one")
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    if "data" not in records:
+        raise ExportError(f"{path}: has no record 'data'; Stable-Baselines3's model.save() writes one")
+    attributes, replaced = actor_attributes(path, json.loads(records["data"]))
+    # Arguments of plain numbers and words are not pickled.
+    arguments = replaced.get("policy_kwargs", attributes["policy_kwargs"])
+    modernize(arguments)
+    shared_layers.separate(records, arguments)
+    records["data"] = json.dumps(attributes).encode()
     repacked = io.BytesIO()
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(repacked, "w") as target:
-        if "data" not in source.namelist():
-            raise ExportError(f"{path}: has no record 'data'; Stable-Baselines3's model.save() writes one")
-        attributes, replaced = actor_attributes(path, json.loads(source.read("data")))
-        target.writestr("data", json.dumps(attributes))
-        for name in source.namelist():
-            if name != "data":
-                target.writestr(name, source.read(name))
+    with zipfile.ZipFile(repacked, "w") as target:
+        for name, content in records.items():
+            target.writestr(name, content)
     repacked.seek(0)
     return repacked, replaced
 
@@ -143,7 +149,6 @@ def actor_attributes(path: Path, attributes: dict[str, Any]) -> tuple[dict[str, 
                 del kept[name]
     for name in sorted(NEEDED - kept.keys()):
         raise ExportError(f"{path}: the model has no {name}")
-    modernize(decoded.get("policy_kwargs"))
     return kept, decoded
 
 

@@ -2,6 +2,7 @@
 //! stop.
 
 use super::exit::{ExitCode, Failure};
+use super::locate::one_directory;
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::config;
 use crate::host::{AgentDirectory, DirectoryError, Role};
@@ -35,17 +36,7 @@ impl AgentArguments {
             let message = "no agent is named; allowed: --config FILE, or --name NAME";
             return Err(Failure::new(ExitCode::Usage, message));
         };
-        // A name is one component of a path: anything else would lead out of the root.
-        let mut components = std::path::Path::new(name).components();
-        match (components.next(), components.next()) {
-            (Some(std::path::Component::Normal(_)), None) => {
-                Ok(AgentDirectory::new(self.root.as_deref(), name))
-            }
-            _ => {
-                let message = format!("--name {name:?}: allowed: the name of one directory");
-                Err(Failure::new(ExitCode::Usage, message))
-            }
-        }
+        Ok(AgentDirectory::new(self.root.as_deref(), &one_directory(name)?))
     }
 }
 

@@ -22,14 +22,14 @@
 //! Exit code 0 when all is well, 1 when two bundles differ, 65 when a bundle is bad.
 
 use super::CommandResult;
+use super::confinement::Confinement;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{
     self, Agreement, AgreementError, Bundle, Manifest, PassedOver, Rows, Served, SignatureState, StateRule,
     Tolerance, Trust, agreement, hex, is_public_key,
 };
-use crate::host::forbid_files;
-use crate::policy::{Backend, Policy, Widths};
+use crate::policy::{Backend, Execution, Policy, Widths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +65,8 @@ pub(super) struct Verify {
     #[arg(long, default_value = "auto", value_parser = proving_backend)]
     backend: Backend,
     #[command(flatten)]
+    confinement: Confinement,
+    #[command(flatten)]
     trust: TrustArguments,
     /// Print JSON
     #[arg(long)]
@@ -94,6 +96,8 @@ pub(super) struct Diff {
     /// Ask about these instead, as one episode: a .npy file, float32, [n, observation]
     #[arg(long, value_name = "FILE.npy")]
     observations: Option<PathBuf>,
+    #[command(flatten)]
+    confinement: Confinement,
     #[command(flatten)]
     trust: TrustArguments,
     /// Print JSON
@@ -144,28 +148,14 @@ pub(super) fn tell_passed_over(passed_over: Option<&PassedOver>) {
     }
 }
 
-/// Gives up the filesystem before libtorch may run what is in a bundle: who verifies one does not trust it yet. From here on
-/// there is nothing left to read or write but standard output.
-fn confined(backend: Backend) -> Result<Backend, Failure> {
-    if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
-        return Ok(backend);
-    }
-    match (forbid_files(), backend) {
-        (Ok(()), backend) => Ok(backend),
-        (Err(_), Backend::Auto) => Ok(Backend::Native),
-        (Err(reason), _) => {
-            let message = format!("backend torch is refused, since it cannot be confined: {reason}");
-            Err(Failure::new(ExitCode::Permission, message))
-        }
-    }
-}
-
 const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
-    let Served { policy, proof, passed_over } = bundle.load(confined(arguments.backend)?, ANY_WIDTHS)?;
-    let backend = policy.backend();
+    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |execution| {
+        let Served { policy, proof, passed_over } = bundle.load(execution, ANY_WIDTHS)?;
+        Ok((policy.backend(), proof, passed_over))
+    })?;
     if arguments.json {
         let mut value = as_json(&bundle);
         value["backend"] = json!(backend);
@@ -339,47 +329,60 @@ fn as_json(bundle: &Bundle) -> Value {
 
 fn diff(arguments: &Diff) -> CommandResult {
     let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
+    if given.as_ref().is_some_and(|matrix| matrix.rows == 0) {
+        return Err(Failure::new(ExitCode::Usage, "--observations: there are none in the file"));
+    }
     let trust = arguments.trust.trust();
     let bundles = [Bundle::open(&arguments.a, &trust)?, Bundle::open(&arguments.b, &trust)?];
-    let backend = confined(arguments.backend)?;
+    let found = arguments
+        .confinement
+        .run(arguments.backend.into(), |execution| compare(arguments, &bundles, execution, given))?;
+    tell_difference(arguments, &bundles, &found);
+    let agree = found.is_ok_and(|found| found.is_complete());
+    Ok(if agree { ExitCode::Ok } else { ExitCode::Negative })
+}
+
+/// What both answer, on a thread that opens no files; the reason where there is nothing to compare.
+fn compare(
+    arguments: &Diff,
+    bundles: &[Bundle; 2],
+    execution: Execution,
+    given: Option<Matrix>,
+) -> Result<Result<Agreement, String>, Failure> {
     let mut policies = Vec::new();
-    for bundle in &bundles {
-        let Served { policy, passed_over, .. } = bundle.load(backend, ANY_WIDTHS)?;
+    for bundle in bundles {
+        let Served { policy, passed_over, .. } = bundle.load(execution, ANY_WIDTHS)?;
         tell_passed_over(passed_over.as_ref());
         policies.push(policy);
     }
     let [a, b] = policies.as_mut_slice() else { unreachable!("two were loaded") };
-    let tolerance = Tolerance::of(bundles[0].manifest());
-    let spaces = bundles.each_ref().map(|bundle| bundle.manifest().action.kind);
+    let [first, second] = bundles.each_ref().map(Bundle::manifest);
+    if first.action.kind != second.action.kind {
+        let (first, second) = (first.action.kind.name(), second.action.kind.name());
+        return Ok(Err(format!("the first gives {first} actions, the second {second}")));
+    }
+    let tolerance = Tolerance::of(first);
     let policies: [&mut dyn Policy; 2] = [a.as_mut(), b.as_mut()];
-    let found = if spaces[0] != spaces[1] {
-        Err(format!("the first gives {} actions, the second {}", spaces[0].name(), spaces[1].name()))
-    } else {
-        let asked = match &given {
-            Some(matrix) => {
-                let width = bundles[0].manifest().observation.dimension;
-                if matrix.width != width {
-                    let path = arguments.observations.as_deref().unwrap_or(Path::new(""));
-                    let message =
-                        format!("{}: width {}; the bundle takes {width}", path.display(), matrix.width);
-                    return Err(Failure::new(ExitCode::Usage, message));
-                }
-                agreement(policies, matrix.values.chunks_exact(width), Rows::Episode, &tolerance)
+    let asked = match &given {
+        Some(matrix) => {
+            let width = first.observation.dimension;
+            if matrix.width != width {
+                let path = arguments.observations.as_deref().unwrap_or(Path::new(""));
+                let message = format!("{}: width {}; the bundle takes {width}", path.display(), matrix.width);
+                return Err(Failure::new(ExitCode::Usage, message));
             }
-            None => {
-                let rows = bundles[0].golden().observations().chain(bundles[1].golden().observations());
-                agreement(policies, rows, Rows::Independent, &tolerance)
-            }
-        };
-        match asked {
-            Ok(found) => Ok(found),
-            Err(error @ AgreementError::Widths(_)) => Err(error.to_string()),
-            Err(error) => return Err(Failure::new(ExitCode::Bundle, error.to_string())),
+            agreement(policies, matrix.values.chunks_exact(width), Rows::Episode, &tolerance)
+        }
+        None => {
+            let rows = bundles[0].golden().observations().chain(bundles[1].golden().observations());
+            agreement(policies, rows, Rows::Independent, &tolerance)
         }
     };
-    tell_difference(arguments, &bundles, &found);
-    let agree = found.is_ok_and(|found| found.is_complete());
-    Ok(if agree { ExitCode::Ok } else { ExitCode::Negative })
+    match asked {
+        Ok(found) => Ok(Ok(found)),
+        Err(error @ AgreementError::Widths(_)) => Ok(Err(error.to_string())),
+        Err(error) => Err(Failure::new(ExitCode::Bundle, error.to_string())),
+    }
 }
 
 fn tell_difference(arguments: &Diff, bundles: &[Bundle; 2], found: &Result<Agreement, String>) {

@@ -17,8 +17,8 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle;
-use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
-use crate::engine::{Backlog, Bounds, BudgetSpec, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
+use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem, RecurrentConfig};
+use crate::engine::{Backlog, Bounds, BudgetSpec, Carry, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
 use crate::policy::Execution;
 use crate::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
@@ -98,6 +98,15 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     };
     line("agent", format!("{}, {root}; {}strict", config.name, if config.strict { "" } else { "not " }));
     line(
+        "",
+        match &config.state_root {
+            Some(root) => format!("latch and audit in {}", root.join(&config.name).display()),
+            None => {
+                "latch and audit in the state directory of systemd, of the system, or of the user".to_owned()
+            }
+        },
+    );
+    line(
         "policy",
         match &config.policy.source {
             PolicySource::Path(path) => {
@@ -109,6 +118,9 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     );
     if config.policy.source != PolicySource::Null {
         line("", trust(config));
+    }
+    if let Some(path) = &config.policy.fallback {
+        line("fallback", path.display().to_string());
     }
     let slot = ObservationHeader::slot_size(dimensions.observation);
     line(
@@ -157,6 +169,15 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
                 .deadlines
                 .max_age
                 .map_or("any age".to_owned(), |age| format!("age {} us", age.0 / 1_000)),
+        ),
+    );
+    line(
+        "guard",
+        format!(
+            "{} on {}; hung after {} ms",
+            config.guard.wake.name(),
+            config.guard.core.map_or("any core but the engine's".to_owned(), |core| format!("core {core}")),
+            config.hang_timeout.0 / 1_000_000,
         ),
     );
     line(
@@ -278,6 +299,7 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
         "agent": {
             "name": config.name,
             "root": config.root,
+            "state_root": config.state_root,
             "strict": config.strict,
             "drain_timeout_ms": config.drain_timeout.0 / 1_000_000,
             "log": config.log,
@@ -295,6 +317,16 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
             "seed": config.policy.seed,
             "load_timeout_ms": config.policy.load_timeout.as_millis() as u64,
             "allow_unsandboxed_torch": config.policy.allow_unsandboxed_torch,
+            "recurrent": {
+                "on_miss": config.policy.recurrent.on_miss.map(carry),
+                "on_gap": config.policy.recurrent.on_gap.map(carry),
+                "burn_in": burn_in(&config.policy.recurrent),
+            },
+        },
+        "fallback": { "bundle": config.policy.fallback },
+        "guard": {
+            "core": config.guard.core.map_or(json!("any"), |core| json!(core)),
+            "wake": config.guard.wake.name(),
         },
         "observation": {
             "dimension": config.dimensions.observation,
@@ -331,6 +363,7 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
             "inference_us": settings.deadlines.inference.0 / 1_000,
             "end_to_end_us": settings.deadlines.end_to_end.0 / 1_000,
             "max_age_us": settings.deadlines.max_age.map(|age| age.0 / 1_000),
+            "hang_timeout_ms": config.hang_timeout.0 / 1_000_000,
             "on_miss": match settings.on_miss {
                 OnMiss::Halt => "halt",
                 OnMiss::SafeDefault => "safe_default",
@@ -350,6 +383,21 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
             "limit_ms": config.warm_up.limit.0 / 1_000_000,
             "quantile": config.warm_up.quantile,
         },
+    })
+}
+
+fn carry(rule: Carry) -> &'static str {
+    match rule {
+        Carry::Keep => "keep",
+        Carry::Reset => "reset",
+        Carry::BurnIn(_) => "burn_in",
+    }
+}
+
+fn burn_in(recurrent: &RecurrentConfig) -> Option<u32> {
+    [recurrent.on_miss, recurrent.on_gap].into_iter().flatten().find_map(|rule| match rule {
+        Carry::BurnIn(observations) => Some(observations),
+        Carry::Keep | Carry::Reset => None,
     })
 }
 

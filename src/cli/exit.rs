@@ -6,7 +6,7 @@
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::host::DirectoryError;
+use crate::host::{DirectoryError, StateError};
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;
 use crate::shm::ShmError;
@@ -39,7 +39,7 @@ pub enum ExitCode {
     Permission = 77,
     /// The configuration is wrong.
     Config = 78,
-    /// The agent is halted.
+    /// The agent halted, or is halted and was not started.
     Halted = 80,
     /// The policy hung.
     Hung = 81,
@@ -193,13 +193,25 @@ impl From<BundleError> for Failure {
     }
 }
 
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(state_code(&error), error.to_string())
+    }
+}
+
+fn state_code(error: &StateError) -> ExitCode {
+    if error.is_permission() { ExitCode::Permission } else { ExitCode::Temporary }
+}
+
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match error {
+            DaemonError::Latched { .. } => ExitCode::Halted,
+            DaemonError::State(ref source) => state_code(source),
             DaemonError::Directory(error) => return error.into(),
             DaemonError::Policy(error) => return error.into(),
             DaemonError::Bundle(error) => return error.into(),
-            DaemonError::NoStatistics { .. } => ExitCode::Config,
+            DaemonError::NoStatistics { .. } | DaemonError::NoCarriedState => ExitCode::Config,
             DaemonError::Unconfined(_) => ExitCode::Permission,
             DaemonError::LoadHung { .. } => ExitCode::Hung,
             DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,

@@ -8,13 +8,19 @@ pub mod exit;
 mod agent;
 mod bundle;
 mod check;
+mod confinement;
 mod demo;
 mod execution;
 mod feed;
+mod halt;
 mod inspect;
+mod locate;
 mod npy;
 mod predict;
+mod rearm;
+mod reload;
 mod run;
+mod status;
 mod tap;
 mod validate;
 
@@ -33,6 +39,10 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Status(status::Arguments),
+    Halt(halt::Arguments),
+    Rearm(rearm::Arguments),
+    Reload(reload::Arguments),
     #[command(subcommand)]
     Bundle(bundle::Command),
     Feed(feed::Arguments),
@@ -55,6 +65,10 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Halt(arguments) => halt::run(&arguments),
+        Command::Rearm(arguments) => rearm::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Bundle(command) => bundle::run(&command),
         Command::Feed(arguments) => feed::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),
@@ -63,10 +77,14 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
-    match result {
+    let code = match result {
         Ok(code) => code,
         Err(failure) => failure.report(),
+    };
+    if code == ExitCode::Hung {
+        crate::host::end_at_once(code as i32);
     }
+    code
 }
 
 /// What a command ends with.

@@ -6,7 +6,9 @@
 //! | signal | effect |
 //! |---|---|
 //! | TERM, INT | answer what is in the ring, then stop: exit 0 |
+//! | HUP | reload: take over the configuration as it is now, or change nothing and say why |
 //! | USR1 | write `status.json` into the agent's directory |
+//! | USR2 | halt now |
 //!
 //! Exit codes are those of `docs/EXIT_CODES.md`; 80 means halted, and must not be answered by a restart.
 
@@ -14,8 +16,9 @@ use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
-use crate::host::Emergency;
+use crate::host::{Emergency, end_at_once};
 use crate::policy::Backend;
+use crate::wire::Reason;
 use std::path::PathBuf;
 
 /// Run an agent
@@ -34,18 +37,34 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if let Some(backend) = arguments.backend {
         choose_backend(&mut config, backend)?;
     }
+    let (file, backend) = (arguments.config.clone(), arguments.backend);
+    let read_again = move || {
+        let mut config = config::load(&file).map_err(|error| error.to_string())?;
+        if let Some(backend) = backend {
+            choose_backend(&mut config, backend).map_err(|failure| failure.message)?;
+        }
+        Ok(config)
+    };
     start_logging(&config.log)?;
     let emergency =
         Emergency { panic_code: ExitCode::Internal as i32, bus_error_code: ExitCode::BusError as i32 };
     emergency
         .install()
         .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
-    Ok(match daemon::run(&config)? {
+    let ending = daemon::run(&config, &arguments.config, read_again)?;
+    let code = match ending.end {
         End::Stopped => ExitCode::Ok,
+        // Dying of it took longer than the supervisor waits.
+        End::Halted(Reason::Panic) => ExitCode::Internal,
+        End::Halted(Reason::BusError) => ExitCode::BusError,
         End::Halted(_) => ExitCode::Halted,
-        End::Violated(_) => ExitCode::Protocol,
+        End::Violated => ExitCode::Protocol,
         End::Hung => ExitCode::Hung,
-    })
+    };
+    if ending.abandoned {
+        end_at_once(code as i32);
+    }
+    Ok(code)
 }
 
 fn choose_backend(config: &mut AgentConfig, backend: Backend) -> Result<(), Failure> {

@@ -10,17 +10,19 @@
 //!
 //! The policy is called in a loop on a pinned core, after a warm-up, with nothing enforced. Beside its latencies stand
 //! the platform's own hiccups, measured in turn with them (see the `validation` module). Observations are made up,
-//! uniform in -1 to 1, unless a file of them is given. Exit code 0 when the share asked for met the deadline and no
+//! uniform in -1 to 1, unless a file of them is given. The objective is the one that a bundle claims in `[slo]`, unless
+//! another is given; without either it is 99 % within 100 µs. Exit code 0 when the share asked for met the deadline and no
 //! regression against the baseline was found, else 1.
 //!
 //! A baseline is what an earlier `--json` printed. A run regresses when its median exceeds the baseline's by more than
 //! both runs vary by themselves, plus 5 %.
 
 use super::CommandResult;
+use super::confinement::Confinement;
 use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
-use crate::bundle::{Candidate, Served, Trust};
+use crate::bundle::{Candidate, Served, Slo, Trust};
 use crate::clock::{MachineClock, Nanos};
 use crate::host::{lock_all_memory, pin_to, prefault_stack};
 use crate::policy::{Precision, Widths};
@@ -41,12 +43,12 @@ pub(super) struct Arguments {
     trials: u64,
     #[command(flatten)]
     execution: ExecutionArguments,
-    /// Deadline of one call, in microseconds
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
-    deadline_us: u64,
-    /// Share of calls, in percent, that must meet it
-    #[arg(long, default_value_t = 99.0, value_parser = percent)]
-    within: f64,
+    /// Deadline of one call, in microseconds; what the bundle claims, else 100, if not given
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
+    deadline_us: Option<u64>,
+    /// Share of calls, in percent, that must meet it; what the bundle claims, else 99, if not given
+    #[arg(long, value_parser = percent)]
+    within: Option<f64>,
     /// Core to pin to; the last one that this process may use, if not given
     #[arg(long)]
     core: Option<usize>,
@@ -68,6 +70,8 @@ pub(super) struct Arguments {
     /// Write both histograms as an interval log
     #[arg(long, value_name = "FILE.hlog")]
     hlog: Option<PathBuf>,
+    #[command(flatten)]
+    confinement: Confinement,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -90,32 +94,30 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     }
     let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
-    let Served { mut policy, passed_over, .. } =
-        candidate.load(execution, Widths { observation, action: None })?;
-    super::bundle::tell_passed_over(passed_over.as_ref());
-    let width = policy.dimensions().observation;
-    let observations = match &given {
-        Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
-        None => crate::engine::made_up_observations(width, MADE_UP),
-    };
-
-    let core = match arguments.core.or_else(last_core) {
-        Some(core) => {
-            pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
-            core.to_string()
-        }
-        None => "any".to_owned(),
-    };
-    // Without the permission the figures show the page faults there are; the daemon's own start says so.
-    let _ = lock_all_memory();
-    prefault_stack();
-    let objective = Objective {
-        trials: arguments.trials,
-        deadline: Nanos::from_micros(arguments.deadline_us),
-        share: arguments.within / 100.0,
-    };
-    let validation = validate(policy.as_mut(), &mut MachineClock::new(), &observations, objective)
-        .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
+    let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
+    let widths = Widths { observation, action: None };
+    let (validation, core) = arguments.confinement.run(execution, |execution| {
+        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
+        super::bundle::tell_passed_over(passed_over.as_ref());
+        let width = policy.dimensions().observation;
+        let observations = match &given {
+            Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
+            None => crate::engine::made_up_observations(width, MADE_UP),
+        };
+        let core = match arguments.core.or_else(last_core) {
+            Some(core) => {
+                pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
+                core.to_string()
+            }
+            None => "any".to_owned(),
+        };
+        // Without the permission the figures show the page faults there are; the daemon's own start says so.
+        let _ = lock_all_memory();
+        prefault_stack();
+        let validation = validate(policy.as_mut(), &mut MachineClock::new(), &observations, objective)
+            .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
+        Ok((validation, core))
+    })?;
 
     let summary = validation.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
@@ -145,6 +147,17 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         );
     }
     Ok(if validation.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
+}
+
+/// What is asked of the policy: what was typed, else what its bundle claims, else 99 % within 100 µs.
+fn objective(arguments: &Arguments, claim: Option<Slo>) -> Objective {
+    let deadline = match (arguments.deadline_us, claim) {
+        (Some(microseconds), _) => Nanos::from_micros(microseconds),
+        (None, Some(claim)) => Nanos((claim.inference_us * 1e3).round() as u64),
+        (None, None) => Nanos::from_micros(100),
+    };
+    let percent = arguments.within.or(claim.map(|claim| claim.percentile)).unwrap_or(99.0);
+    Objective { trials: arguments.trials, deadline, share: percent / 100.0 }
 }
 
 fn last_core() -> Option<usize> {

@@ -2,7 +2,7 @@
 
 use crate::bundle::Trust;
 use crate::clock::Nanos;
-use crate::engine::{GuardSpec, IdleStrategy, Settings, WarmUpSpec};
+use crate::engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
 use crate::policy::{Dimensions, Precision};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,8 @@ pub struct AgentConfig {
     pub name: String,
     /// The directory that holds the agents' directories; `None` for the machine's default.
     pub root: Option<PathBuf>,
+    /// The directory that holds the agents' state directories; `None` for the machine's or the user's default.
+    pub state_root: Option<PathBuf>,
     /// Whether a missing permission or an unsuitable machine refuses the start, instead of degrading it.
     pub strict: bool,
     /// What answers observations.
@@ -26,6 +28,10 @@ pub struct AgentConfig {
     pub action_capacity: u64,
     /// How the engine's thread runs.
     pub engine: EngineConfig,
+    /// How the guard runs that answers at the deadline.
+    pub guard: DeadlineGuardConfig,
+    /// How long a call of the policy may take before the process ends as hung.
+    pub hang_timeout: Nanos,
     /// How it warms up.
     pub warm_up: WarmUpSpec,
     /// What a tick goes by.
@@ -57,6 +63,28 @@ pub struct PolicyConfig {
     pub allow_unsandboxed_torch: bool,
     /// What is done about features unlike those of the training.
     pub guard: GuardSpec,
+    /// What answers where the policy fails, before the constant default does: a bundle, or a TorchScript file.
+    pub fallback: Option<PathBuf>,
+    /// What becomes of carried state, where the file says otherwise than the bundle.
+    pub recurrent: RecurrentConfig,
+}
+
+/// What the file says about carried state; `None` leaves it to the bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecurrentConfig {
+    /// At a tick whose action was not the policy's.
+    pub on_miss: Option<Carry>,
+    /// At a break in the feed's sequence, or where observations were skipped.
+    pub on_gap: Option<Carry>,
+}
+
+/// How the deadline guard runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadlineGuardConfig {
+    /// The core it is pinned to; `None` for any but the engine's.
+    pub core: Option<usize>,
+    /// How it waits.
+    pub wake: GuardWake,
 }
 
 /// Where a policy comes from.

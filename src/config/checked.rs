@@ -1,12 +1,16 @@
 //! From settings that are right one by one to a configuration that is right as a whole.
 
-use super::built::{AgentConfig, EngineConfig, PolicyConfig, PolicySource};
+use super::built::{
+    AgentConfig, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
+};
 use super::document::{Document, Setting};
-use super::raw::{self, Idle, Raw};
+use super::raw::{self, Idle, Raw, State};
 use super::rule::{Numbers, Place};
 use crate::bundle::Trust;
 use crate::clock::Nanos;
-use crate::engine::{Bounds, BudgetSpec, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec};
+use crate::engine::{
+    Bounds, BudgetSpec, Carry, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec,
+};
 use crate::policy::{Backend, Dimensions, Execution};
 use crate::ring::MAX_SLOT_SIZE;
 use crate::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
@@ -30,16 +34,21 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
     let (deadlines, miss_budget) = deadline(document, &raw.deadline);
     let error_budget = budget(document, &raw.errors);
     let engine = engine(document, &raw.engine);
+    let guard = guard(document, raw);
+    let hang_timeout = hang_timeout(document, &raw.deadline);
     let (action_bounds, safe_default, neutral) = action?;
     let config = AgentConfig {
         name: raw.agent.name.value.clone(),
         root: raw.agent.root.as_ref().map(|root| PathBuf::from(&root.value)),
+        state_root: raw.agent.state_root.as_ref().map(|root| PathBuf::from(&root.value)),
         strict: raw.agent.strict.value,
         policy: policy?,
         dimensions: Dimensions { observation: observation_dimension, action: action_bounds.dimension() },
         observation_capacity: raw.observation.capacity.value,
         action_capacity: raw.action.capacity.value,
         engine,
+        guard,
+        hang_timeout,
         warm_up: WarmUpSpec {
             round: raw.warm_up.round_calls.value as u32,
             limit: Nanos::from_millis(raw.warm_up.limit_ms.value),
@@ -108,8 +117,71 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
         seed: policy.seed.as_ref().map(|seed| seed.value),
         load_timeout: Duration::from_millis(policy.load_timeout_ms.value),
         allow_unsandboxed_torch: policy.allow_unsandboxed_torch.value,
-        guard: GuardSpec { mode: raw.guard.mode.value, deviations: raw.guard.deviations.value },
+        guard: GuardSpec { mode: raw.input_guard.mode.value, deviations: raw.input_guard.deviations.value },
+        fallback: fallback(document, raw, directory),
+        recurrent: recurrent(document, &raw.recurrent),
     })
+}
+
+fn fallback(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<PathBuf> {
+    let fallback = raw.fallback.as_ref()?;
+    if raw.policy.backend.value == Backend::Null {
+        let what = "has no effect, as the policy that policy.backend = \"null\" names never fails".to_owned();
+        document.contradicts(fallback, what, "no fallback with the backend \"null\"".to_owned());
+    }
+    Some(directory.join(&fallback.value))
+}
+
+fn recurrent(document: &Document<'_>, recurrent: &raw::Recurrent) -> RecurrentConfig {
+    let burn_in = recurrent.burn_in.as_ref();
+    let rule = |key: Option<&Setting<State>>| {
+        Some(match key?.value {
+            State::Keep => Carry::Keep,
+            State::Reset => Carry::Reset,
+            State::BurnIn => Carry::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
+        })
+    };
+    let keys = [recurrent.on_miss.as_ref(), recurrent.on_gap.as_ref()];
+    let mut asking = keys.into_iter().flatten().filter(|key| key.value == State::BurnIn);
+    match (asking.next(), burn_in) {
+        (Some(key), None) => {
+            let what = "says nothing of how long, as policy.recurrent.burn_in is not set".to_owned();
+            document.contradicts(key, what, "\"burn_in\" only with policy.recurrent.burn_in".to_owned());
+        }
+        (None, Some(burn_in)) => {
+            let what = "has no effect, as neither on_miss nor on_gap is \"burn_in\"".to_owned();
+            document.contradicts(burn_in, what, "a length only with \"burn_in\"".to_owned());
+        }
+        _ => {}
+    }
+    RecurrentConfig { on_miss: rule(keys[0]), on_gap: rule(keys[1]) }
+}
+
+/// A guard on the engine's own core would wait for the engine to be done.
+fn guard(document: &Document<'_>, raw: &Raw) -> DeadlineGuardConfig {
+    let core = &raw.guard.core;
+    if let (Some(own), Some(engine)) = (core.value, &raw.engine.core)
+        && own == engine.value
+    {
+        let what = "the engine's own core, on which it could not step in".to_owned();
+        document.contradicts(core, what, format!("another core than {}", named(engine)));
+    }
+    DeadlineGuardConfig { core: core.value.map(|core| core as usize), wake: raw.guard.wake.value }
+}
+
+/// A policy that hangs is one that is long past its deadline.
+fn hang_timeout(document: &Document<'_>, deadline: &raw::Deadline) -> Nanos {
+    let (timeout, end_to_end) = (&deadline.hang_timeout_ms, &deadline.end_to_end_us);
+    if timeout.value * 1_000 <= end_to_end.value {
+        if timeout.place.is_some() {
+            let what = format!("not longer than {}", named(end_to_end));
+            document.contradicts(timeout, what, format!("more than {}", end_to_end.value / 1_000));
+        } else {
+            let what = format!("not shorter than {}", named(timeout));
+            document.contradicts(end_to_end, what, format!("less than {}", timeout.value * 1_000));
+        }
+    }
+    Nanos::from_millis(timeout.value)
 }
 
 type ActionParts = (Bounds, Box<[f32]>, Box<[f32]>);

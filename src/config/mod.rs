@@ -15,7 +15,9 @@ mod error;
 mod raw;
 mod rule;
 
-pub use built::{AgentConfig, Backend, EngineConfig, PolicyConfig, PolicySource};
+pub use built::{
+    AgentConfig, Backend, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
+};
 pub use document::{Key, Presence};
 pub use error::{ConfigError, Problem};
 pub use rule::Allowed;

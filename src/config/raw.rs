@@ -2,9 +2,11 @@
 //! must be to each other is the business of `checked`.
 
 use super::document::{Document, Setting, Table};
-use super::rule::{Choice, Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Text, Texts, Whole};
+use super::rule::{
+    Choice, Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Text, Texts, Whole, WholeOr,
+};
 use crate::bundle::is_public_key;
-use crate::engine::{Backlog, BudgetSpec, GuardMode, OnFull, OnGap, OnMiss};
+use crate::engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
 use crate::policy::{Backend, Precision};
 use crate::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use crate::wire::MAX_DIMENSION;
@@ -13,6 +15,9 @@ pub(super) struct Raw {
     pub(super) agent: Agent,
     pub(super) policy: Policy,
     pub(super) observation: Observation,
+    pub(super) input_guard: InputGuard,
+    pub(super) recurrent: Recurrent,
+    pub(super) fallback: Option<Setting<String>>,
     pub(super) guard: Guard,
     pub(super) action: Action,
     pub(super) deadline: Deadline,
@@ -24,6 +29,7 @@ pub(super) struct Raw {
 pub(super) struct Agent {
     pub(super) name: Setting<String>,
     pub(super) root: Option<Setting<String>>,
+    pub(super) state_root: Option<Setting<String>>,
     pub(super) strict: Setting<bool>,
     pub(super) drain_timeout_ms: Setting<u64>,
     pub(super) log: Setting<String>,
@@ -42,9 +48,30 @@ pub(super) struct Policy {
     pub(super) allow_unsandboxed_torch: Setting<bool>,
 }
 
-pub(super) struct Guard {
+pub(super) struct InputGuard {
     pub(super) mode: Setting<GuardMode>,
     pub(super) deviations: Setting<f64>,
+}
+
+/// What is said about carried state here, in place of the bundle.
+pub(super) struct Recurrent {
+    pub(super) on_miss: Option<Setting<State>>,
+    pub(super) on_gap: Option<Setting<State>>,
+    pub(super) burn_in: Option<Setting<u64>>,
+}
+
+/// The word for what becomes of carried state; how long a burn-in lasts is a key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Keep,
+    Reset,
+    BurnIn,
+}
+
+/// Of the guard that answers at the deadline.
+pub(super) struct Guard {
+    pub(super) core: Setting<Option<u64>>,
+    pub(super) wake: Setting<GuardWake>,
 }
 
 pub(super) struct Observation {
@@ -71,6 +98,7 @@ pub(super) struct Deadline {
     pub(super) inference_us: Setting<u64>,
     pub(super) end_to_end_us: Setting<u64>,
     pub(super) max_age_us: Option<Setting<u64>>,
+    pub(super) hang_timeout_ms: Setting<u64>,
     pub(super) on_miss: Setting<OnMiss>,
     pub(super) budget: Budget,
 }
@@ -109,26 +137,34 @@ const CAPACITY: PowerOfTwo = PowerOfTwo(MIN_CAPACITY, MAX_CAPACITY);
 const DEFAULT_CAPACITY: u64 = 4096;
 /// Keys that may sign bundles; a list that nobody can look through is no list.
 const MAX_PUBLIC_KEYS: usize = 16;
+const CORE: Whole = Whole(0, 1_023);
 /// A deadline beyond ten seconds is none: the machine would rather be slow than late.
 const DEADLINE_US: Whole = Whole(1, 10_000_000);
 
 /// Reads every key, and notes those that are wrong or unknown. `None` only where a problem was noted.
 pub(super) fn read(document: &Document<'_>) -> Option<Raw> {
     let agent = agent(&document.table("agent"));
-    let policy = policy(&document.table("policy"));
+    let policy_table = document.table("policy");
+    let policy = policy(&policy_table);
+    let recurrent = recurrent(&policy_table.table("recurrent"));
+    let fallback = document.table("fallback").optional("bundle", Text { form: "a path", fits: is_path });
     let observation_table = document.table("observation");
     let observation = observation(&observation_table);
-    let guard = guard(&observation_table.table("guard"));
+    let input_guard = input_guard(&observation_table.table("guard"));
     let action = action(&document.table("action"));
     let deadline = deadline(&document.table("deadline"));
     let errors = budget(&document.table("errors").table("budget"), ERROR_BUDGET);
     let engine = engine(&document.table("engine"));
+    let guard = guard(&document.table("guard"));
     let warm_up = warm_up(&document.table("warm_up"));
     document.refuse_unknown();
     let raw = Raw {
         agent: agent?,
         policy,
         observation: observation?,
+        input_guard,
+        recurrent,
+        fallback,
         guard,
         action: action?,
         deadline,
@@ -145,6 +181,7 @@ fn agent(table: &Table<'_, '_>) -> Option<Agent> {
         Text { form: "1 to 64 of a-z, 0-9, _ and -, the first a letter or digit", fits: is_name },
     );
     let root = table.optional("root", Text { form: "an absolute path", fits: is_absolute_path });
+    let state_root = table.optional("state_root", Text { form: "an absolute path", fits: is_absolute_path });
     let strict = table.or("strict", Flag, false);
     let drain_timeout_ms = table.or("drain_timeout_ms", Whole(0, 60_000), 1_000);
     let log = table.or(
@@ -155,7 +192,7 @@ fn agent(table: &Table<'_, '_>) -> Option<Agent> {
         },
         "info".to_owned(),
     );
-    Some(Agent { name: name?, root, strict, drain_timeout_ms, log })
+    Some(Agent { name: name?, root, state_root, strict, drain_timeout_ms, log })
 }
 
 fn policy(table: &Table<'_, '_>) -> Policy {
@@ -185,14 +222,32 @@ fn policy(table: &Table<'_, '_>) -> Policy {
     }
 }
 
+fn recurrent(table: &Table<'_, '_>) -> Recurrent {
+    const STATES: &[(&str, State)] =
+        &[("keep", State::Keep), ("reset", State::Reset), ("burn_in", State::BurnIn)];
+    Recurrent {
+        on_miss: table.optional("on_miss", Choice(STATES)),
+        on_gap: table.optional("on_gap", Choice(STATES)),
+        burn_in: table.optional("burn_in", Whole(1, 100_000)),
+    }
+}
+
 fn guard(table: &Table<'_, '_>) -> Guard {
+    const WAKES: &[(&str, GuardWake)] = &[("spin", GuardWake::Spin), ("sleep", GuardWake::Sleep)];
+    Guard {
+        core: table.or("core", WholeOr(CORE, "any"), None),
+        wake: table.or("wake", Choice(WAKES), GuardWake::Sleep),
+    }
+}
+
+fn input_guard(table: &Table<'_, '_>) -> InputGuard {
     const MODES: &[(&str, GuardMode)] = &[
         ("off", GuardMode::Off),
         ("count", GuardMode::Count),
         ("clamp", GuardMode::Clamp),
         ("safe_default", GuardMode::SafeDefault),
     ];
-    Guard {
+    InputGuard {
         mode: table.or("mode", Choice(MODES), GuardMode::Count),
         deviations: table.or("deviations", Number(0.5, 1_000.0), 10.0),
     }
@@ -247,6 +302,7 @@ fn deadline(table: &Table<'_, '_>) -> Deadline {
         inference_us: table.or("inference_us", DEADLINE_US, 100),
         end_to_end_us: table.or("end_to_end_us", DEADLINE_US, 100),
         max_age_us: table.optional("max_age_us", Whole(1, 60_000_000)),
+        hang_timeout_ms: table.or("hang_timeout_ms", Whole(1, 600_000), 1_000),
         on_miss: table.or(
             "on_miss",
             Choice(&[("halt", OnMiss::Halt), ("safe_default", OnMiss::SafeDefault)]),
@@ -269,7 +325,7 @@ fn budget(table: &Table<'_, '_>, default: BudgetSpec) -> Budget {
 
 fn engine(table: &Table<'_, '_>) -> Engine {
     Engine {
-        core: table.optional("core", Whole(0, 1_023)),
+        core: table.optional("core", CORE),
         idle: table.or(
             "idle",
             Choice(&[("spin", Idle::Spin), ("pause", Idle::Pause), ("backoff", Idle::Backoff)]),

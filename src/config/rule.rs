@@ -23,6 +23,15 @@ pub enum Allowed {
         /// The largest.
         max: u64,
     },
+    /// A whole number, or this word; both ends belong to the range.
+    WholeOr {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+        /// The word.
+        word: &'static str,
+    },
     /// A power of two; both ends belong to the range.
     PowerOfTwo {
         /// The smallest.
@@ -59,6 +68,9 @@ impl fmt::Display for Allowed {
         match self {
             Self::Flag => write!(out, "true or false"),
             Self::Whole { min, max } => write!(out, "a whole number from {min} to {max}"),
+            Self::WholeOr { min, max, word } => {
+                write!(out, "a whole number from {min} to {max}, or \"{word}\"")
+            }
             Self::PowerOfTwo { min, max } => write!(out, "a power of two from {min} to {max}"),
             Self::Number { min, max } => write!(out, "a number from {min} to {max}"),
             Self::Choice(words) => {
@@ -137,6 +149,26 @@ impl Rule for Whole {
             .ok()
             .filter(|value| (self.0..=self.1).contains(value))
             .ok_or_else(|| Wrong::from(OUT_OF_RANGE.to_owned()))
+    }
+}
+
+/// A whole number of a range, its ends included, or a word in its place (`None`).
+pub(super) struct WholeOr(pub(super) Whole, pub(super) &'static str);
+
+impl Rule for WholeOr {
+    type Value = Option<u64>;
+
+    fn allowed(&self) -> Allowed {
+        let Whole(min, max) = self.0;
+        Allowed::WholeOr { min, max, word: self.1 }
+    }
+
+    fn read(&self, node: &Node<'_>) -> Result<Option<u64>, Wrong> {
+        match node.get_ref().as_str() {
+            Some(text) if text == self.1 => Ok(None),
+            Some(_) => Err(Wrong::from("unknown value".to_owned())),
+            None => self.0.read(node).map(Some),
+        }
     }
 }
 

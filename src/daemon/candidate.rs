@@ -1,218 +1,150 @@
-//! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit.
+//! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit. At
+//! the start, and again when a running agent is told to reload.
 
 use super::DaemonError;
-use crate::bundle::{
-    Candidate, NoiseKind, PassedOver, Proof, Recurrent, Served, SignatureState, StateRule, hex,
-};
-use crate::clock::{Clock, wall_clock_ns};
-use crate::config::{AgentConfig, PolicySource};
-use crate::engine::{Carry, CarryRules, Engine, FeatureRange, GuardMode, InputGuard};
-use crate::host::{SandboxError, forbid_files};
-use crate::noise::{Distribution, Noise};
-use crate::policy::{Backend, Execution, Null, Policy, Widths};
-use crate::telemetry::FeatureCounts;
-use serde::Serialize;
-use std::sync::{Arc, OnceLock};
+use super::planted::misbehaving_if_planted;
+use super::provenance::Provenance;
+use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
+use crate::clock::wall_clock_ns;
+use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
+use crate::engine::{Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, PolicyChange, Serving};
+use crate::host::{SandboxError, forbid_files, keep_off};
+use crate::noise::Noise;
+use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
+use std::path::Path;
+use std::sync::Arc;
 
 /// What was loaded.
 pub(super) struct Loaded {
-    pub(super) policy: Box<dyn Policy>,
+    pub(super) serving: Serving,
     pub(super) company: Company,
-    /// Of the bundle, or of the file that stands alone; zeros where nothing was loaded.
-    pub(super) sha256: [u8; 32],
+    pub(super) sources: Sources,
     pub(super) provenance: Provenance,
+    /// Whether libtorch serves: the thread that it serves on is to be confined.
+    pub(super) served_by_torch: bool,
 }
 
-/// What goes into the engine beside the policy.
-pub(super) struct Company {
-    input_guard: Option<InputGuard>,
-    noise: Option<Noise>,
-    carry: Option<CarryRules>,
-    /// To be filled in by the thread that serves with libtorch.
-    sandbox: Option<Sandbox>,
+/// What a reload leads to.
+pub(super) struct Reloaded {
+    pub(super) company: Company,
+    pub(super) sources: Sources,
+    pub(super) provenance: Provenance,
+    /// The policy, where it is another one.
+    pub(super) change: Option<PolicyChange>,
 }
 
-impl Company {
-    /// Gives the engine what there is, and confines the calling thread, which will serve, where it is libtorch that does.
-    /// Loading has shown that it can be, or that it need not.
-    pub(super) fn join<C: Clock>(self, engine: &mut Engine<C>) {
-        if let Some(guard) = self.input_guard {
-            engine.guard_input(guard);
+/// What the configuration names, read and verified. Kept in memory: a rollback leads to the very bytes that ran before,
+/// whatever lies at their path by then.
+#[derive(Debug, Clone)]
+pub(super) struct Sources {
+    /// `None` where nothing is loaded.
+    policy: Option<Arc<Candidate>>,
+    fallback: Option<Arc<Candidate>>,
+}
+
+/// Calls of a new policy on the engine's thread before it answers. libtorch prepares each thread that it runs on.
+const TORCH_WARM_UP_CALLS: u32 = 8;
+
+/// Reads, verifies and proves what the configuration names.
+pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
+    Sources::read(config)?.load(config, None)
+}
+
+/// Makes ready what a configuration names beside what runs; loads and proves the policy where it is another one.
+pub(super) fn reload(
+    config: &AgentConfig,
+    sources: Sources,
+    running: (&AgentConfig, &Sources, &Provenance),
+) -> Result<Reloaded, DaemonError> {
+    let (running_config, running_sources, provenance) = running;
+    if sources.run_alike(config, running_sources, running_config) {
+        let mut company = sources.company(config, provenance.seed())?;
+        // The same features are counted on.
+        if let (Some(guard), Some(counts)) = (&mut company.input_guard, provenance.counts()) {
+            guard.count_into(counts);
         }
-        if let Some(noise) = self.noise {
-            engine.draw_noise(noise);
-        }
-        if let Some(rules) = self.carry {
-            engine.carry_by(rules);
-        }
-        if let Some(Sandbox(confined)) = self.sandbox {
-            let _ = confined.set(forbid_files().is_ok());
-        }
+        let provenance = provenance.clone().beside(config, &company);
+        return Ok(Reloaded { company, sources, provenance, change: None });
     }
+    let sha256 = sources.sha256();
+    let Loaded { serving, company, sources, provenance, served_by_torch } =
+        sources.load(config, provenance.seed())?;
+    let sandbox = provenance.sandbox();
+    let change = PolicyChange {
+        serving,
+        sha256,
+        warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
+        on_thread: served_by_torch
+            .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),
+    };
+    Ok(Reloaded { company, sources, provenance, change: Some(change) })
 }
 
-/// Whether the thread that serves is confined; empty where it need not be. The engine's thread says so once.
-#[derive(Debug, Clone, Default)]
-struct Sandbox(Arc<OnceLock<bool>>);
+impl Sources {
+    /// Reads and verifies what the configuration names.
+    pub(super) fn read(config: &AgentConfig) -> Result<Self, DaemonError> {
+        let read = |path: &Path| Candidate::read(path, &config.policy.trust).map(Arc::new);
+        let policy = match &config.policy.source {
+            PolicySource::Path(path) => Some(read(path)?),
+            PolicySource::Null => None,
+        };
+        let fallback = config.policy.fallback.as_deref().map(read).transpose()?;
+        Ok(Self { policy, fallback })
+    }
 
-impl Serialize for Sandbox {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self.0.get() {
-            None => "not_needed",
-            Some(true) => "confined",
-            Some(false) => "none",
+    /// Of the bundle, or of the file that stands alone; zeros where nothing is loaded.
+    pub(super) fn sha256(&self) -> [u8; 32] {
+        self.policy.as_ref().map_or([0; 32], |policy| policy.sha256())
+    }
+
+    /// Whether these bytes under that configuration are what runs already: the same policies by the same backend.
+    fn run_alike(&self, config: &AgentConfig, running: &Self, running_config: &AgentConfig) -> bool {
+        let hashes =
+            |sources: &Self| (sources.sha256(), sources.fallback.as_ref().map(|fallback| fallback.sha256()));
+        let how = |AgentConfig { policy, .. }: &AgentConfig| {
+            (policy.backend, policy.weights, policy.allow_unsandboxed_torch)
+        };
+        hashes(self) == hashes(running) && how(config) == how(running_config)
+    }
+
+    /// What goes beside the policy. A seed that was drawn once is kept.
+    fn company(&self, config: &AgentConfig, running_seed: Option<u64>) -> Result<Company, DaemonError> {
+        let Some(candidate) = &self.policy else { return Ok(Company::default()) };
+        let manifest = candidate.manifest();
+        let seed = || config.policy.seed.or(running_seed).unwrap_or_else(fresh_seed);
+        let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
+        Ok(Company {
+            input_guard: input_guard(config, candidate)?,
+            noise: noise.map(|noise| Noise::new(seed(), noise.kind.into())),
+            carry: carry_rules(config, manifest.and_then(|manifest| manifest.recurrent))?,
         })
     }
-}
 
-/// What status says about the policy.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Provenance {
-    /// `bundle`, `unproven` (a file that stands alone) or `none`.
-    kind: &'static str,
-    name: Option<String>,
-    algorithm: Option<String>,
-    backend: &'static str,
-    /// How the backend holds the weights: `f32` or `bf16`.
-    weights: &'static str,
-    passed_over: Option<PassedOver>,
-    golden: Option<Proof>,
-    signature: &'static str,
-    public_key: Option<String>,
-    input_guard: &'static str,
-    /// `deterministic`: with zero noise, or because the policy has no randomness.
-    deterministic: bool,
-    seed: Option<u64>,
-    /// `confined`, `not_needed` (nothing from the file is executed) or `none`.
-    sandbox: Sandbox,
-    #[serde(skip)]
-    counts: Option<Arc<FeatureCounts>>,
-    #[serde(skip)]
-    feature_names: Option<Vec<String>>,
-}
-
-/// How often the input guard found features outside.
-#[derive(Debug, Serialize)]
-pub(super) struct GuardFigures {
-    observations: u64,
-    features: Vec<FeatureFigure>,
-}
-
-#[derive(Debug, Serialize)]
-struct FeatureFigure {
-    feature: usize,
-    name: Option<String>,
-    outside: u64,
-}
-
-impl Provenance {
-    pub(super) fn backend(&self) -> &'static str {
-        self.backend
-    }
-
-    /// What the input guard has counted; `None` where there is none.
-    pub(super) fn guard_figures(&self) -> Option<GuardFigures> {
-        let counts = self.counts.as_ref()?;
-        let name = |feature: usize| self.feature_names.as_ref()?.get(feature).cloned();
-        let outside = counts.outside().into_iter();
-        let features = outside
-            .map(|(feature, outside)| FeatureFigure { feature, name: name(feature), outside })
-            .collect();
-        Some(GuardFigures { observations: counts.observations(), features })
-    }
-
-    /// Says in the log what runs, and why not something else.
-    pub(super) fn log(&self) {
-        if let Some(PassedOver { backend, reason }) = &self.passed_over {
-            tracing::warn!(backend, reason, "passed over");
-        }
-        match (&self.golden, self.kind) {
-            (Some(proof), _) => tracing::info!(
-                backend = self.backend,
-                weights = self.weights,
-                vectors = proof.vectors,
-                worst = proof.worst,
-                signature = self.signature,
-                "the policy agrees with its golden vectors"
-            ),
-            (None, "none") => {}
-            (None, _) => tracing::warn!(
-                backend = self.backend,
-                "unproven: the policy has no manifest and no golden vectors"
-            ),
-        }
-    }
-}
-
-/// Reads, verifies and proves what the configuration names. A policy may hang while it is loaded, for all that is
-/// known about it yet, so that this happens on a thread of its own; one that does not come back is left behind, and the
-/// process ends.
-pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
-    let PolicySource::Path(path) = &config.policy.source else {
-        let policy = Box::new(Null::new(config.dimensions));
-        let provenance = Provenance {
-            kind: "none",
-            name: None,
-            algorithm: None,
-            backend: policy.backend(),
-            weights: config.policy.weights.name(),
-            passed_over: None,
-            golden: None,
-            signature: SignatureState::Absent.name(),
-            public_key: None,
-            input_guard: GuardMode::Off.name(),
-            deterministic: true,
-            seed: None,
-            sandbox: Sandbox::default(),
-            counts: None,
-            feature_names: None,
+    fn load(self, config: &AgentConfig, running_seed: Option<u64>) -> Result<Loaded, DaemonError> {
+        let company = self.company(config, running_seed)?;
+        let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
+        let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {
+            None => {
+                let policy = Box::new(Null::new(config.dimensions));
+                (Provenance::of_nothing(policy.as_ref()), policy)
+            }
+            Some(candidate) => {
+                let served = within_time(config, Arc::clone(candidate), config.policy.weights)?;
+                let name = self.fallback.as_ref().map(|it| named(it).unwrap_or_else(|| hex(&it.sha256())));
+                (Provenance::of(config, candidate, &served, name), served.policy)
+            }
         };
-        let company = Company { input_guard: None, noise: None, carry: None, sandbox: None };
-        return Ok(Loaded { policy, company, sha256: [0; 32], provenance });
-    };
-    let candidate = Candidate::read(path, &config.policy.trust)?;
-    let input_guard = input_guard(config, &candidate)?;
-    let widths =
-        Widths { observation: Some(config.dimensions.observation), action: Some(config.dimensions.action) };
-    let (candidate, served) = within_time(config, candidate, widths)?;
-    let Served { policy, proof, passed_over } = served;
-    let manifest = candidate.manifest();
-    let public_key = match candidate.signature() {
-        SignatureState::Good { public_key, .. } => Some(public_key.clone()),
-        SignatureState::Absent | SignatureState::Unchecked => None,
-    };
-    let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
-    let noise = noise
-        .map(|noise| Noise::new(config.policy.seed.unwrap_or_else(fresh_seed), distribution(noise.kind)));
-    let served_by_torch = policy.backend() == Backend::Torch.name();
-    let sandbox = Sandbox::default();
-    let provenance = Provenance {
-        kind: if manifest.is_some() { "bundle" } else { "unproven" },
-        name: manifest.map(|manifest| manifest.name.clone()),
-        algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
-        backend: policy.backend(),
-        weights: config.policy.weights.name(),
-        passed_over,
-        golden: proof,
-        signature: candidate.signature().name(),
-        public_key,
-        input_guard: input_guard.as_ref().map_or(GuardMode::Off, |_| config.policy.guard.mode).name(),
-        deterministic: noise.is_none(),
-        sandbox: sandbox.clone(),
-        seed: noise.map(|noise| noise.seed()),
-        counts: input_guard.as_ref().map(InputGuard::counts),
-        feature_names: manifest.and_then(|manifest| manifest.observation.names.clone()),
-    };
-    provenance.log();
-    let carry = manifest.and_then(|manifest| manifest.recurrent).map(carry_rules);
-    let sha256 = candidate.sha256();
-    tracing::debug!(sha256 = hex(&sha256), "loaded");
-    Ok(Loaded {
-        policy,
-        company: Company { input_guard, noise, carry, sandbox: served_by_torch.then_some(sandbox) },
-        sha256,
-        provenance,
-    })
+        // The fallback is what is still right when something is not: in full precision.
+        let load_fallback = |candidate| within_time(config, Arc::clone(candidate), Precision::F32);
+        let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
+        let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
+        let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
+        let provenance = provenance.beside(config, &company);
+        provenance.log();
+        tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
+        let serving = Serving::new(misbehaving_if_planted(policy), fallback);
+        Ok(Loaded { serving, company, sources: self, provenance, served_by_torch })
+    }
 }
 
 /// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
@@ -224,20 +156,25 @@ fn fresh_seed() -> u64 {
     (mixed ^ (mixed >> 31)) >> 1
 }
 
-fn distribution(kind: NoiseKind) -> Distribution {
-    match kind {
-        NoiseKind::Gaussian => Distribution::Gaussian,
-        NoiseKind::Gumbel => Distribution::Gumbel,
-    }
-}
-
-fn carry_rules(recurrent: Recurrent) -> CarryRules {
+/// The bundle's rules about carried state, or the configuration's where it says otherwise.
+fn carry_rules(
+    config: &AgentConfig,
+    recurrent: Option<Recurrent>,
+) -> Result<Option<CarryRules>, DaemonError> {
     let rule = |rule| match rule {
         StateRule::Keep => Carry::Keep,
         StateRule::Reset => Carry::Reset,
         StateRule::BurnIn(observations) => Carry::BurnIn(observations),
     };
-    CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) }
+    let asked = config.policy.recurrent;
+    match recurrent {
+        Some(recurrent) => Ok(Some(CarryRules {
+            on_miss: asked.on_miss.unwrap_or_else(|| rule(recurrent.on_miss)),
+            on_gap: asked.on_gap.unwrap_or_else(|| rule(recurrent.on_gap)),
+        })),
+        None if asked == RecurrentConfig::default() => Ok(None),
+        None => Err(DaemonError::NoCarriedState),
+    }
 }
 
 /// Confines the calling thread before libtorch may see a file on it, and gives the backend to load with.
@@ -269,22 +206,27 @@ fn permitted(
     }
 }
 
+/// A policy may hang while it is loaded, for all that is known about it yet, so that this happens on a thread of its own;
+/// one that does not come back is left behind, and the process ends.
 fn within_time(
     config: &AgentConfig,
-    candidate: Candidate,
-    widths: Widths,
-) -> Result<(Candidate, Served), DaemonError> {
+    candidate: Arc<Candidate>,
+    weights: Precision,
+) -> Result<Served, DaemonError> {
+    let dimensions = config.dimensions;
+    let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };
     let limit = config.policy.load_timeout;
-    let Execution { backend, weights } =
-        Execution { backend: config.policy.backend, weights: config.policy.weights }.settled();
+    let Execution { backend, weights } = Execution { backend: config.policy.backend, weights }.settled();
     let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
+    let engine_core = config.engine.core;
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(move || {
+            // Beside a running engine, its core is left alone.
+            engine_core.into_iter().for_each(keep_off);
             let served = confined(backend, allow_unsandboxed)
-                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?))
-                .map(|served| (candidate, served));
+                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));
             // Nobody listens any more where the time has run out.
             drop(results.send(served));
         })

@@ -1,13 +1,17 @@
 //! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
 
-use super::candidate::{GuardFigures, Provenance};
+use super::provenance::{GuardFigures, Provenance};
+use super::reloading::{ReloadFigures, Standing};
+use crate::attribution::MissReport;
 use crate::bundle::hex;
-use crate::clock::Nanos;
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
 use crate::engine::{TickRecord, WarmUp};
+use crate::host::LatchState;
 use crate::telemetry::{Counters, Histogram, Percentiles};
 use crate::wire::{AgentState, Reason};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,16 +21,31 @@ const FEED_LOST_AFTER: Nanos = Nanos::from_millis(1_000);
 /// Everything that was gathered since the start.
 pub(super) struct Status {
     name: String,
-    provenance: Provenance,
     epoch: u64,
-    bundle_sha256: String,
     degraded: Vec<String>,
     warm_up: Option<WarmUp>,
     counters: Arc<Counters>,
     queue: Histogram,
     inference: Histogram,
     tick_to_action: Histogram,
+    /// From a deadline to the guard's action committed.
+    guard_lateness: Histogram,
     feed: FeedState,
+    last_sequence: Option<u64>,
+    state: u32,
+    since_ns: u64,
+}
+
+/// What others say about the agent at the moment of a snapshot.
+pub(super) struct Observed {
+    /// The state word.
+    pub(super) state: (u32, u32),
+    /// The engine's heartbeat.
+    pub(super) heartbeat: Nanos,
+    /// The latch.
+    pub(super) latch: LatchState,
+    /// Misses by cause.
+    pub(super) misses: MissReport,
 }
 
 /// What is known of the feed's life, by its heartbeat.
@@ -43,18 +62,40 @@ enum FeedState {
 struct Snapshot<'a> {
     agent: &'a str,
     state: &'static str,
+    /// Since when the supervisor has seen this state.
+    since: String,
     reason: &'static str,
     epoch: u64,
     backend: &'static str,
-    bundle_sha256: &'a str,
+    bundle_sha256: String,
     policy: &'a Provenance,
     input_guard: Option<GuardFigures>,
     degraded: &'a [String],
     feed: FeedState,
     warm_up: Option<WarmUpFigures>,
     counters: crate::telemetry::CounterSnapshot,
+    deadline: DeadlineFigures,
+    misses: &'a MissReport,
+    reloads: ReloadFigures<'a>,
     latency_ns: Latencies,
+    /// The last observation that was answered.
+    last_sequence: Option<u64>,
+    /// How long the engine has not said that it is alive.
+    heartbeat_age_ns: u64,
+    /// `null`, or what the latch says.
+    latch: Value,
+    pid: u32,
     at_ns: u64,
+}
+
+/// The deadlines in force, and who holds them.
+#[derive(Serialize)]
+struct DeadlineFigures {
+    enforce: bool,
+    inference_us: u64,
+    end_to_end_us: u64,
+    guard: &'static str,
+    hang_timeout_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -70,29 +111,32 @@ struct Latencies {
     queue: Percentiles,
     inference: Percentiles,
     tick_to_action: Percentiles,
+    /// How long after its deadline a tick that the guard took over had its action.
+    guard_past_deadline: Percentiles,
 }
 
 impl Status {
-    pub(super) fn new(
-        config: &AgentConfig,
-        provenance: Provenance,
-        epoch: u64,
-        bundle_hash: &[u8; 32],
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub(super) fn new(config: &AgentConfig, epoch: u64, counters: Arc<Counters>) -> Self {
         Self {
             name: config.name.clone(),
-            provenance,
             epoch,
-            bundle_sha256: hex(bundle_hash),
             degraded: Vec::new(),
             warm_up: None,
             counters,
             queue: Histogram::new(),
             inference: Histogram::new(),
             tick_to_action: Histogram::new(),
+            guard_lateness: Histogram::new(),
             feed: FeedState::Absent,
+            last_sequence: None,
+            state: 0,
+            since_ns: wall_clock_ns(),
         }
+    }
+
+    /// The sequence number answered last.
+    pub(super) fn last_sequence(&self) -> Option<u64> {
+        self.last_sequence
     }
 
     pub(super) fn name(&self) -> &str {
@@ -110,12 +154,21 @@ impl Status {
 
     /// Takes one tick into the figures. Latencies are those of observations that were answered.
     pub(super) fn note(&mut self, record: &TickRecord) {
+        let guards = record.reason == Reason::GuardTakeover.number();
         if record.outcome == 0 {
+            if guards {
+                // The policy has returned after it was answered for: this is how long it took.
+                self.inference.record(record.inference_ns);
+            }
             return;
         }
+        if record.ts_done_ns > 0 {
+            self.guard_lateness.record(record.ts_done_ns.saturating_sub(record.deadline_ns));
+        }
+        self.last_sequence = Some(record.sequence);
         self.queue.record(record.ts_peek_ns.saturating_sub(record.ts_publish_ns));
         self.tick_to_action.record(record.ts_commit_ns.saturating_sub(record.ts_publish_ns));
-        if record.inference_ns > 0 {
+        if record.inference_ns > 0 && !guards {
             self.inference.record(record.inference_ns);
         }
     }
@@ -139,17 +192,36 @@ impl Status {
         }
     }
 
-    /// Writes the snapshot beside the rings, complete or not at all.
-    pub(super) fn write(&self, path: &Path, state: u32, reason: u32, now: Nanos) -> std::io::Result<()> {
+    /// Notes when the state word changed.
+    pub(super) fn watch_state(&mut self, state: u32) {
+        if state != self.state {
+            self.state = state;
+            self.since_ns = wall_clock_ns();
+        }
+    }
+
+    /// Everything, as JSON.
+    pub(super) fn snapshot(
+        &mut self,
+        observed: &Observed,
+        standing: &Standing,
+        reloads: ReloadFigures<'_>,
+        now: Nanos,
+    ) -> Value {
+        let Standing { config, sources, provenance } = standing;
+        let settings = &config.settings;
+        let (state, reason) = observed.state;
+        self.watch_state(state);
         let snapshot = Snapshot {
             agent: &self.name,
             state: AgentState::from_number(state).map_or("unknown", AgentState::name),
+            since: rfc3339(self.since_ns),
             reason: u16::try_from(reason).ok().and_then(Reason::from_number).map_or("unknown", Reason::name),
             epoch: self.epoch,
-            backend: self.provenance.backend(),
-            bundle_sha256: &self.bundle_sha256,
-            policy: &self.provenance,
-            input_guard: self.provenance.guard_figures(),
+            backend: provenance.backend(),
+            bundle_sha256: hex(&sources.sha256()),
+            policy: provenance,
+            input_guard: provenance.guard_figures(),
             degraded: &self.degraded,
             feed: self.feed,
             warm_up: self.warm_up.map(|warm_up| WarmUpFigures {
@@ -159,15 +231,34 @@ impl Status {
                 inference_ns: warm_up.latency_ns,
             }),
             counters: self.counters.snapshot(),
+            deadline: DeadlineFigures {
+                enforce: settings.enforce,
+                inference_us: settings.deadlines.inference.0 / 1_000,
+                end_to_end_us: settings.deadlines.end_to_end.0 / 1_000,
+                guard: config.guard.wake.name(),
+                hang_timeout_ms: config.hang_timeout.0 / 1_000_000,
+            },
+            misses: &observed.misses,
+            reloads,
             latency_ns: Latencies {
                 queue: self.queue.percentiles(),
                 inference: self.inference.percentiles(),
                 tick_to_action: self.tick_to_action.percentiles(),
+                guard_past_deadline: self.guard_lateness.percentiles(),
             },
+            last_sequence: self.last_sequence,
+            heartbeat_age_ns: now.since(observed.heartbeat).0,
+            latch: observed.latch.to_json(),
+            pid: std::process::id(),
             at_ns: now.0,
         };
-        let temporary = path.with_extension("json.new");
-        std::fs::write(&temporary, serde_json::to_vec_pretty(&snapshot)?)?;
-        std::fs::rename(&temporary, path)
+        serde_json::to_value(snapshot).expect("a snapshot has only strings and numbers")
     }
+}
+
+/// Writes a snapshot beside the rings, complete or not at all.
+pub(super) fn write(path: &Path, snapshot: &Value) -> std::io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    std::fs::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
+    std::fs::rename(&temporary, path)
 }

@@ -45,6 +45,11 @@ impl Budget {
         self.failures > self.spec.misses
     }
 
+    /// What it forgives.
+    pub fn spec(&self) -> BudgetSpec {
+        self.spec
+    }
+
     /// Failures in the window.
     pub fn failures(&self) -> u32 {
         self.failures

@@ -26,6 +26,15 @@ pub struct CarryRules {
     pub on_gap: Carry,
 }
 
+/// Whether the state began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is what it was.
+    No,
+    /// It has its initial value.
+    Anew,
+}
+
 /// The rules at work.
 #[derive(Debug, Clone, Copy)]
 pub struct Carried {
@@ -40,16 +49,29 @@ impl Carried {
         Self { rules, burn_in: 0 }
     }
 
+    /// The same, by other rules from now on.
+    #[must_use]
+    pub fn ruled_by(self, rules: CarryRules) -> Self {
+        Self { rules, ..self }
+    }
+
     /// The sequence broke before this observation.
     #[inline]
-    pub fn on_gap(&mut self, policy: &mut dyn Policy) {
-        self.follow(self.rules.on_gap, policy);
+    pub fn on_gap(&mut self, policy: &mut dyn Policy) -> Begun {
+        self.follow(self.rules.on_gap, policy)
+    }
+
+    /// An episode begins with this observation: the feed says that it follows none.
+    #[inline]
+    pub fn on_episode(&mut self, policy: &mut dyn Policy) {
+        policy.reset();
+        self.burn_in = 0;
     }
 
     /// This tick's action was not the policy's. Ticks of a burn-in are no misses: they are what a miss led to.
     #[inline]
-    pub fn on_miss(&mut self, policy: &mut dyn Policy) {
-        self.follow(self.rules.on_miss, policy);
+    pub fn on_miss(&mut self, policy: &mut dyn Policy) -> Begun {
+        self.follow(self.rules.on_miss, policy)
     }
 
     /// Whether the answer just computed only warmed the state up.
@@ -60,14 +82,13 @@ impl Carried {
         burning
     }
 
-    fn follow(&mut self, rule: Carry, policy: &mut dyn Policy) {
+    fn follow(&mut self, rule: Carry, policy: &mut dyn Policy) -> Begun {
         match rule {
-            Carry::Keep => {}
-            Carry::Reset => policy.reset(),
-            Carry::BurnIn(observations) => {
-                policy.reset();
-                self.burn_in = observations;
-            }
+            Carry::Keep => return Begun::No,
+            Carry::Reset => {}
+            Carry::BurnIn(observations) => self.burn_in = observations,
         }
+        policy.reset();
+        Begun::Anew
     }
 }

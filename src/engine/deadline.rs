@@ -14,6 +14,17 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
+    /// The last instant at which an action of this tick is on time, by both layers.
+    #[inline]
+    pub fn of_tick(&self, peeked: Nanos, called: Nanos) -> Nanos {
+        peeked.plus(self.end_to_end).min(called.plus(self.inference))
+    }
+
+    /// The shortest time that a tick may be given.
+    pub fn shortest(&self) -> Nanos {
+        self.inference.min(self.end_to_end)
+    }
+
     /// Whether the inference took too long.
     #[inline]
     pub fn inference_is_late(&self, called: Nanos, returned: Nanos) -> bool {

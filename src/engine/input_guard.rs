@@ -81,6 +81,11 @@ impl InputGuard {
         Some(Self { limits, mode: spec.mode, counts: Arc::new(FeatureCounts::new(features.len())) })
     }
 
+    /// Counts on where a predecessor for the same features left off.
+    pub fn count_into(&mut self, counts: Arc<FeatureCounts>) {
+        self.counts = counts;
+    }
+
     /// What it counts, for readers on other threads.
     pub fn counts(&self) -> Arc<FeatureCounts> {
         Arc::clone(&self.counts)

@@ -18,8 +18,14 @@ pub struct TickRecord {
     pub ts_publish_ns: u64,
     /// When the engine peeked it.
     pub ts_peek_ns: u64,
+    /// When the policy was called; zero where it was not.
+    pub ts_called_ns: u64,
     /// When the verdict fell.
     pub ts_commit_ns: u64,
+    /// When the guard had committed; zero where the engine committed itself.
+    pub ts_done_ns: u64,
+    /// The instant after which this tick was late; zero where nothing is enforced.
+    pub deadline_ns: u64,
     /// Policy called to policy returned; zero where it was not called.
     pub inference_ns: u64,
     /// Observations skipped just before this one.
@@ -30,6 +36,10 @@ pub struct TickRecord {
     pub reason: u16,
     /// Bits of [`crate::wire::ActionFlags`].
     pub flags: u32,
+    /// Which settings the tick went by: 1 at the start, one more with each reload.
+    pub generation: u32,
+    /// Zero: the record has no padding.
+    pub reserved: u32,
 }
 
 const RECORD_BYTES: usize = size_of::<TickRecord>();
@@ -57,6 +67,17 @@ impl TickRecord {
                 claim.commit();
             }
             Err(_) => counters.count_record_lost(),
+        }
+    }
+
+    /// The same tick at another time.
+    pub fn later_by(self, nanos: u64) -> Self {
+        Self {
+            ts_publish_ns: self.ts_publish_ns + nanos,
+            ts_peek_ns: self.ts_peek_ns + nanos,
+            ts_called_ns: if self.ts_called_ns == 0 { 0 } else { self.ts_called_ns + nanos },
+            ts_commit_ns: self.ts_commit_ns + nanos,
+            ..self
         }
     }
 

@@ -30,8 +30,8 @@ const DISCIPLINE_AT_LATEST: Nanos = Nanos::from_millis(1_000);
 
 /// Runs the engine on the calling thread until it halts or is told to end.
 ///
-/// While it runs, this thread is the only writer of the state word: it says `draining` and `halted` itself. What comes
-/// before (`armed`) and after (`stopped`) is for whoever starts and ends the loop.
+/// While it runs, this thread says `draining` and, as far as it is its own doing, `halted`; the guard and the kill
+/// switch may halt beside it. What comes before (`armed`) and after (`stopped`) is for whoever starts and ends the loop.
 pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &CommandWord) -> RunEnd {
     // The real-time boundary: from here on nothing of ours allocates, locks, logs or faults.
     let _flush = FlushDenormals::enter();
@@ -54,6 +54,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 return RunEnd::Halted(Reason::Operator);
             }
         }
+        engine.look_for_updates();
         let (now, was_idle) = match engine.tick() {
             Progress::Done(now) => {
                 idle.reset();
@@ -64,6 +65,8 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 idle.wait();
                 (engine.clock().now(), true)
             }
+            // The guard is at work, on another core, for a microsecond or two.
+            Progress::Waiting => (engine.clock().now(), false),
             Progress::Halted(reason) => return RunEnd::Halted(reason),
             Progress::Violated(violation) => return RunEnd::Violated(violation),
         };

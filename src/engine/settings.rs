@@ -2,6 +2,7 @@
 
 use super::budget::BudgetSpec;
 use super::deadline::Deadlines;
+use crate::policy::Dimensions;
 
 /// What an enforced miss leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,4 +112,15 @@ pub struct Settings {
     pub safe_default: Box<[f32]>,
     /// What the halt record carries.
     pub neutral: Box<[f32]>,
+}
+
+impl Settings {
+    /// Panics where a vector has not the policy's width: that is for whoever builds settings to check, and an engine
+    /// must not be built on others.
+    pub(super) fn assert_widths(&self, dimensions: Dimensions) {
+        assert_eq!(self.observation_bounds.dimension(), dimensions.observation);
+        assert_eq!(self.action_bounds.dimension(), dimensions.action);
+        assert_eq!(self.safe_default.len(), dimensions.action);
+        assert_eq!(self.neutral.len(), dimensions.action);
+    }
 }

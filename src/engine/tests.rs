@@ -5,11 +5,13 @@ mod reasons;
 mod rings;
 mod run_loop;
 mod scripts;
+mod takeover;
+mod updates;
 mod verdicts;
 
 use super::{
     Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Progress,
-    Settings, TickRecord, record_ring,
+    Serving, Settings, TickRecord, record_ring,
 };
 use crate::clock::{Clock, ManualClock, Nanos};
 use crate::policy::{Dimensions, Fault, Policy};
@@ -360,10 +362,10 @@ fn start(
     epoch: u32,
 ) -> Started {
     let (records_in, records) = record_ring(64);
-    actions.region.header().set_state(AgentState::Armed.number(), 0);
+    actions.region.header().reset_state(AgentState::Armed.number(), 0);
     let engine = Engine::new(Parts {
         clock: clock.clone(),
-        policy: Box::new(policy),
+        serving: Serving::new(Box::new(policy), None),
         observations: Consumer::attach(observations.region.clone())?,
         observation_header: observations.region.header(),
         actions: Producer::attach(actions.region.clone())?,

@@ -1,17 +1,28 @@
-//! One tick: peek, admit, infer, judge, commit, release, hand a record on.
+//! One tick: peek, admit, lend the right to answer, infer, reclaim it, commit, release.
+//!
+//! Whoever has the right commits. The engine lends it before it calls the policy; once the tick's deadline has passed, the
+//! guard may take it and commit the safe default itself. An action of the policy is made ready before the right is
+//! reclaimed, so that nothing but the copy into the slot lies between the claim that decides and the commit.
 
 use super::budget::Budget;
-use super::carry::{Carried, CarryRules};
+use super::carry::{Begun, Carried};
+use super::desk::{Desk, Findings, InFlight, Verdict};
+use super::guard::{DeadlineGuard, GuardWake};
 use super::input_guard::{GuardFinding, InputGuard};
 use super::intake::{Frame, Intake};
-use super::record::TickRecord;
-use super::settings::{Backlog, OnFull, OnMiss, Settings, all_finite};
+use super::resume::{EngineError, resume};
+use super::serving::Serving;
+use super::settings::{Backlog, Settings, all_finite};
+use super::update::{Company, Update};
 use crate::clock::{Clock, Nanos};
+use crate::handover::{Deputy, Holder, Receiver, turn};
 use crate::noise::Noise;
-use crate::policy::Policy;
-use crate::ring::{Claim, ClaimError, Consumer, Header, Producer, ProtocolViolation};
+use crate::policy::Fault;
+use crate::ring::{ClaimError, Consumer, Header, Producer, ProtocolViolation};
 use crate::telemetry::Counters;
-use crate::wire::{ActionFlags, ActionHeader, AgentState, ObservationHeader, Outcome, Reason};
+use crate::wire::{
+    ActionFlags, ActionHeader, AgentState, ObservationFlags, ObservationHeader, Outcome, Reason,
+};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -20,7 +31,7 @@ pub struct Parts<C> {
     /// Time.
     pub clock: C,
     /// What answers observations.
-    pub policy: Box<dyn Policy>,
+    pub serving: Serving,
     /// Where observations come from.
     pub observations: Consumer,
     /// Heartbeat of this side of the observation ring.
@@ -39,27 +50,6 @@ pub struct Parts<C> {
     pub epoch: u32,
 }
 
-/// Why an engine cannot be built on these rings.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// A ring's positions are impossible.
-    #[error(transparent)]
-    Violation(#[from] ProtocolViolation),
-    /// The two rings contradict each other.
-    #[error(
-        "the action ring answers observation {answered}, but only {released} were released: the rings are not a pair"
-    )]
-    NotAPair {
-        /// Position of the observation answered last.
-        answered: u64,
-        /// Observations released.
-        released: u64,
-    },
-    /// The last record in the action ring is not what a daemon committed.
-    #[error("the last record of the action ring is damaged: its checksum does not match")]
-    LastActionDamaged,
-}
-
 /// What a tick did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -67,6 +57,8 @@ pub enum Progress {
     Idle,
     /// One observation got its outcome, at this instant.
     Done(Nanos),
+    /// The guard is answering an observation: nothing can be done before it has.
+    Waiting,
     /// The agent halted; the state word says so already. No further tick does anything.
     Halted(Reason),
     /// A ring's other side broke the protocol; the state word says halted.
@@ -76,31 +68,33 @@ pub enum Progress {
 /// The engine. One thread owns it.
 pub struct Engine<C> {
     pub(super) clock: C,
-    pub(super) policy: Box<dyn Policy>,
-    pub(super) settings: Settings,
-    pub(super) observation: Box<[f32]>,
-    pub(super) action: Box<[f32]>,
+    pub(super) serving: Serving,
+    pub(super) settings: Arc<Settings>,
+    pub(super) desk: Holder<Desk>,
+    /// The guard's end of the desk, until somebody asks for it.
+    deputy: Option<Deputy<Desk>>,
     observations: Consumer,
     observation_header: Header,
-    actions: Producer,
     action_header: Header,
-    records: Producer,
     counters: Arc<Counters>,
     intake: Intake,
-    input_guard: Option<InputGuard>,
-    noise: Option<Noise>,
-    carried: Option<Carried>,
-    misses: Budget,
-    errors: Budget,
+    pub(super) input_guard: Option<InputGuard>,
+    pub(super) noise: Option<Noise>,
+    pub(super) carried: Option<Carried>,
+    /// What is left to do about an observation that the guard has answered.
+    pub(super) owed: Option<Owed>,
+    /// Where new settings come from.
+    pub(super) updates: Option<Receiver<Update>>,
+    pub(super) generation: u32,
     epoch: u32,
     halted: Option<Reason>,
 }
 
-/// What a tick has found out so far.
-struct Verdict {
-    outcome: Outcome,
-    reason: Reason,
-    flags: u32,
+/// What the engine knows about a tick that it lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owed {
+    pub(super) inference_ns: u64,
+    pub(super) returned: Nanos,
 }
 
 impl<C: Clock> Engine<C> {
@@ -115,7 +109,7 @@ impl<C: Clock> Engine<C> {
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
-            policy,
+            serving,
             mut observations,
             observation_header,
             actions,
@@ -125,53 +119,77 @@ impl<C: Clock> Engine<C> {
             settings,
             epoch,
         } = parts;
-        let dimensions = policy.dimensions();
-        assert_eq!(settings.observation_bounds.dimension(), dimensions.observation);
-        assert_eq!(settings.action_bounds.dimension(), dimensions.action);
-        assert_eq!(settings.safe_default.len(), dimensions.action);
-        assert_eq!(settings.neutral.len(), dimensions.action);
+        let dimensions = serving.policy.dimensions();
+        settings.assert_widths(dimensions);
         let last = resume(&mut observations, &actions, dimensions.action)?;
-        Ok(Self {
-            clock,
-            observation: vec![0.0; dimensions.observation].into(),
-            action: vec![0.0; dimensions.action].into(),
+        let settings = Arc::new(settings);
+        const FIRST_GENERATION: u32 = 1;
+        let (desk, deputy) = turn(Desk {
+            actions,
+            action_header: action_header.clone(),
+            records,
+            counters: Arc::clone(&counters),
             misses: Budget::new(settings.miss_budget),
             errors: Budget::new(settings.error_budget),
+            settings: Arc::clone(&settings),
+            generation: FIRST_GENERATION,
+            epoch,
+            tick: InFlight::default(),
+            fallback: vec![0.0; dimensions.action].into(),
+            halted: None,
+        });
+        desk.expect_deadlines_of(settings.deadlines.shortest());
+        Ok(Self {
+            clock,
+            serving,
             intake: Intake::resumed(last),
             input_guard: None,
             noise: None,
             carried: None,
-            policy,
             settings,
+            desk,
+            deputy: Some(deputy),
             observations,
             observation_header,
-            actions,
             action_header,
-            records,
             counters,
+            owed: None,
+            updates: None,
+            generation: FIRST_GENERATION,
             epoch,
             halted: None,
         })
     }
 
-    /// Holds features to what the policy was trained on, from the next tick on.
-    pub fn guard_input(&mut self, guard: InputGuard) {
-        self.input_guard = Some(guard);
+    /// The guard that answers in this engine's stead; for another thread. `None` when it has been asked for before.
+    pub fn guard(&mut self, wake: GuardWake, hang_timeout: Option<Nanos>) -> Option<DeadlineGuard<C>>
+    where
+        C: Clone,
+    {
+        let (clock, header) = (self.clock.clone(), self.action_header.clone());
+        Some(DeadlineGuard::new(clock, self.deputy.take()?, header, wake, hang_timeout))
     }
 
-    /// Calls the policy with noise that this source draws for each sequence number, from the next tick on.
-    pub fn draw_noise(&mut self, noise: Noise) {
-        self.noise = Some(noise);
+    /// Goes with this company from the next tick on.
+    pub fn join(&mut self, company: Company) {
+        let Company { input_guard, noise, carry } = company;
+        self.input_guard = input_guard;
+        self.noise = noise;
+        self.carried = carry.map(Carried::new);
     }
 
-    /// Follows these rules about carried state, from the next tick on.
-    pub fn carry_by(&mut self, rules: CarryRules) {
-        self.carried = Some(Carried::new(rules));
+    /// Whether every observation that was peeked has its outcome.
+    #[inline]
+    pub(super) fn is_between_ticks(&self) -> bool {
+        self.owed.is_none()
     }
 
     /// Answers at most one observation.
     #[inline]
     pub fn tick(&mut self) -> Progress {
+        if let Some(owed) = self.owed {
+            return self.settle(owed);
+        }
         if let Some(reason) = self.halted {
             return Progress::Halted(reason);
         }
@@ -191,142 +209,169 @@ impl<C: Clock> Engine<C> {
         if skipped > 0 {
             self.counters.count_skipped(skipped);
         }
+        let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
         let mut header = ObservationHeader::default();
         peek.read(0, header.as_mut_bytes());
-        peek.read(ObservationHeader::BYTES, self.observation.as_mut_bytes());
-        let position = peek.position();
-        let frame = Frame { header, payload: &self.observation, position };
-
-        let mut claim = match self.actions.try_claim() {
-            Ok(claim) => claim,
-            Err(ClaimError::Full { .. }) => {
-                peek.release();
-                return self.no_room(&header, peeked, skipped);
-            }
-            Err(ClaimError::Violation(violation)) => return self.violated(violation),
+        peek.read(ObservationHeader::BYTES, observation.as_mut_bytes());
+        let mut tick = InFlight {
+            observation: header,
+            position: peek.position(),
+            peeked,
+            skipped,
+            ..InFlight::default()
         };
 
+        let Some(room) = self.desk.with(Desk::has_room) else { return Progress::Waiting };
+        match room {
+            Ok(()) => {}
+            Err(ClaimError::Full { .. }) => {
+                peek.release();
+                return self.no_room(tick);
+            }
+            Err(ClaimError::Violation(violation)) => return self.violated(violation),
+        }
+
         // The policy's action, or why not.
-        let mut flags = 0;
-        let mut inference_ns = 0;
-        let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut flags);
+        let frame = Frame { header, payload: observation, position: tick.position };
+        let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut tick.flags);
         if let (Some(guard), None) = (&self.input_guard, refused)
-            && guard.apply(&mut self.observation) == GuardFinding::Refuse
+            && guard.apply(observation) == GuardFinding::Refuse
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
-        if let Some(carried) = self.carried.as_mut().filter(|_| flags & ActionFlags::GAP != 0) {
-            carried.on_gap(self.policy.as_mut());
+        if let Some(carried) = &mut self.carried {
+            if tick.flags & ActionFlags::GAP != 0 || skipped > 0 {
+                count_reset(&self.counters, carried.on_gap(policy.as_mut()));
+            } else if header.flags & ObservationFlags::RESTART != 0
+                && refused != Some(Reason::ObservationTorn)
+            {
+                carried.on_episode(policy.as_mut());
+            }
         }
-        let mut policy_failed = false;
+        let enforced = self.settings.enforce;
+        let deadlines = self.settings.deadlines;
+        let mut found =
+            Findings { refused, policy_failed: false, flags: tick.flags, inference_ns: 0, at: peeked };
+        let mut lent = false;
         if refused.is_none() {
+            if let Some(fallback) = fallback {
+                // Under the end-to-end deadline alone, and under the guard's eyes: a fallback can hang, too.
+                tick.deadline = if enforced { peeked.plus(deadlines.end_to_end) } else { Nanos(0) };
+                self.desk.with(|desk| desk.tick = tick);
+                self.desk.lend(guarded(tick.deadline));
+                let good = objection(fallback.infer(observation, spare), spare, &self.settings).is_none();
+                if !self.desk.reclaim() {
+                    let returned = self.clock.now();
+                    return self.settle(Owed { inference_ns: 0, returned });
+                }
+                tick.fallback_is_good = good;
+                self.desk.with(|desk| desk.fallback.copy_from_slice(spare));
+            }
             if let Some(noise) = &self.noise {
-                noise.fill(header.sequence, self.policy.noise_mut());
+                noise.fill(header.sequence, policy.noise_mut());
             }
             let called = self.clock.begin();
-            let answer = self.policy.infer(&self.observation, &mut self.action);
+            tick.called = called;
+            tick.deadline = if enforced { deadlines.of_tick(peeked, called) } else { Nanos(0) };
+            self.desk.with(|desk| desk.tick = tick);
+            self.desk.lend(guarded(tick.deadline));
+            lent = true;
+            let answer = policy.infer(observation, action);
             let returned = self.clock.now();
-            inference_ns = returned.since(called).0;
-            if self.settings.deadlines.inference_is_late(called, returned) {
-                flags |= ActionFlags::INFERENCE_LATE;
+            found.inference_ns = returned.since(called).0;
+            if deadlines.inference_is_late(called, returned) {
+                found.flags |= ActionFlags::INFERENCE_LATE;
             }
-            refused = if answer.is_err() {
-                Some(Reason::PolicyError)
-            } else if !all_finite(&self.action) {
-                Some(Reason::ActionNonFinite)
-            } else if !self.settings.action_bounds.contain(&self.action) {
-                Some(Reason::ActionOutOfBounds)
+            found.refused = objection(answer, action, &self.settings);
+            found.policy_failed = found.refused.is_some();
+            if found.refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
+                found.refused = Some(Reason::BurnIn);
+            }
+        }
+        found.at = self.clock.now();
+        if deadlines.end_to_end_is_late(peeked, found.at) {
+            found.flags |= ActionFlags::END_TO_END_LATE;
+        }
+        let leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
+        // Made before the right is reclaimed: an action that is late by then stays where it is.
+        let frame = if leaves {
+            tick.frame(Verdict::POLICY, &found, self.generation, self.epoch).sealed(action)
+        } else {
+            ActionHeader::default()
+        };
+        if lent {
+            if !self.desk.reclaim() {
+                return self.settle(Owed { inference_ns: found.inference_ns, returned: found.at });
+            }
+        } else {
+            self.desk.with(|desk| desk.tick = tick);
+        }
+        let verdict = self.desk.with(|desk| {
+            if leaves {
+                desk.send(&frame, action, &found);
+                Verdict::POLICY
             } else {
-                None
-            };
-            policy_failed = refused.is_some();
-            if refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
-                refused = Some(Reason::BurnIn);
+                desk.answer(&found)
             }
-        }
-        // What is known without the clock is written before the clock is asked, so that as little as possible lies
-        // between the verdict and the commit.
-        if refused.is_none() {
-            claim.write(ActionHeader::BYTES, self.action.as_bytes());
-        }
-        let verdict_at = self.clock.now();
-        if self.settings.deadlines.end_to_end_is_late(peeked, verdict_at) {
-            flags |= ActionFlags::END_TO_END_LATE;
-        }
-        let verdict = judge(
-            &self.settings,
-            (&mut self.misses, &mut self.errors),
-            Findings { refused, policy_failed, flags },
-        );
+        });
+        // Released only after the commit: a daemon that dies in between finds both and does not answer twice.
+        peek.release();
+        // The right has just been won; there is always a verdict.
+        let Some(verdict) = verdict else { return Progress::Waiting };
         if let Some(carried) = &mut self.carried
             && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
         {
-            carried.on_miss(self.policy.as_mut());
+            count_reset(&self.counters, carried.on_miss(policy.as_mut()));
         }
-        let queue_ns = peeked.since(Nanos(header.ts_publish_ns)).0;
-        let action = ActionHeader {
-            sequence: header.sequence,
-            position,
-            ts_event_ns: header.ts_event_ns,
-            ts_publish_ns: header.ts_publish_ns,
-            ts_commit_ns: verdict_at.0,
-            inference_ns,
-            queue_ns,
-            epoch: self.epoch,
-            outcome: verdict.outcome.number(),
-            reason: verdict.reason.number(),
-            reserved: 0,
-            flags: verdict.flags,
-            checksum: 0,
-        };
-        let payload = match verdict.outcome {
-            Outcome::Policy => &self.action,
-            Outcome::SafeDefault => &self.settings.safe_default,
-            Outcome::Halt => &self.settings.neutral,
-        };
         if verdict.outcome == Outcome::Halt {
-            // The state word first: a gateway that reads it before each send stops at once.
-            self.action_header.set_state(AgentState::Halted.number(), verdict.reason.number().into());
             self.halted = Some(verdict.reason);
+            return Progress::Halted(verdict.reason);
         }
-        commit(claim, action, payload, verdict.outcome);
-        // Released only after the commit: a daemon that dies in between finds both and does not answer twice.
-        peek.release();
+        Progress::Done(found.at)
+    }
 
-        self.count(&verdict);
-        let record = TickRecord {
-            sequence: header.sequence,
-            position: action.position,
-            ts_event_ns: header.ts_event_ns,
-            ts_publish_ns: header.ts_publish_ns,
-            ts_peek_ns: peeked.0,
-            ts_commit_ns: verdict_at.0,
-            inference_ns,
-            skipped_before: skipped,
-            outcome: action.outcome,
-            reason: action.reason,
-            flags: action.flags,
-        };
-        record.hand_on(&mut self.records, &self.counters);
-        match self.halted {
-            Some(reason) => Progress::Halted(reason),
-            None => Progress::Done(verdict_at),
+    /// Goes on after a tick that the guard answered, once it is done.
+    #[cold]
+    fn settle(&mut self, owed: Owed) -> Progress {
+        self.owed = Some(owed);
+        if !self.desk.regain() {
+            return Progress::Waiting;
+        }
+        self.owed = None;
+        let halted = self.desk.with(|desk| {
+            desk.discard(owed.inference_ns, owed.returned);
+            desk.halted
+        });
+        // It is the one that was peeked: nobody else releases.
+        match self.observations.peek() {
+            Ok(Some(peek)) => peek.release(),
+            Ok(None) => {}
+            Err(violation) => return self.violated(violation),
+        }
+        if let Some(carried) = &mut self.carried {
+            count_reset(&self.counters, carried.on_miss(self.serving.policy.as_mut()));
+        }
+        match halted.flatten() {
+            Some(reason) => {
+                self.halted = Some(reason);
+                Progress::Halted(reason)
+            }
+            None => Progress::Done(owed.returned),
         }
     }
 
     /// Halts without an observation: a person said so, or the loop found a reason. The first reason stands.
     pub fn halt(&mut self, reason: Reason) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Halted.number(), reason.number().into());
+            self.action_header.halt(reason.number().into());
             self.halted = Some(reason);
         }
     }
 
-    /// Tells the gateway that what waits is still answered, and nothing after it. It is said on this thread because the
-    /// state word has one writer while the engine runs: from another thread it could overwrite a halt.
+    /// Tells the gateway that what waits is still answered, and nothing after it.
     pub(super) fn announce_drain(&self) {
         if self.halted.is_none() {
-            self.action_header.set_state(AgentState::Draining.number(), Reason::None.number().into());
+            self.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
         }
     }
 
@@ -349,54 +394,22 @@ impl<C: Clock> Engine<C> {
 
     /// What the policy said about its latest fault.
     pub fn last_fault(&self) -> Option<&str> {
-        self.policy.last_fault()
-    }
-
-    #[inline]
-    fn count(&self, verdict: &Verdict) {
-        self.counters.count_action(verdict.reason);
-        if verdict.flags != 0 {
-            self.count_flags(verdict.flags);
-        }
-    }
-
-    fn count_flags(&self, flags: u32) {
-        if flags & ActionFlags::INFERENCE_LATE != 0 {
-            self.counters.count_inference_late();
-        }
-        if flags & ActionFlags::END_TO_END_LATE != 0 {
-            self.counters.count_end_to_end_late();
-        }
-        if flags & ActionFlags::STALE != 0 {
-            self.counters.count_stale();
-        }
-        if flags & ActionFlags::GAP != 0 {
-            self.counters.count_sequence_gap();
-        }
+        self.serving.policy.last_fault()
     }
 
     /// The gateway does not drain: the observation, already released, ends as a skip.
     #[cold]
-    fn no_room(&mut self, header: &ObservationHeader, peeked: Nanos, skipped: u64) -> Progress {
-        self.counters.count_skipped(1);
-        let record = TickRecord {
-            sequence: header.sequence,
-            position: self.observations.position() - 1,
-            ts_event_ns: header.ts_event_ns,
-            ts_publish_ns: header.ts_publish_ns,
-            ts_peek_ns: peeked.0,
-            ts_commit_ns: peeked.0,
-            skipped_before: skipped,
-            reason: Reason::ActionRingFull.number(),
-            ..TickRecord::default()
-        };
-        record.hand_on(&mut self.records, &self.counters);
-        match self.settings.on_full {
-            OnFull::Drop => Progress::Done(peeked),
-            OnFull::Halt => {
-                self.halt(Reason::ActionRingFull);
-                Progress::Halted(Reason::ActionRingFull)
+    fn no_room(&mut self, tick: InFlight) -> Progress {
+        let on = self.desk.with(|desk| {
+            desk.tick = tick;
+            desk.no_room()
+        });
+        match on {
+            Some(Err(reason)) => {
+                self.halt(reason);
+                Progress::Halted(reason)
             }
+            Some(Ok(())) | None => Progress::Done(tick.peeked),
         }
     }
 
@@ -407,80 +420,29 @@ impl<C: Clock> Engine<C> {
     }
 }
 
-/// What the tick found, before it is judged.
-struct Findings {
-    refused: Option<Reason>,
-    policy_failed: bool,
-    flags: u32,
-}
-
-/// Turns findings into the one outcome. A late tick is a miss whatever else was wrong with it; between two reasons the
-/// one that was there first is reported.
+/// Why a policy's answer may not leave, lateness apart.
 #[inline]
-fn judge(settings: &Settings, (misses, errors): (&mut Budget, &mut Budget), found: Findings) -> Verdict {
-    let Findings { refused, policy_failed, flags } = found;
-    let late = if flags & ActionFlags::INFERENCE_LATE != 0 {
-        Some(Reason::InferenceLate)
-    } else if flags & ActionFlags::END_TO_END_LATE != 0 {
-        Some(Reason::EndToEndLate)
+fn objection(answer: Result<(), Fault>, action: &[f32], settings: &Settings) -> Option<Reason> {
+    if answer.is_err() {
+        Some(Reason::PolicyError)
+    } else if !all_finite(action) {
+        Some(Reason::ActionNonFinite)
+    } else if !settings.action_bounds.contain(action) {
+        Some(Reason::ActionOutOfBounds)
     } else {
         None
-    };
-    let missed = late.filter(|_| settings.enforce);
-    let misses_exceeded = misses.note(missed.is_some());
-    let errors_exceeded = errors.note(policy_failed);
-
-    let (outcome, reason) = if missed.is_some() && misses_exceeded && settings.on_miss == OnMiss::Halt {
-        (Outcome::Halt, missed.unwrap_or(Reason::EndToEndLate))
-    } else if policy_failed && errors_exceeded {
-        (Outcome::Halt, Reason::ErrorBudget)
-    } else {
-        match refused.or(missed) {
-            Some(reason) => (Outcome::SafeDefault, reason),
-            None => (Outcome::Policy, Reason::None),
-        }
-    };
-    Verdict { outcome, reason, flags }
+    }
 }
 
-/// Seals and commits the tick's one action. The policy's payload is in the slot already.
 #[inline]
-fn commit(mut claim: Claim<'_>, header: ActionHeader, payload: &[f32], outcome: Outcome) {
-    if outcome != Outcome::Policy {
-        claim.write(ActionHeader::BYTES, payload.as_bytes());
+fn count_reset(counters: &Counters, begun: Begun) {
+    if begun == Begun::Anew {
+        counters.count_state_reset();
     }
-    claim.write(0, header.sealed(payload).as_bytes());
-    claim.commit();
 }
 
-/// Finds out what the last daemon answered, and releases that observation if it did not get to it. Gives the sequence
-/// and position that the next observation follows.
-fn resume(
-    observations: &mut Consumer,
-    actions: &Producer,
-    action_dimension: usize,
-) -> Result<Option<(u64, u64)>, EngineError> {
-    let mut last = ActionHeader::default();
-    if !actions.read_last(0, last.as_mut_bytes()) {
-        return Ok(None);
-    }
-    // The gateway's process can write to this ring, so what recovery goes by is checked like anything else in it.
-    let mut payload = vec![0.0f32; action_dimension];
-    actions.read_last(ActionHeader::BYTES, payload.as_mut_bytes());
-    if !last.is_whole(&payload) {
-        return Err(EngineError::LastActionDamaged);
-    }
-    let released = observations.position();
-    if last.position > released {
-        return Err(EngineError::NotAPair { answered: last.position, released });
-    }
-    if last.position == released {
-        match observations.peek()? {
-            Some(peek) => peek.release(),
-            None => return Err(EngineError::NotAPair { answered: last.position, released }),
-        }
-    }
-    // The sequence of a torn frame says nothing about the next one.
-    let believed = last.reason != Reason::ObservationTorn.number();
-    Ok(believed.then_some((last.sequence, last.position)))
+/// When the guard may step in. Where nothing is enforced, never.
+#[inline]
+fn guarded(deadline: Nanos) -> Nanos {
+    if deadline == Nanos(0) { Nanos(u64::MAX) } else { deadline }
 }

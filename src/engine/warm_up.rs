@@ -3,6 +3,7 @@
 //! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
 //! about the later ones. The tail measured at the end decides whether the agent may be armed.
 
+use super::serving::Serving;
 use super::tick::Engine;
 use crate::clock::{Clock, Nanos};
 use crate::denormals::FlushDenormals;
@@ -50,7 +51,7 @@ impl<C: Clock> Engine<C> {
         mut on_round: impl FnMut(&Self),
     ) -> Result<WarmUp, PolicyError> {
         let _flush = FlushDenormals::enter();
-        self.policy.enter_thread()?;
+        self.serving.enter_thread(0)?;
         let begun = self.clock.now();
         let mut observations = Observations::new();
         let mut calls = 0;
@@ -59,9 +60,13 @@ impl<C: Clock> Engine<C> {
             let mut histogram = Histogram::new();
             let mut faults = 0;
             for _ in 0..spec.round.max(1) {
-                observations.next_into(&mut self.observation, &self.settings.observation_bounds);
+                let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
+                observations.next_into(observation, &self.settings.observation_bounds);
+                if let Some(fallback) = fallback {
+                    faults += u64::from(fallback.infer(observation, spare).is_err());
+                }
                 let called = self.clock.now();
-                let answer = self.policy.infer(&self.observation, &mut self.action);
+                let answer = policy.infer(observation, action);
                 let returned = self.clock.now();
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
@@ -76,7 +81,10 @@ impl<C: Clock> Engine<C> {
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
             if stable || self.clock.now().since(begun) >= spec.limit {
-                self.policy.reset();
+                self.serving.policy.reset();
+                if let Some(fallback) = &mut self.serving.fallback {
+                    fallback.reset();
+                }
                 return Ok(WarmUp { calls, tail, latency_ns: histogram.percentiles(), stable, faults });
             }
             previous_tail = Some(tail);

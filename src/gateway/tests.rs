@@ -21,7 +21,7 @@ impl Agent {
         let producer = Producer::attach(actions.clone()).unwrap();
         let clock = ManualClock::new(Nanos::from_millis(5_000));
         let agent = Self { actions, observations, producer, clock };
-        agent.actions.header().set_state(AgentState::Armed.number(), 0);
+        agent.actions.header().reset_state(AgentState::Armed.number(), 0);
         agent.beat();
         agent
     }
@@ -79,9 +79,9 @@ fn state_and_heartbeat_are_read_before_each_send() {
     agent.clock.advance(Nanos(1));
     assert_eq!(take(&mut gateway), Some((2, "silent", false)));
     agent.beat();
-    header.set_state(AgentState::Draining.number(), 0);
+    header.reset_state(AgentState::Draining.number(), 0);
     assert_eq!(take(&mut gateway), Some((3, "draining", false)));
-    header.set_state(AgentState::Halted.number(), Reason::InferenceLate.number().into());
+    header.reset_state(AgentState::Halted.number(), Reason::InferenceLate.number().into());
     assert_eq!(take(&mut gateway), Some((4, "halted", false)));
     assert!(gateway.condition().has_ended());
     assert_eq!(take(&mut gateway), None);

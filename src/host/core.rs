@@ -63,6 +63,17 @@ pub fn pin_to(core: usize) -> Result<(), CoreError> {
     }
 }
 
+/// Keeps the calling thread, and those it starts, off one core, where it may use another: what is done beside a busy loop is
+/// not to take turns with it.
+pub fn keep_off(core: usize) {
+    let Ok(mut mask) = rustix::thread::sched_getaffinity(None) else { return };
+    if mask.count() > 1 && mask.is_set(core) {
+        mask.unset(core);
+        // Refused, the scheduler may still place the thread elsewhere; that is what it is for.
+        let _ = rustix::thread::sched_setaffinity(None, &mask);
+    }
+}
+
 /// Puts the calling thread under `SCHED_FIFO`.
 ///
 /// # Errors

@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// Where agents' directories are when nobody says otherwise and systemd gives none.
 const DEFAULT_ROOT: &str = "/dev/shm/escapement";
 
+/// Where systemd makes them, by the unit's RuntimeDirectory.
+const SERVICE_ROOT: &str = "/run/escapement";
+
 /// Who may attach to an agent's rings: one process each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -117,6 +120,15 @@ impl AgentDirectory {
         Self { path }
     }
 
+    /// Where the agent's directory may be for somebody who is not its daemon, the likeliest last where none is there:
+    /// below `root`, or else where systemd makes it or below `/dev/shm/escapement`.
+    pub fn candidates(root: Option<&Path>, name: &str) -> Vec<Self> {
+        match root {
+            Some(root) => vec![Self { path: root.join(name) }],
+            None => [SERVICE_ROOT, DEFAULT_ROOT].map(|root| Self { path: Path::new(root).join(name) }).into(),
+        }
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -148,8 +160,16 @@ impl AgentDirectory {
     /// # Errors
     /// When there is none yet, or it is not the ring it should be.
     pub fn attach(&self, ring: RingFile) -> Result<Region, DirectoryError> {
+        self.attach_by(ring, MappedFile::open)
+    }
+
+    fn attach_by(
+        &self,
+        ring: RingFile,
+        open: impl FnOnce(&Path) -> Result<MappedFile, ShmError>,
+    ) -> Result<Region, DirectoryError> {
         let path = self.path.join(ring.name());
-        let region = Region::open(Arc::new(MappedFile::open(&path)?))
+        let region = Region::open(Arc::new(open(&path)?))
             .map_err(|source| DirectoryError::Layout { path: path.clone(), source })?;
         let spec = region.spec();
         let expected = ring.spec(spec.dimension as usize, spec.capacity, spec.generation);
@@ -161,6 +181,14 @@ impl AgentDirectory {
             return Err(DirectoryError::Mismatch { path, reason });
         }
         Ok(region)
+    }
+
+    /// Attaches to a ring to look at its header: nothing is made resident for it, however large the ring is.
+    ///
+    /// # Errors
+    /// As for [`AgentDirectory::attach`].
+    pub fn observe(&self, ring: RingFile) -> Result<Region, DirectoryError> {
+        self.attach_by(ring, MappedFile::open_lazily)
     }
 
     /// Makes a ring, replacing whatever has its name.

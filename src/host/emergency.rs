@@ -2,12 +2,16 @@
 //! sending, and the exit code says what it died of.
 //!
 //! Two deaths are handled: a panic in any thread, and SIGBUS from a mapped file that was truncated under us. A killed
-//! process (SIGKILL) can do nothing; the gateway notices its heartbeat.
+//! process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2) is pulled here too.
 
-use crate::ring::Header;
+use crate::ring::{HALTED, Header};
+use crate::sync::{AtomicU64, Ordering};
 use crate::wire::{AgentState, Reason};
 use std::io;
 use std::sync::OnceLock;
+
+// The ring knows this one state by its number; the other numbers are opaque to it.
+const _: () = assert!(AgentState::Halted.number() == HALTED);
 
 /// The action ring's header, where both handlers can find it.
 static ACTION_HEADER: OnceLock<Header> = OnceLock::new();
@@ -33,7 +37,7 @@ impl Emergency {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if let Some(header) = ACTION_HEADER.get() {
-                header.set_state(AgentState::Halted.number(), Reason::Panic.number().into());
+                header.halt(Reason::Panic.number().into());
             }
             print(info);
             // SAFETY: _exit ends the process at once; nothing of it runs afterwards. Unwinding further would run
@@ -48,6 +52,39 @@ impl Emergency {
         // A second agent in one process does not exist; a repeated call names the same region.
         let _ = ACTION_HEADER.set(header);
     }
+}
+
+/// Ends the process without taking anything down first: no destructor runs, and what other threads are in stays untouched.
+/// For one in which a thread is still inside a policy that does not return: what an orderly end destroys (libtorch's
+/// globals) would make that thread fail, and it would act once more. Logs go to standard error unbuffered, so that nothing
+/// of them is lost.
+pub fn end_at_once(code: i32) -> ! {
+    // SAFETY: _exit ends the process at once; nothing of it runs afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Who pulled the kill switch, plus one; zero as long as nobody has.
+static PULLED_BY: AtomicU64 = AtomicU64::new(0);
+
+/// Makes a signal halt the agent in its very handler: no thread has to be woken for it, and none can be in its way.
+pub(super) fn install_kill_switch(signal: libc::c_int) -> io::Result<()> {
+    let halt = |info: &libc::siginfo_t| {
+        // SAFETY: for a signal that a process sent the kernel fills in the sender's user; for one of its own, zero bytes,
+        // which any number is.
+        let uid = unsafe { info.si_uid() };
+        // Before the halt, whose Release makes it visible to whoever sees the state word.
+        PULLED_BY.store(u64::from(uid) + 1, Ordering::Relaxed);
+        if let Some(header) = ACTION_HEADER.get() {
+            header.halt(Reason::Operator.number().into());
+        }
+    };
+    // SAFETY: the action is async-signal-safe: it looks at a cell that is set once and changes two atomic words.
+    unsafe { signal_hook_registry::register_sigaction(signal, halt) }.map(drop)
+}
+
+/// The user that pulled the kill switch of this process by a signal.
+pub fn kill_switch_pulled_by() -> Option<u32> {
+    PULLED_BY.load(Ordering::Relaxed).checked_sub(1).and_then(|uid| u32::try_from(uid).ok())
 }
 
 fn install_bus_handler() -> io::Result<()> {
@@ -69,7 +106,7 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
     if let Some(header) = ACTION_HEADER.get()
         && !header.covers(fault)
     {
-        header.set_state(AgentState::Halted.number(), Reason::BusError.number().into());
+        header.halt(Reason::BusError.number().into());
     }
     let message = b"escapement: SIGBUS: a mapped file was truncated; halted\n";
     // SAFETY: write and _exit are async-signal-safe; the message is a live buffer of that length. There is nobody left

@@ -22,6 +22,14 @@ impl ServiceManager {
         notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
+    /// A reload begins; [`ServiceManager::ready`] ends it.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
+        }
+    }
+
     /// What `systemctl status` shows.
     pub fn status(&self, status: &str) {
         notify(&[NotifyState::Status(status)]);

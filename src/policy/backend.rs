@@ -176,9 +176,9 @@ impl PolicyFile {
             Backend::Auto => match self.load_boxed(execution.weights, widths) {
                 Err(PolicyError::Unsupported { path, reason }) => {
                     self.load_torch(widths).map_err(|torch| match torch {
-                        PolicyError::Backend { .. } => PolicyError::Unsupported {
+                        PolicyError::Backend { reason: torch, .. } => PolicyError::Unsupported {
                             path,
-                            reason: format!("{reason}; the torch backend may run it, but is {torch}"),
+                            reason: format!("{reason}; the backend torch may run it, but is {torch}"),
                         },
                         other => other,
                     })

@@ -2,9 +2,10 @@
 
 use super::layout::{BUNDLE_HASH, CONSUMER_HEARTBEAT, EPOCH, PRODUCER_HEARTBEAT, STATE};
 use super::region::Region;
+use super::state_word;
 use crate::sync::Ordering;
 
-/// The shared words beside the positions. Every one has a single writer.
+/// The shared words beside the positions. Every one but the state has a single writer.
 #[derive(Debug, Clone)]
 pub struct Header {
     region: Region,
@@ -39,21 +40,39 @@ impl Header {
         self.region.word(CONSUMER_HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// Sets state and reason in one store.
-    ///
-    /// SYNC POINT `STATE`, Release: partner is [`Header::state`]. Whoever reads `armed` also sees the epoch and
-    /// bundle hash that were set before it.
-    pub fn set_state(&self, state: u32, reason: u32) {
-        let word = u64::from(state) | u64::from(reason) << 32;
-        self.region.word(STATE).store(word, Ordering::Release);
+    /// Halts for this reason. True for the caller that did it: where the ring's agent is halted already, the first reason
+    /// stands. Any thread and any process may call it at any time, a signal handler too.
+    pub fn halt(&self, reason: u32) -> bool {
+        state_word::halt(self.region.word(STATE), reason)
+    }
+
+    /// Goes to a state that is not *halted*; refused, with false, once the word says halted.
+    pub fn advance(&self, state: u32, reason: u32) -> bool {
+        state_word::advance(self.region.word(STATE), state, reason)
+    }
+
+    /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting daemon that
+    /// holds its role's lock and has found no latch.
+    pub fn begin_epoch(&self, state: u32) -> u64 {
+        // The state first: nobody may take what the last epoch left in the word for the new one's.
+        self.reset_state(state, 0);
+        let epoch = self.epoch() + 1;
+        self.set_epoch(epoch);
+        epoch
+    }
+
+    /// Sets state and reason whatever they were, a halt too. Only for whoever holds the daemon's role while no engine
+    /// runs; everybody else calls [`Header::halt`] and [`Header::advance`].
+    pub fn reset_state(&self, state: u32, reason: u32) {
+        // SYNC POINT `STATE`, Release: partner is `Header::state`.
+        self.region.word(STATE).store(state_word::pack(state, reason), Ordering::Release);
     }
 
     /// State and reason.
     ///
-    /// SYNC POINT `STATE`, Acquire: partner is [`Header::set_state`].
+    /// SYNC POINT `STATE`, Acquire: partners are the transitions in `state_word` and [`Header::reset_state`].
     pub fn state(&self) -> (u32, u32) {
-        let word = self.region.word(STATE).load(Ordering::Acquire);
-        (word as u32, (word >> 32) as u32)
+        state_word::unpack(self.region.word(STATE).load(Ordering::Acquire))
     }
 
     /// Whether an address lies in the header page.

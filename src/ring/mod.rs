@@ -16,6 +16,7 @@
 //! |---|---|---|---|
 //! | COMMITTED | producer stores `producer_position` | consumer loads it | the slot's bytes, before the consumer reads them |
 //! | RELEASED | consumer stores `consumer_position` | producer loads it | that the consumer's reads are over, before the producer overwrites |
+//! | STATE | whoever changes the state word | gateway loads it | the epoch and bundle hash set before it |
 //!
 //! # The peer is not trusted
 //! A position from the other side is checked at every load: it must not go back, and the two may not be further apart
@@ -40,6 +41,9 @@ mod prefetch;
 mod producer;
 #[cfg(not(loom))]
 mod region;
+// Under loom there is no header that would call it; the model in the file does.
+#[cfg_attr(loom, allow(dead_code))]
+mod state_word;
 
 pub use consumer::{Consumer, Peek};
 pub use layout::{
@@ -48,6 +52,7 @@ pub use layout::{
 };
 pub use memory::{Memory, PositionWord};
 pub use producer::{Claim, ClaimError, Producer};
+pub use state_word::HALTED;
 
 #[cfg(not(loom))]
 pub use {header::Header, heap::HeapRegion, region::Region};

@@ -128,7 +128,7 @@ fn the_words_beside_the_positions_keep_apart() {
     let header = region.header();
     header.beat_producer(1);
     header.beat_consumer(2);
-    header.set_state(3, 4);
+    header.reset_state(3, 4);
     header.set_epoch(5);
     let hash: [u8; 32] = std::array::from_fn(|index| index as u8 + 6);
     header.set_bundle_hash(&hash);

@@ -1,7 +1,7 @@
-//! Counters with one writer, the engine, and any number of readers.
+//! Counters with one writer at a time, whoever has the right to answer a tick, and any number of readers.
 
 use crate::sync::{AtomicU64, Ordering};
-use crate::wire::Reason;
+use crate::wire::{Outcome, Reason};
 use crossbeam::utils::CachePadded;
 
 /// Reasons are small numbers; one slot each.
@@ -13,7 +13,8 @@ const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
 pub(super) struct Counter(AtomicU64);
 
 impl Counter {
-    /// A plain add: there is one writer, so no read-modify-write is needed. Relaxed: a counter orders nothing.
+    /// A plain add: there is one writer at a time, and what passes the right to write on orders the adds, so that no
+    /// read-modify-write is needed. Relaxed: a counter orders nothing.
     #[inline]
     pub(super) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
@@ -36,6 +37,9 @@ struct Page {
     actions: Counter,
     skipped: Counter,
     records_lost: Counter,
+    fallbacks: Counter,
+    discarded: Counter,
+    state_resets: Counter,
     inference_late: Counter,
     end_to_end_late: Counter,
     stale: Counter,
@@ -54,6 +58,12 @@ pub struct CounterSnapshot {
     pub skipped: u64,
     /// Tick records that the supervisor was too slow to take.
     pub records_lost: u64,
+    /// Actions that were the fallback policy's.
+    pub fallbacks: u64,
+    /// Answers of the policy that came after the guard had answered in its stead.
+    pub discarded: u64,
+    /// Times that a recurrent policy's carried state began anew.
+    pub state_resets: u64,
     /// Ticks whose inference was late, enforced or not.
     pub inference_late: u64,
     /// Ticks that were late end to end, enforced or not.
@@ -72,9 +82,12 @@ impl Counters {
         Self::default()
     }
 
-    /// One observation was answered by an action of this reason.
+    /// One observation was answered by an action of this outcome and reason.
     #[inline]
-    pub fn count_action(&self, reason: Reason) {
+    pub fn count_action(&self, outcome: Outcome, reason: Reason) {
+        if outcome == Outcome::Fallback {
+            self.page.fallbacks.add(1);
+        }
         self.page.observations.add(1);
         self.page.actions.add(1);
         self.page.reasons[usize::from(reason.number()) % REASON_SLOTS].add(1);
@@ -91,6 +104,18 @@ impl Counters {
     #[inline]
     pub fn count_record_lost(&self) {
         self.page.records_lost.add(1);
+    }
+
+    /// The policy answered after the guard had.
+    #[inline]
+    pub fn count_discarded(&self) {
+        self.page.discarded.add(1);
+    }
+
+    /// A carried state began anew.
+    #[inline]
+    pub fn count_state_reset(&self) {
+        self.page.state_resets.add(1);
     }
 
     /// An inference was late.
@@ -130,6 +155,9 @@ impl Counters {
             actions: page.actions.get(),
             skipped: page.skipped.get(),
             records_lost: page.records_lost.get(),
+            fallbacks: page.fallbacks.get(),
+            discarded: page.discarded.get(),
+            state_resets: page.state_resets.get(),
             inference_late: page.inference_late.get(),
             end_to_end_late: page.end_to_end_late.get(),
             stale: page.stale.get(),
@@ -146,9 +174,9 @@ mod tests {
     #[test]
     fn counts_by_reason() {
         let counters = Counters::new();
-        counters.count_action(Reason::None);
-        counters.count_action(Reason::Stale);
-        counters.count_action(Reason::Stale);
+        counters.count_action(Outcome::Policy, Reason::None);
+        counters.count_action(Outcome::SafeDefault, Reason::Stale);
+        counters.count_action(Outcome::SafeDefault, Reason::Stale);
         counters.count_skipped(3);
         let snapshot = counters.snapshot();
         assert_eq!((snapshot.observations, snapshot.actions, snapshot.skipped), (6, 3, 3));

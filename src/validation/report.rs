@@ -93,7 +93,7 @@ fn plot(validation: &Validation) -> String {
         let points: Vec<String> = curve(histogram)
             .map(|(decade, nanos)| format!("{:.1},{:.1}", x(decade), y(nanos as f64)))
             .collect();
-        let legend = MARGIN + 16.0 * index as f64;
+        let legend = MARGIN + 16.0 * (index + 1) as f64;
         add(format_args!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
              <text x=\"{}\" y=\"{legend}\" style=\"fill:{colour}\">{name}</text>",

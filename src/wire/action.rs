@@ -15,9 +15,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// +---------------+---------------+---------------+-------+-----+-----+
 /// | ts_commit_ns  | inference_ns  | queue_ns      | epoch | out | rsn |
 /// +---------------+---------------+---------------+-------+-----+-----+
-///  64              72      76      80
+///  64      68      72      76      80
 /// +---------------+-------+-------+-------------
-/// | reserved      | flags | crc   | f32[dim] ...
+/// | gen   | rsv   | flags | crc   | f32[dim] ...
 /// +---------------+-------+-------+-------------
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -34,7 +34,7 @@ pub struct ActionHeader {
     pub ts_publish_ns: u64,
     /// When the verdict fell, just before this frame was committed, on `CLOCK_MONOTONIC`.
     pub ts_commit_ns: u64,
-    /// Policy called to policy returned; zero where the policy was not called.
+    /// Policy called to policy returned, or to the takeover by the guard; zero where the policy was not called.
     pub inference_ns: u64,
     /// Observation committed to observation peeked.
     pub queue_ns: u64,
@@ -44,8 +44,10 @@ pub struct ActionHeader {
     pub outcome: u16,
     /// A number of [`super::Reason`].
     pub reason: u16,
+    /// Which settings the tick went by: 1 when the daemon started, one more with each reload.
+    pub generation: u32,
     /// Zero; readers ignore it.
-    pub reserved: u64,
+    pub reserved: u32,
     /// Bits of [`ActionFlags`].
     pub flags: u32,
     /// CRC-32C of bytes 0..76 and the payload.
@@ -105,7 +107,8 @@ const _: () = {
     assert!(offset_of!(ActionHeader, epoch) == 56);
     assert!(offset_of!(ActionHeader, outcome) == 60);
     assert!(offset_of!(ActionHeader, reason) == 62);
-    assert!(offset_of!(ActionHeader, reserved) == 64);
+    assert!(offset_of!(ActionHeader, generation) == 64);
+    assert!(offset_of!(ActionHeader, reserved) == 68);
     assert!(offset_of!(ActionHeader, flags) == 72);
     assert!(offset_of!(ActionHeader, checksum) == 76);
 };

@@ -51,6 +51,8 @@ wire_numbers! {
         SafeDefault = 2, "safe_default";
         /// The neutral action; the last record of an epoch.
         Halt = 3, "halt";
+        /// The fallback policy's action, in place of one of the policy that was late, wrong or missing.
+        Fallback = 4, "fallback";
     }
 }
 

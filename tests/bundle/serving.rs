@@ -13,21 +13,26 @@ fn shift_last_value(copy: &Copy, by: f32) {
     copy.write_listed("golden.safetensors", &bytes);
 }
 
+/// Every backend that runs golden vectors in this build, and `auto`, which asks each in turn.
+fn backends() -> &'static [&'static str] {
+    if cfg!(feature = "torch") { &["native", "torch", "auto"] } else { &["native", "auto"] }
+}
+
 #[test]
 fn golden_vectors_are_held_to_the_tolerance() {
     for name in ["small.bundle", "recurrent.bundle"] {
-        let copy = Copy::of(name);
-        // The range is 2 and the tolerance 1e-5, of which rounding takes a hundredth.
-        shift_last_value(&copy, 0.8e-5);
-        assert_eq!(bundle("verify", &copy.path, &["--backend", "native"]).status.code(), Some(0));
-        shift_last_value(&copy, 3e-5);
-        is_refused(
-            &copy.path,
-            &["--backend", "native"],
-            &["policy.pt", "backend native", "golden vector 255"],
-        );
-        shift_last_value(&copy, f32::NAN);
-        is_refused(&copy.path, &["--backend", "native"], &["expected NaN"]);
+        for backend in backends() {
+            let copy = Copy::of(name);
+            let on_it = ["--backend", backend];
+            // The range is 2 and the tolerance 1e-5, of which rounding takes a hundredth.
+            shift_last_value(&copy, 0.8e-5);
+            assert_eq!(bundle("verify", &copy.path, &on_it).status.code(), Some(0), "{name}, {backend}");
+            shift_last_value(&copy, 3e-5);
+            let both = if *backend == "auto" { "no backend runs it" } else { backend };
+            is_refused(&copy.path, &on_it, &["policy.pt", both, "golden vector 255"]);
+            shift_last_value(&copy, f32::NAN);
+            is_refused(&copy.path, &on_it, &["expected NaN"]);
+        }
     }
 }
 
@@ -38,9 +43,10 @@ fn a_policy_that_is_not_the_one_of_the_vectors_is_not_armed() {
     // Same size and form, other weights, and honest hashes.
     copy.write_listed("policy.pt", &other);
     let path = format!("{:?}", copy.path);
-    for backend in ["\"native\"", "\"auto\""] {
+    for backend in backends() {
+        let backend = format!("{backend:?}");
         let agent = Agent::new(&[
-            ("policy.backend", backend),
+            ("policy.backend", backend.as_str()),
             ("policy.path", &path),
             ("observation.dimension", "3"),
         ]);
@@ -66,11 +72,7 @@ fn a_good_bundle_serves_and_status_says_what_it_is() {
     // The same through `predict`, which goes its own way to the policy.
     let root = tempfile::tempdir().expect("a temporary directory");
     let (observations, actions) = (root.path().join("o.npy"), root.path().join("a.npy"));
-    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
-    let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3), }");
-    npy.extend((header.len() as u16).to_le_bytes());
-    npy.extend(header.as_bytes());
-    npy.extend([0.5f32, -0.25, 1.0].iter().flat_map(|value| value.to_le_bytes()));
+    let npy = crate::support::npy(&[0.5, -0.25, 1.0], 3);
     std::fs::write(&observations, npy).expect("observations");
     let output = crate::support::escapement()
         .arg("predict")

@@ -2,6 +2,7 @@
 
 use crate::support::{Agent, Overrides};
 use crate::{Copy, bundle, is_refused, stdout};
+use escapement::bundle::{Bundle, BundleError, Trust};
 use minisign::KeyPair;
 use std::io::Cursor;
 
@@ -58,6 +59,38 @@ fn a_good_signature_is_taken_and_anything_else_is_not() {
     is_refused(&copy.path, &required, &["not one of a trusted key"]);
     sign(&copy, &theirs);
     is_refused(&copy.path, &required, &["not one of a trusted key"]);
+}
+
+/// The comment in the first line is minisign's own remark, which no signature covers; everything else counts.
+#[test]
+fn every_flipped_byte_of_a_signature_is_refused() {
+    let key = key();
+    let copy = Copy::of("small.bundle");
+    sign(&copy, &key);
+    let trust = Trust { require_signature: true, public_keys: vec![key.pk.to_base64()] };
+    Bundle::open(&copy.path, &trust).expect("it is signed");
+    let good = copy.read("bundle.toml.minisig");
+    let comment = good.iter().position(|byte| *byte == b'\n').expect("a first line");
+    let mut accepted = Vec::new();
+    for at in 0..good.len() {
+        for mask in [0x01, 0x20, 0x80] {
+            let mut bytes = good.clone();
+            bytes[at] ^= mask;
+            copy.write("bundle.toml.minisig", &bytes);
+            match Bundle::open(&copy.path, &trust) {
+                Err(BundleError::Refused { file, .. }) => assert!(file.ends_with("bundle.toml.minisig")),
+                Err(other) => panic!("byte {at}, mask {mask:#x}: {other:?}"),
+                Ok(_) => accepted.push(at),
+            }
+        }
+    }
+    let beyond: Vec<_> = accepted.iter().filter(|at| **at >= comment).collect();
+    assert!(
+        beyond.is_empty(),
+        "bytes {beyond:?} of {} do not matter; the comment ends at {comment}",
+        good.len()
+    );
+    assert!(good.len() > 200 && accepted.len() <= 3 * comment, "{} bytes", good.len());
 }
 
 #[test]

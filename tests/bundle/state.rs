@@ -129,3 +129,38 @@ fn a_gap_follows_its_own_rule() {
     assert_eq!(action, answer(policy.as_mut(), &OBSERVATION));
     assert_eq!(process.stop().0.code(), Some(0));
 }
+
+/// An episode is a thousand observations here: as long as those that recurrent policies are compared on in Python.
+#[test]
+fn a_feed_that_restarts_begins_an_episode() {
+    // Whatever the rules say of gaps: this is none.
+    for rule in ["\"keep\"", "{ burn_in = 2 }"] {
+        let copy = Copy::of("recurrent.bundle");
+        copy.edit_manifest("on_gap = \"reset\"", &format!("on_gap = {rule}"));
+        let agent = agent(&copy.path, &[]);
+        let process = agent.start_armed();
+        let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+        let mut policy = policy_of(&copy.path);
+        let mut carried = 0;
+        for episode in 0..3 {
+            policy.reset();
+            feed.restart();
+            let first = answer(policy.as_mut(), &OBSERVATION);
+            policy.reset();
+            for step in 0..1000 {
+                let observation = [OBSERVATION[0], (step as f32 * 0.37).sin(), OBSERVATION[2]];
+                feed.commit(&observation);
+                let (header, action) = next_action::<2>(&mut gateway);
+                assert_eq!(
+                    header.outcome,
+                    Outcome::Policy.number(),
+                    "{rule}, episode {episode}, step {step}"
+                );
+                assert_eq!(action, answer(policy.as_mut(), &observation), "{rule}, {episode}, {step}");
+                carried += u32::from(action != first);
+            }
+        }
+        assert!(carried > 2_900, "the state shows in the actions");
+        assert_eq!(process.stop().0.code(), Some(0));
+    }
+}

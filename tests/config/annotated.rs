@@ -81,13 +81,14 @@ fn the_annotated_file_explains_every_key_as_it_is() {
 #[test]
 fn the_keys_that_agent_toml_does_not_set_are_good_when_set() {
     let unset: Vec<_> = annotations().into_iter().filter(|(_, (_, _, is_set))| !is_set).collect();
-    assert_eq!(unset.len(), 5);
+    assert_eq!(unset.len(), 10);
     for (path, (_, value, _)) in unset {
         let name = path.rsplit('.').next().expect("a key has a name");
         let text = AGENT.replace(&format!("#{name} = {value}"), &format!("{name} = {value}"));
         assert_ne!(text, AGENT);
         let text = match name {
             "idle_sleep_us" => text.replace("\"spin\"\n", "\"backoff\"\n"),
+            "burn_in" => text.replace("#on_gap = \"reset\"\n", "on_gap = \"burn_in\"\n"),
             "seed" => text.replace("deterministic = true\n", "deterministic = false\n"),
             _ => text,
         };

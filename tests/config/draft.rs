@@ -50,8 +50,16 @@ impl Draft {
     /// What else must be set so that `value` does not contradict it.
     pub fn with_company(self, key: &str, value: &str) -> Self {
         match key {
-            "deadline.inference_us" => self.set("deadline.end_to_end_us", "10000000"),
-            "deadline.end_to_end_us" => self.set("deadline.inference_us", "1"),
+            "deadline.inference_us" => {
+                self.set("deadline.end_to_end_us", "10000000").set("deadline.hang_timeout_ms", "600000")
+            }
+            "deadline.end_to_end_us" => {
+                self.set("deadline.inference_us", "1").set("deadline.hang_timeout_ms", "600000")
+            }
+            "policy.recurrent.on_miss" | "policy.recurrent.on_gap" if value.contains("burn_in") => {
+                self.set("policy.recurrent.burn_in", "5")
+            }
+            "policy.recurrent.burn_in" => self.set("policy.recurrent.on_gap", "\"burn_in\""),
             "deadline.budget.misses" => self.set("deadline.budget.window", "1048576"),
             "errors.budget.misses" => self.set("errors.budget.window", "1048576"),
             "errors.budget.window" => self.set("errors.budget.misses", "0"),

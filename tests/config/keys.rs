@@ -9,6 +9,7 @@ fn bad_values(key: &Key) -> Vec<String> {
     let words: &[&str] = match &key.allowed {
         Allowed::Flag => &["1", "\"true\"", "[true]"],
         Allowed::Whole { .. } => &["1.0", "\"1\"", "true", "[1]", "1979-05-27", "{ a = 1 }"],
+        Allowed::WholeOr { .. } => &["1.0", "\"1\"", "true", "[1]", "\"\"", "\"ANY\""],
         Allowed::PowerOfTwo { .. } => &["3", "4095", "2.0", "\"2\"", "[2]"],
         Allowed::Number { .. } => &["nan", "inf", "-inf", "\"0.9\"", "true"],
         Allowed::Choice(_) => &["\"\"", "\"nonsense\"", "1", "true", "[]"],
@@ -21,15 +22,17 @@ fn bad_values(key: &Key) -> Vec<String> {
         }
         Allowed::Text(_) => match key.path.as_str() {
             "agent.name" => &["\"\"", "\"A\"", "\"a/b\"", "\"..\"", "\"-a\"", "\"a b\"", "\"ä\"", "1"],
-            "agent.root" => &["\"\"", "\"relative\"", "\"/a\\u0000b\"", "1"],
+            "agent.root" | "agent.state_root" => &["\"\"", "\"relative\"", "\"/a\\u0000b\"", "1"],
             "agent.log" => &["\"\"", "\"inof\"", "\"INFO\"", "\"a=\"", "\"=info\"", "\"info,\"", "1"],
-            "policy.path" => &["\"\"", "\"a\\u0000b\"", "1", "[]"],
+            "policy.path" | "fallback.bundle" => &["\"\"", "\"a\\u0000b\"", "1", "[]"],
             other => panic!("{other} is new: say here which texts it refuses"),
         },
     };
     let mut values: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     match &key.allowed {
-        Allowed::Whole { min, max } | Allowed::PowerOfTwo { min, max } => {
+        Allowed::Whole { min, max }
+        | Allowed::WholeOr { min, max, .. }
+        | Allowed::PowerOfTwo { min, max } => {
             let (min, max) = (i128::from(*min), i128::from(*max));
             let outside = [min - 1, max + 1, 2 * max, -max, i128::from(u64::MAX) + 1, i128::MAX];
             values.extend(outside.map(|value| value.to_string()));
@@ -60,6 +63,7 @@ fn good_values(key: &Key) -> Vec<String> {
     match &key.allowed {
         Allowed::Flag => literal(&["true", "false"]),
         Allowed::Whole { min, max } => vec![min.to_string(), max.to_string()],
+        Allowed::WholeOr { min, max, word } => vec![min.to_string(), max.to_string(), format!("{word:?}")],
         Allowed::PowerOfTwo { min, max } => vec![min.to_string(), (2 * min).to_string(), max.to_string()],
         Allowed::Number { min, max } => vec![min.to_string(), max.to_string(), format!("{max:.1}")],
         Allowed::Choice(words) => words.iter().map(|word| format!("{word:?}")).collect(),
@@ -71,9 +75,9 @@ fn good_values(key: &Key) -> Vec<String> {
         Allowed::Elements => literal(&["[0, 0]", "[-1, 1]", "[0.5, -0.25]", "[\n  0,\n  0, # two\n]"]),
         Allowed::Text(_) => match key.path.as_str() {
             "agent.name" => vec!["\"a\"".into(), "\"9_b-c\"".into(), format!("{:?}", "a".repeat(64))],
-            "agent.root" => literal(&["\"/\"", "\"/dev/shm/x\""]),
+            "agent.root" | "agent.state_root" => literal(&["\"/\"", "\"/dev/shm/x\""]),
             "agent.log" => literal(&["\"off\"", "\"info,escapement::engine=debug\"", "\"a=warn\""]),
-            "policy.path" => literal(&["\"policy.pt\"", "\"../p\"", "\"/abs/p\""]),
+            "policy.path" | "fallback.bundle" => literal(&["\"policy.pt\"", "\"../p\"", "\"/abs/p\""]),
             other => panic!("{other} is new: say here which texts it takes"),
         },
     }

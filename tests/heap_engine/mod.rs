@@ -2,8 +2,8 @@
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::engine::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Settings,
-    TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Serving,
+    Settings, TickRecord, record_ring,
 };
 use escapement::policy::{Dimensions, Policy};
 use escapement::ring::{Consumer, HeapRegion, Producer, Spec};
@@ -65,23 +65,31 @@ fn settings() -> Settings {
 
 impl HeapEngine {
     pub fn new(policy: Box<dyn Policy>) -> Self {
+        Self::with(policy, |_| ())
+    }
+
+    /// The same with other settings.
+    pub fn with(policy: Box<dyn Policy>, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
         let clock = MachineClock::new();
         let observation_slot = ObservationHeader::slot_size(DIMENSIONS.observation);
         let (observation_region, feed, observations) =
             ring(KIND_OBSERVATION, observation_slot, DIMENSIONS.observation);
         let action_slot = ActionHeader::slot_size(DIMENSIONS.action);
         let (action_region, actions, gateway) = ring(KIND_ACTION, action_slot, DIMENSIONS.action);
-        let (records_in, records) = record_ring(CAPACITY);
+        // A tick that the guard answers has two records.
+        let (records_in, records) = record_ring(2 * CAPACITY);
         let parts = Parts {
             clock: clock.clone(),
-            policy,
+            serving: Serving::new(policy, None),
             observations,
             observation_header: observation_region.header(),
             actions,
             action_header: action_region.header(),
             records: records_in,
             counters: Arc::new(Counters::new()),
-            settings: settings(),
+            settings,
             epoch: 1,
         };
         let engine = Engine::new(parts).expect("new rings are a pair");
@@ -115,6 +123,8 @@ impl HeapEngine {
             match self.engine.tick() {
                 Progress::Done(_) => ticks += 1,
                 Progress::Idle => return ticks,
+                // A guard is answering, for a moment.
+                Progress::Waiting => {}
                 Progress::Halted(_) | Progress::Violated(_) => return u64::MAX,
             }
         }
@@ -133,6 +143,7 @@ impl HeapEngine {
 
 /// Whether the feed computes checksums.
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "each program that drives this engine uses its own part of it")]
 pub enum Checked {
     Yes,
     No,

@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecNormalize
 
 from escapement_export import Options, export_zip
-from exporting import OBSERVATIONS, Array, Bundle, assert_same_actions, make, predict, train
+from exporting import BACKENDS, OBSERVATIONS, Array, Bundle, assert_same_actions, lead_of, make, predict, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,7 +50,7 @@ class Case:
     bundle: Bundle
     vectors: Array
     expected: Array
-    scores: Array | None
+    lead: Array | None
     normalized: bool
     name: str
 
@@ -80,14 +80,15 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
     raw = observations_near(env, OBSERVATIONS, seed=5)
     normal: Any = env.normalize_obs(raw) if isinstance(env, VecNormalize) else raw
-    vectors, extra = raw, {}
+    vectors, extra = raw, dict[str, Array]()
     if name == "MaskablePPO":
         masks = numpy.random.default_rng(6).random((len(raw), int(model.action_space.n))) < 0.7
         masks[~masks.any(axis=1), 0] = True
         vectors, extra = numpy.concatenate([raw, masks], axis=1), {"action_masks": masks}
     expected, _ = model.predict(normal, deterministic=True, **extra)
     actions = expected.reshape(len(raw), -1).astype(numpy.float32)
-    return Case(Bundle(exported.path), vectors, actions, scores(model, name, normal), normalized, name)
+    lead = lead_of(model, normal, extra.get("action_masks"))
+    return Case(Bundle(exported.path), vectors, actions, lead, normalized, name)
 
 
 def test_the_bundle_acts_as_predict(case: Case) -> None:
@@ -95,30 +96,10 @@ def test_the_bundle_acts_as_predict(case: Case) -> None:
     assert ("mean" in case.bundle.manifest["observation"]) == case.normalized
     # Row by row, as the daemon calls it.
     got = numpy.concatenate([case.bundle.act(row[None]) for row in case.vectors])
-    assert_same_actions(case.bundle, got, case.expected, case.scores)
+    assert_same_actions(case.bundle, got, case.expected, case.lead)
 
 
-@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_daemon_acts_as_predict(case: Case, backend: str) -> None:
     got = predict(case.bundle, case.vectors, backend)
-    assert_same_actions(case.bundle, got, case.expected, case.scores)
-
-
-def scores(model: Any, name: str, observations: Array) -> Array | None:
-    """What the model takes the best of; None where actions are continuous, or masks decide."""
-    import torch
-
-    if name == "MaskablePPO" or not hasattr(model.action_space, "n"):
-        return None
-    tensor = torch.from_numpy(observations.astype(numpy.float32))
-    with torch.no_grad():
-        if name == "DQN":
-            values = model.q_net(tensor)
-        elif name == "QRDQN":
-            values = model.quantile_net(tensor).mean(dim=1)
-        elif name == "ARS":
-            values = model.policy.action_net(tensor)
-        else:
-            values = model.policy.get_distribution(tensor).distribution.logits
-    found: Array = values.numpy()
-    return found
+    assert_same_actions(case.bundle, got, case.expected, case.lead)

@@ -273,6 +273,9 @@ def test_modules_that_cannot_be(tmp_path: Path) -> None:
         attempt(Branching(), box(4, low=-9.0, high=9.0))
     with pytest.raises(ExportError, match="action has 4 elements, the action space 3"):
         attempt(torch.nn.Identity(), UNEVEN)
+    with pytest.raises(ExportError, match="cannot be traced: RuntimeError: mat1 and mat2 shapes") as raised:
+        attempt(torch.nn.Linear(7, 3), UNEVEN)
+    assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 

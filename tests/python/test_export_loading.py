@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from escapement_export import ExportError, Options, export_zip
 from escapement_export.layout import flatten, layout_of
-from exporting import UNEVEN, Bundle, RandomEnv, assert_same_actions, box, train
+from escapement_export.shared_layers import separate_widths
+from exporting import UNEVEN, Bundle, RandomEnv, assert_daemon_acts, assert_same_actions, box, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -49,7 +50,8 @@ def of_gym(value: Any) -> bytes:
     return pickled.replace(b"gymnasium", b"gym")
 
 
-def test_a_zip_of_1_x(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_zip_of_1_x(tmp_path: Path, plain: bool) -> None:
     """Spaces of `gym`, schedules of another Python's bytecode, arguments and attributes that came or went since."""
     model = train("PPO", RandomEnv(box(4), UNEVEN), 64)
     path = tmp_path / "old.zip"
@@ -59,7 +61,8 @@ def test_a_zip_of_1_x(tmp_path: Path) -> None:
         attributes["observation_space"] = serialized(of_gym(model.observation_space))
         attributes["action_space"] = serialized(of_gym(model.action_space))
         arguments = {"net_arch": [{"pi": [64, 64], "vf": [64, 64]}], "sde_net_arch": None}
-        attributes["policy_kwargs"] = serialized(pickle.dumps(arguments))
+        # As 1.x wrote arguments of plain numbers, or others.
+        attributes["policy_kwargs"] = arguments if plain else serialized(pickle.dumps(arguments))
         for name in ("lr_schedule", "clip_range", "learning_rate", "_last_obs", "ep_info_buffer"):
             attributes[name] = serialized(b"\x80\x04\x95 bytecode of another Python")
         for name in ("_stats_window_size", "rollout_buffer_class", "rollout_buffer_kwargs", "_total_timesteps"):
@@ -73,6 +76,47 @@ def test_a_zip_of_1_x(tmp_path: Path) -> None:
     bundle = Bundle(export_zip(path, "ppo", tmp_path / "a.bundle", options=QUICK).path)
     observations = numpy.random.default_rng(1).uniform(-2.0, 3.0, size=(500, 4)).astype(numpy.float32)
     assert_same_actions(bundle, bundle.act(observations), model.predict(observations, deterministic=True)[0])
+
+
+OLD = Path(__file__).resolve().parents[1] / "data" / "sb3-1.6"
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "sac", "recurrent_ppo"])
+def test_models_that_1_6_saved_act_as_they_did_there(tmp_path: Path, name: str) -> None:
+    """Real ones, by scripts/make_old_models.py: spaces of gym 0.21, shared layers (PPO, RecurrentPPO), HER (SAC).
+
+    What is to be expected comes from the old version's own `predict`.
+    """
+    statistics = OLD / f"{name}.pkl"
+    exported = export_zip(
+        OLD / f"{name}.zip",
+        name,
+        tmp_path / "a.bundle",
+        vec_normalize=statistics if statistics.exists() else None,
+        options=QUICK,
+    )
+    bundle = Bundle(exported.path)
+    saved = numpy.load(OLD / f"{name}.npz")
+    keys = sorted(key for key in saved.files if key.startswith("observation"))
+    rows = numpy.concatenate([saved[key].reshape(len(saved["action"]), -1) for key in keys], axis=1)
+    expected = saved["action"].astype(numpy.float32)
+    assert len(numpy.unique(expected, axis=0)) > 1
+    assert saved["starts"].sum() >= (1 if name == "ppo" else 3)
+    assert_daemon_acts(bundle, rows, expected, starts=saved["starts"])
+
+
+@pytest.mark.parametrize(
+    ("net_arch", "separate"),
+    [
+        ([8, 5], {"pi": [8, 5], "vf": [8, 5]}),
+        ([8, {"pi": [4], "vf": [3, 2]}], {"pi": [8, 4], "vf": [8, 3, 2]}),
+        ([8, {"vf": [3]}], {"pi": [8], "vf": [8, 3]}),
+        ([{"pi": [4], "vf": [3]}], {"pi": [4], "vf": [3]}),
+        ([], {"pi": [], "vf": []}),
+    ],
+)
+def test_shared_widths_become_those_of_both(net_arch: list[Any], separate: dict[str, list[int]]) -> None:
+    assert separate_widths(net_arch) == separate
 
 
 def test_statistics_of_1_x(tmp_path: Path) -> None:

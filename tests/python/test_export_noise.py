@@ -1,4 +1,7 @@
-"""With noise, actions are distributed as `predict(deterministic=False)` draws them: 100,000 draws each."""
+"""With noise, actions are distributed as `predict(deterministic=False)` draws them: 100,000 draws each.
+
+The noise is the daemon's own, on both of its backends.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import pytest
 from gymnasium import spaces
 
 from escapement_export import Options, export_model
-from exporting import DRAWS, UNEVEN, Array, Bundle, RandomEnv, box, train
+from exporting import BACKENDS, DRAWS, UNEVEN, Array, Bundle, RandomEnv, box, predict, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 QUICK = Options(checks=256)
+SEED = 20_261_103
 SIGMAS = 5.0
-"""The chance that one comparison of a right sampler goes beyond is 6e-7; about a hundred are made, with fixed seeds."""
+"""The chance that one comparison of a right sampler goes beyond is 6e-7; some hundred are made, with fixed seeds."""
 
 
 def moments_differ(ours: Array, theirs: Array) -> float:
@@ -42,11 +46,12 @@ def frequencies_differ(ours: Array, theirs: Array, counts: list[int]) -> float:
     return float(numpy.max(numpy.abs(a - b) / numpy.maximum(error, 1e-12)))
 
 
-def drawn(model: Any, bundle: Bundle, observation: Array, **extra: Any) -> tuple[Array, Array]:
-    """The bundle's and the model's draws at one observation, [n, act] each."""
+def drawn(model: Any, bundle: Bundle, observation: Array, **extra: Any) -> tuple[list[Array], Array]:
+    """The draws of the daemon's backends and of the model at one observation, [n, act] each."""
     mask = extra.get("action_masks")
     vector = observation if mask is None else numpy.concatenate([observation, mask[0]])
-    ours = bundle.act(numpy.repeat(vector[None], DRAWS, axis=0), bundle.draw_noise(DRAWS))
+    vectors = numpy.repeat(vector[None], DRAWS, axis=0)
+    ours = [predict(bundle, vectors, backend, seed=SEED + number) for number, backend in enumerate(BACKENDS)]
     rows = numpy.repeat(observation[None], DRAWS, axis=0)
     theirs, _ = model.predict(rows, deterministic=False, **extra)
     return ours, theirs.reshape(DRAWS, -1)
@@ -64,7 +69,8 @@ def test_gaussian(tmp_path: Path, name: str, squashed: bool) -> None:
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     assert (bundle.noise_kind, bundle.noise_dimension) == ("gaussian", 3)
     ours, theirs = drawn(model, bundle, OBSERVATION)
-    assert moments_differ(ours, theirs) < SIGMAS
+    for draws in ours:
+        assert moments_differ(draws, theirs) < SIGMAS
     # That the test can fail: five per cent more noise shows.
     wider = bundle.act(numpy.repeat(OBSERVATION[None], DRAWS, axis=0), 1.05 * bundle.draw_noise(DRAWS))
     assert moments_differ(wider, theirs) > SIGMAS
@@ -79,7 +85,8 @@ def test_state_dependent_exploration(tmp_path: Path, name: str) -> None:
     actor = model.actor if name == "SAC" else model.policy
     actor.reset_noise(DRAWS)
     ours, theirs = drawn(model, bundle, OBSERVATION)
-    assert moments_differ(ours, theirs) < SIGMAS
+    for draws in ours:
+        assert moments_differ(draws, theirs) < SIGMAS
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,8 @@ def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts:
         mask[[0, dimension - 1]] = False
         extra["action_masks"] = numpy.repeat(mask[None], DRAWS, axis=0)
     ours, theirs = drawn(model, bundle, OBSERVATION, **extra)
-    assert frequencies_differ(ours, theirs, counts) < SIGMAS
+    for draws in ours:
+        assert frequencies_differ(draws, theirs, counts) < SIGMAS
     # That the test can fail: a fifth more noise shows.
     softer = bundle.act(
         numpy.repeat(numpy.concatenate([OBSERVATION, *([mask] if extra else [])])[None], DRAWS, axis=0),
@@ -122,12 +130,14 @@ def test_epsilon_greedy(tmp_path: Path, name: str, epsilon: float) -> None:
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     greedy = int(model.predict(OBSERVATION, deterministic=True)[0])
     assert bundle.act(OBSERVATION[None])[0, 0] == greedy
-    ours = bundle.act(numpy.repeat(OBSERVATION[None], DRAWS, axis=0), bundle.draw_noise(DRAWS))[:, 0].astype(int)
     expected = numpy.full(5, epsilon / 5.0)
     expected[greedy] += 1.0 - epsilon
-    found = numpy.bincount(ours, minlength=5) / DRAWS
     error = numpy.sqrt(expected * (1.0 - expected) / DRAWS)
-    assert numpy.all(numpy.abs(found - expected) < SIGMAS * error)
+    for number, backend in enumerate(BACKENDS):
+        rows = numpy.repeat(OBSERVATION[None], DRAWS, axis=0)
+        ours = predict(bundle, rows, backend, seed=SEED + number)[:, 0].astype(int)
+        found = numpy.bincount(ours, minlength=5) / DRAWS
+        assert numpy.all(numpy.abs(found - expected) < SIGMAS * error)
 
 
 @pytest.mark.parametrize("name", ["DDPG", "TD3", "ARS"])
@@ -137,14 +147,23 @@ def test_policies_without_randomness_take_no_noise(tmp_path: Path, name: str) ->
 
 
 def test_a_recurrent_policy_draws_alike(tmp_path: Path) -> None:
-    import torch
-
     model = train("RecurrentPPO", RandomEnv(box(4), UNEVEN), 0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
-    rows = torch.from_numpy(numpy.repeat(OBSERVATION[None], DRAWS, axis=0))
-    noise = torch.from_numpy(bundle.draw_noise(DRAWS).astype(numpy.float32))
-    states = [torch.zeros(1, DRAWS, 24), torch.zeros(1, DRAWS, 24)]
-    with torch.no_grad():
-        ours = bundle.policy(rows, noise, *states)[0].numpy()
-    theirs, _ = model.predict(rows.numpy(), deterministic=False)
-    assert moments_differ(ours, theirs) < SIGMAS
+    rows = numpy.repeat(OBSERVATION[None], DRAWS, axis=0)
+    # Every row is the first of an episode.
+    theirs, _ = model.predict(rows, deterministic=False)
+    for number, backend in enumerate(BACKENDS):
+        ours = predict(bundle, rows, backend, seed=SEED + number, starts=numpy.ones(DRAWS))
+        assert moments_differ(ours, theirs) < SIGMAS
+
+
+def test_noise_is_drawn_anew_from_another_seed_and_again_from_the_same(tmp_path: Path) -> None:
+    model = train("PPO", RandomEnv(box(4), UNEVEN), 0)
+    bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
+    rows = numpy.repeat(OBSERVATION[None], 100, axis=0)
+    first, again, other = (predict(bundle, rows, "native", seed=seed) for seed in (1, 1, 2))
+    assert numpy.array_equal(first, again)
+    assert not numpy.any(numpy.all(first == other, axis=1))
+    assert len(numpy.unique(first, axis=0)) == 100
+    quiet = predict(bundle, rows, "native")
+    assert len(numpy.unique(quiet, axis=0)) == 1

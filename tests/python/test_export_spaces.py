@@ -16,7 +16,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from escapement_export import ExportError, Options, export_model
 from escapement_export.layout import flatten, layout_of
-from exporting import OBSERVATIONS, UNEVEN, Array, Bundle, RandomEnv, assert_same_actions, box, train
+from exporting import (
+    OBSERVATIONS,
+    UNEVEN,
+    Array,
+    Bundle,
+    RandomEnv,
+    assert_daemon_acts,
+    assert_same_actions,
+    batch_of,
+    box,
+    lead_of,
+    train,
+    vectors_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -48,15 +61,22 @@ ACTION_SPACES: dict[str, spaces.Space[Any]] = {
 
 
 def assert_acts_as_predict(model: Any, path: Path, space: spaces.Space[Any], **keywords: Any) -> Bundle:
-    """Exports a live model and compares it on samples of the space itself, flattened one by one."""
+    """Exports a live model and compares it on samples of the space itself: in PyTorch, and the daemon's backends."""
     bundle = Bundle(export_model(model, path, options=QUICK, **keywords).path)
     space.seed(9)
-    observations = [space.sample() for _ in range(OBSERVATIONS // 4)]
-    vectors = numpy.array([flatten(observation, layout_of(space)) for observation in observations])
+    samples = [space.sample() for _ in range(OBSERVATIONS)]
+    observations, vectors = batch_of(space, samples), vectors_of(space, samples)
     normalize = model.get_vec_normalize_env()
-    prepared = [normalize.normalize_obs(one) if normalize is not None else one for one in observations]
-    expected = [numpy.reshape(model.predict(one, deterministic=True)[0], -1) for one in prepared]
-    assert_same_actions(bundle, bundle.act(vectors), numpy.array(expected, dtype=numpy.float32))
+    prepared = observations if normalize is None else normalize.normalize_obs(observations)
+    actions, _ = model.predict(prepared, deterministic=True)
+    expected, lead = actions.reshape(len(samples), -1).astype(numpy.float32), lead_of(model, prepared)
+    # One by one too, as an environment without a vector around it gives them.
+    for row in range(0, len(samples), 97):
+        one = samples[row] if normalize is None else normalize.normalize_obs(samples[row])
+        alone = numpy.reshape(model.predict(one, deterministic=True)[0], (1, -1)).astype(numpy.float32)
+        assert_same_actions(bundle, alone, expected[row : row + 1], None if lead is None else lead[row : row + 1])
+    assert_same_actions(bundle, bundle.act(vectors), expected, lead)
+    assert_daemon_acts(bundle, vectors, expected, lead)
     return bundle
 
 
@@ -91,8 +111,11 @@ def test_masked_action_spaces(tmp_path: Path, kind: str) -> None:
         start += count
     observations = random.uniform(-2.0, 3.0, size=(OBSERVATIONS, 4)).astype(numpy.float32)
     expected, _ = model.predict(observations, deterministic=True, action_masks=masks)
-    got = bundle.act(numpy.concatenate([observations, masks], axis=1))
-    assert_same_actions(bundle, got, expected.reshape(OBSERVATIONS, -1).astype(numpy.float32))
+    expected, lead = expected.reshape(OBSERVATIONS, -1).astype(numpy.float32), lead_of(model, observations, masks)
+    vectors = numpy.concatenate([observations, masks], axis=1)
+    got = bundle.act(vectors)
+    assert_same_actions(bundle, got, expected, lead)
+    assert_daemon_acts(bundle, vectors, expected, lead)
     # Every action is one that its mask allows.
     for row in range(OBSERVATIONS):
         offsets = numpy.cumsum([0, *mask["nvec"][:-1]]) + got[row].astype(int)
@@ -159,6 +182,7 @@ def test_a_large_mean_beside_a_small_deviation_loses_nothing(tmp_path: Path) -> 
     raw = (mean + 3.0 * deviation * random.standard_normal((OBSERVATIONS, 3))).astype(numpy.float32)
     expected, _ = model.predict(env.normalize_obs(raw), deterministic=True)
     assert_same_actions(bundle, bundle.act(raw), expected)
+    assert_daemon_acts(bundle, raw, expected)
     # That the test can fail: the usual float32 arithmetic is off by far more.
     naive = (raw - mean.astype(numpy.float32)) / numpy.sqrt(deviation**2 + 1e-8).astype(numpy.float32)
     spoiled, _ = model.predict(numpy.clip(naive, -10.0, 10.0).astype(numpy.float32), deterministic=True)
@@ -184,15 +208,17 @@ def test_frame_stack(tmp_path: Path, space: spaces.Space[Any], order: str) -> No
     if order == "normalized_stack":
         assert not numpy.any(fill)
 
-    seen = env.reset()
+    seen, rows, answers = env.reset(), [], []
     frames = [*fill[1:], flatten(original(normalize, order, space), layout)]
     for _ in range(30):
         action, _ = model.predict(seen, deterministic=True)
-        got = bundle.act(stacked(frames, layout)[None])
-        assert_same_actions(bundle, got, action.reshape(1, -1))
+        rows.append(stacked(frames, layout))
+        answers.append(action.reshape(-1))
+        assert_same_actions(bundle, bundle.act(rows[-1][None]), action.reshape(1, -1))
         seen, _, done, _ = env.step(action)
         newest = flatten(original(normalize, order, space), layout)
         frames = [*(fill[1:] if done[0] else frames[1:]), newest]
+    assert_daemon_acts(bundle, numpy.array(rows), numpy.array(answers))
 
 
 def original(normalize: VecNormalize, order: str, space: spaces.Space[Any]) -> Any:

@@ -31,7 +31,11 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 /// The program under test.
 pub fn escapement() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_escapement"));
-    command.env_remove("RUNTIME_DIRECTORY").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
+        .env_remove("RUNTIME_DIRECTORY")
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null());
     command
 }
 
@@ -67,6 +71,7 @@ const BASE: &[(&str, &str)] = &[
     ("deadline.enforce", "true"),
     ("deadline.inference_us", "1000000"),
     ("deadline.end_to_end_us", "1000000"),
+    ("deadline.hang_timeout_ms", "30000"),
     ("deadline.on_miss", "\"halt\""),
     ("engine.idle", "\"backoff\""),
     ("engine.idle_sleep_us", "200"),
@@ -101,8 +106,13 @@ impl Agent {
 
     /// Starts the daemon and waits until it is armed.
     pub fn start_armed(&self) -> Process {
-        let mut process = self.start();
+        self.start_armed_as(self.command())
+    }
+
+    /// The same with a command of the caller's.
+    pub fn start_armed_as(&self, command: Command) -> Process {
         let epoch_before = self.attach(RingFile::Actions).map_or(0, |region| region.header().epoch());
+        let mut process = Process::spawn(command);
         wait_for("the agent to be armed", || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 let mut stderr = String::new();
@@ -111,8 +121,8 @@ impl Agent {
             }
             let header = self.attach(RingFile::Actions)?.header();
             let (state, _) = header.state();
-            (header.epoch() > epoch_before.saturating_sub(1) && state == AgentState::Armed.number())
-                .then_some(())
+            // What a killed predecessor left in the word is not this one's.
+            (header.epoch() > epoch_before && state == AgentState::Armed.number()).then_some(())
         });
         process
     }
@@ -126,9 +136,24 @@ impl Agent {
         self.attach(RingFile::Actions).expect("the action ring is there").header().state()
     }
 
+    /// The directory that keeps latch and audit file.
+    pub fn state_path(&self) -> PathBuf {
+        self.root.path().join("state").join("test")
+    }
+
+    /// The snapshot that the daemon wrote last: at its end, or when it was told to.
+    pub fn status(&self) -> serde_json::Value {
+        let text = std::fs::read(self.directory.path().join("status.json")).expect("a snapshot was written");
+        serde_json::from_slice(&text).expect("it is JSON")
+    }
+
     pub fn feed(&self) -> TestFeed {
-        let region = self.attach(RingFile::Observations).expect("the observation ring is there");
-        TestFeed { producer: Producer::attach(region).unwrap(), next: 1, restart: true }
+        self.feed_from(1)
+    }
+
+    /// A feed that goes on with this sequence number.
+    pub fn feed_from(&self, next: u64) -> TestFeed {
+        TestFeed::new(self.attach(RingFile::Observations).expect("the observation ring is there"), next)
     }
 
     pub fn gateway(&self) -> Consumer {
@@ -144,18 +169,38 @@ pub struct TestFeed {
 }
 
 impl TestFeed {
+    /// A feed on this ring that has just started, with this sequence number.
+    pub fn new(region: Region, next: u64) -> Self {
+        Self { producer: Producer::attach(region).unwrap(), next, restart: true }
+    }
+
     /// Leaves sequence numbers out, as a feed does that lost messages.
     pub fn skip_sequence(&mut self, count: u64) {
         self.next += count;
     }
 
+    /// Marks the next observation as the first of a feed that has just started.
+    pub fn restart(&mut self) {
+        self.restart = true;
+    }
+
+    /// The sequence number that the next observation will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
     /// Commits one observation of `payload` with the next sequence number, published now.
     pub fn commit(&mut self, payload: &[f32]) {
+        self.commit_stamped(payload, MonotonicClock.now().0);
+    }
+
+    /// The same with another stamp.
+    pub fn commit_stamped(&mut self, payload: &[f32], ts_publish_ns: u64) {
         let flags = if std::mem::take(&mut self.restart) { ObservationFlags::RESTART } else { 0 };
         let header = ObservationHeader {
             sequence: self.next,
             ts_event_ns: self.next,
-            ts_publish_ns: MonotonicClock.now().0,
+            ts_publish_ns,
             flags,
             checksum: 0,
         };
@@ -165,6 +210,21 @@ impl TestFeed {
         claim.write(0, header.sealed(payload).as_bytes());
         claim.commit();
     }
+}
+
+/// The time as stamps have it.
+pub fn now_ns() -> u64 {
+    MonotonicClock.now().0
+}
+
+/// Rows of `width` as numpy.save writes them.
+pub fn npy(values: &[f32], width: usize) -> Vec<u8> {
+    let shape =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {width}), }}", values.len() / width);
+    let header = format!("{shape:<117}\n");
+    let length = u16::try_from(header.len()).expect("a short header").to_le_bytes();
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &data].concat()
 }
 
 /// Waits for the next action and takes it out of the ring.
@@ -204,6 +264,11 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for the end and gives the status and what was said on standard error.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = wait_for("the process to end", || self.child.try_wait().unwrap());
@@ -233,9 +298,11 @@ fn shared_memory() -> &'static Path {
 }
 
 fn render(root: &Path, overrides: Overrides<'_>) -> String {
+    let state_root = format!("{:?}", root.join("state"));
     let root = format!("{root:?}");
     let mut keys: Vec<(&str, &str)> = BASE.to_vec();
     keys.push(("agent.root", &root));
+    keys.push(("agent.state_root", &state_root));
     for (key, value) in overrides {
         keys.retain(|(known, _)| known != key);
         if *value != "-" {

@@ -15,6 +15,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     ("noise", 10),
     // L2
     ("ring", 20),
+    ("handover", 20),
     ("bundle", 21),
     ("policy", 20),
     ("shm", 20),
@@ -22,7 +23,8 @@ pub const HEIGHTS: &[(&str, u32)] = &[
     // L3
     ("engine", 30),
     ("journal", 30),
-    ("validation", 30),
+    ("attribution", 31),
+    ("validation", 32),
     // L4
     ("agent", 40),
     ("config", 40),
@@ -38,6 +40,7 @@ pub const HEIGHTS: &[(&str, u32)] = &[
 const NEVER: &[(&str, &str, &str)] = &[
     ("ring", "wire", "the algorithm runs on any memory, and moves bytes"),
     ("ring", "clock", "a ring has no notion of time"),
+    ("handover", "ring", "a right passes whatever it is about"),
     ("shm", "ring", "a region knows nothing of what lies in it"),
     ("policy", "wire", "backends are compared by one conformance suite"),
     ("policy", "ring", "backends are compared by one conformance suite"),

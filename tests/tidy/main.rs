@@ -19,10 +19,13 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/clock.rs",
     "src/denormals.rs",
     "src/engine/tests.rs",
+    "src/handover/mailbox.rs",
+    "src/handover/turn.rs",
     "src/host/core.rs",
     "src/host/emergency.rs",
     "src/host/memory.rs",
     "src/host/pipe.rs",
+    "src/host/signals.rs",
     "src/policy/native/kernels/avx2.rs",
     "src/policy/native/kernels/avx512.rs",
     "src/policy/native/kernels/avx512_bf16.rs",
@@ -50,6 +53,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/ring/region.rs",
     "src/ring/tests.rs",
     "src/shm.rs",
+    "src/sync.rs",
 ];
 
 const LONGEST_FILE: usize = 500;

@@ -1,5 +1,6 @@
 //! The manifest as it is written: types and keys, an unknown one being an error. Ranges are the business of `check`.
 
+use crate::noise::Distribution;
 use serde::{Deserialize, Serialize};
 
 /// The version that this reader knows.
@@ -152,6 +153,15 @@ pub enum NoiseKind {
     Gaussian,
     /// The standard Gumbel one, −ln(−ln u).
     Gumbel,
+}
+
+impl From<NoiseKind> for Distribution {
+    fn from(kind: NoiseKind) -> Self {
+        match kind {
+            NoiseKind::Gaussian => Self::Gaussian,
+            NoiseKind::Gumbel => Self::Gumbel,
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -142,6 +142,7 @@ fn relocate(text: &str, base: &Path, root: &Path, core: Option<usize>) -> Result
         }
     };
     set("agent", "root", path_value(root)?)?;
+    set("agent", "state_root", path_value(&root.join("state"))?)?;
     if let Some(core) = core.and_then(|core| i64::try_from(core).ok()) {
         set("engine", "core", core.into())?;
     }

@@ -74,7 +74,10 @@ fn the_halt_record_is_the_last() {
 /// record's position is visible, the state word says halted. Here from inside the last thing before the commit.
 #[test]
 fn a_gateway_that_sees_the_halt_record_sees_the_state() {
-    let mut rig = Rig::new(|settings| settings.on_miss = OnMiss::Halt);
+    let mut rig = Rig::new(|settings| {
+        settings.on_miss = OnMiss::Halt;
+        settings.deadlines.max_age = None;
+    });
     let header = rig.actions.region.header();
     std::thread::scope(|scope| {
         let gateway = &mut rig.gateway;
@@ -90,7 +93,6 @@ fn a_gateway_that_sees_the_halt_record_sees_the_state() {
         claim.write(0, ObservationHeader::default().as_bytes());
         claim.commit();
         rig.steps.lock().unwrap().push_back(Step::taking(INFERENCE + 1, 0));
-        rig.engine.settings.deadlines.max_age = None;
         rig.engine.tick();
         assert_eq!(watcher.join().unwrap(), AgentState::Halted.number());
     });

@@ -56,7 +56,7 @@ fn each_layer_at_its_edge() {
                     assert_eq!(sent.header.flags, flags, "{case}");
                     let value = match outcome {
                         Outcome::Policy => ANSWER,
-                        Outcome::SafeDefault => SAFE,
+                        Outcome::SafeDefault | Outcome::Fallback => SAFE,
                         Outcome::Halt => NEUTRAL,
                     };
                     assert_eq!(sent.payload, [value; 2], "{case}");

@@ -181,7 +181,8 @@ fn binary(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             Some(Value::Str(mode)) if &**mode == "floor" => {
                 interpreter.binary(BinaryOp::FloorDivide, &a, &b)?
             }
-            Some(_) => return unsupported("division rounded towards zero"),
+            Some(Value::Str(mode)) if &**mode == "trunc" => truncated(interpreter, &a, &b)?,
+            Some(_) => return unsupported("division rounded by another rule than floor or trunc"),
             None => interpreter.binary(op, &a, &b)?,
         },
         BinaryOp::Pow => power(interpreter, call, &a, &b)?,
@@ -198,6 +199,23 @@ fn binary(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         _ => interpreter.binary(op, &a, &b)?,
     };
     Ok(Some(view))
+}
+
+/// Division rounded towards zero. Whole numbers are divided in double precision, which holds those below 2⁵³.
+fn truncated(interpreter: &mut Interpreter<'_, '_>, a: &Operand, b: &Operand) -> Step<View> {
+    let dtype = Interpreter::common_type(&[a, b]);
+    if dtype.is_float() {
+        let quotient = interpreter.binary(BinaryOp::Div, a, b)?;
+        return interpreter.unary(UnaryOp::Trunc, &quotient);
+    }
+    let mut wide = Vec::with_capacity(2);
+    for operand in [a, b] {
+        let view = interpreter.cast(&operand.view, DType::F64)?;
+        wide.push(Operand { view, literal: operand.literal });
+    }
+    let quotient = interpreter.binary(BinaryOp::Div, &wide[0], &wide[1])?;
+    let quotient = interpreter.unary(UnaryOp::Trunc, &quotient)?;
+    interpreter.cast(&quotient, DType::I64)
 }
 
 /// Powers by a constant, as products and roots where that is exact.

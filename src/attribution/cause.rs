@@ -1,0 +1,56 @@
+//! The causes of a miss. Their names stand in logs, in JSON and in what people have built on both: never renamed.
+
+/// Why a tick missed. One cause each; what else there was is in the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The observation waited while the engine was busy with those before it.
+    Queued,
+    /// The feed stamped the observation and committed it late: the engine was looking for it in the meantime.
+    FeedStalled,
+    /// The engine was asleep between two looks, as its idle strategy says, with nothing else to do.
+    IdleSleep,
+    /// The policy's own work, on its core or asleep by its own will, was longer than the deadline.
+    PolicySlow,
+    /// The core was taken away: by another thread, or by the platform underneath.
+    CoreTaken,
+    /// Memory that was not there: the kernel's work, and the wait for the disk where there was one.
+    PageFault,
+    /// The gateway did not drain the action ring.
+    ActionRingFull,
+    /// What is known does not decide between two of the others.
+    Undetermined,
+}
+
+impl Cause {
+    /// Every cause, in the order of the reports.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::FeedStalled,
+        Self::IdleSleep,
+        Self::PolicySlow,
+        Self::CoreTaken,
+        Self::PageFault,
+        Self::ActionRingFull,
+        Self::Undetermined,
+    ];
+
+    /// The name in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::FeedStalled => "feed_stalled",
+            Self::IdleSleep => "idle_sleep",
+            Self::PolicySlow => "policy_slow",
+            Self::CoreTaken => "core_taken",
+            Self::PageFault => "page_fault",
+            Self::ActionRingFull => "action_ring_full",
+            Self::Undetermined => "undetermined",
+        }
+    }
+}
+
+impl serde::Serialize for Cause {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}

@@ -1,0 +1,80 @@
+//! `escapement rearm NAME --reason TEXT`: lifts a halt, so that the next start may arm the agent. It starts nothing.
+//!
+//! ```text
+//! $ escapement rearm example --reason "venue is back, positions checked"
+//! example: re-armed; it was halted since 2026-11-25T13:20:11.123456789Z, operator: venue is down, by trader
+//! ```
+//! The audit line is written first and the latch removed last, so that a re-arm that is interrupted leaves the agent halted.
+//! While a daemon runs it is refused (69); where nothing is halted it says so (1).
+
+use super::CommandResult;
+use super::exit::{ExitCode, Failure};
+use super::locate::{AgentArguments, spoken_reason};
+use crate::bundle::hex;
+use crate::clock::{rfc3339, wall_clock_ns};
+use crate::host::{AuditLine, LatchState, User, latches};
+use crate::ring::Header;
+use crate::wire::{AgentState, Reason};
+
+/// Lift a halt, so that the agent may be started again
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    agent: AgentArguments,
+    /// Why: it is kept in the audit file
+    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
+    reason: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    let agent = arguments.agent.locate()?;
+    agent.must_exist()?;
+    if !agent.state.path().is_dir() {
+        return not_halted(&agent.name);
+    }
+    // Held by a daemon as long as it runs, also one that is just starting.
+    let _role = agent.state.acquire()?;
+    let latch = agent.state.latch();
+    let found = latch.read();
+    let header = agent.header();
+    let word = header.as_ref().and_then(halt_in_word);
+    let (reason, summary) = match (&found, word) {
+        (LatchState::Open, None) => return not_halted(&agent.name),
+        (LatchState::Open, Some(reason)) => (reason.to_owned(), reason.to_owned()),
+        (LatchState::Halted(halt), _) => (halt.reason.clone(), halt.summary()),
+        (LatchState::Unexplained(why), _) => ("unexplained".to_owned(), why.clone()),
+    };
+    let at_ns = wall_clock_ns();
+    agent.state.audit().append(&AuditLine {
+        at: rfc3339(at_ns),
+        at_ns,
+        what: "rearm".to_owned(),
+        reason: Some(reason),
+        text: Some(arguments.reason.clone()),
+        user: Some(User::current()),
+        pid: std::process::id(),
+        epoch: header.as_ref().map(Header::epoch),
+        sequence: None,
+        bundle_sha256: header.as_ref().map(|header| hex(&header.bundle_hash())),
+    })?;
+    if let Some(header) = header.filter(|_| word.is_some()) {
+        header.reset_state(AgentState::Stopped.number(), 0);
+    }
+    if found != LatchState::Open {
+        latch.release()?;
+    }
+    println!("{}: re-armed; it was halted {summary}", agent.name);
+    Ok(ExitCode::Ok)
+}
+
+fn not_halted(name: &str) -> CommandResult {
+    Err(Failure::new(ExitCode::Negative, format!("{name}: not halted, nothing was changed")))
+}
+
+/// The reason of a halt in the state word that only a person may lift.
+fn halt_in_word(header: &Header) -> Option<&'static str> {
+    let (state, number) = header.state();
+    let reason = u16::try_from(number).ok().and_then(Reason::from_number);
+    let holds = state == AgentState::Halted.number() && reason.is_none_or(latches);
+    holds.then(|| reason.map_or("unknown", Reason::name))
+}

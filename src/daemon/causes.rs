@@ -1,0 +1,136 @@
+//! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
+
+use super::planted::skew_ns;
+use crate::attribution::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::engine::{Deadlines, TickRecord};
+use crate::host::{ThreadWatch, WatchError, steal_is_accounted};
+
+/// Whose thread is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watched {
+    Engine,
+    Guard,
+}
+
+/// What the supervisor knows about why ticks missed.
+pub(super) struct Causes {
+    misses: Misses,
+    engine: Option<ThreadWatch>,
+    guard: Option<(ThreadWatch, Timeline)>,
+    gaps: GapReader,
+    allowance: LogAllowance,
+    cannot_tell: Vec<String>,
+}
+
+impl Causes {
+    pub(super) fn new(deadlines: Deadlines, gaps: GapReader) -> Self {
+        let mut misses = Misses::new(MonotonicClock.now(), deadlines);
+        let mut cannot_tell = Vec::new();
+        if steal_is_accounted() {
+            misses.timeline().rely_on_steal();
+        } else {
+            cannot_tell.push(
+                "policy_slow from core_taken where a hypervisor took the engine's core alone: it has never said that it \
+                 took one"
+                    .to_owned(),
+            );
+        }
+        Self { misses, engine: None, guard: None, gaps, allowance: LogAllowance::default(), cannot_tell }
+    }
+
+    /// A thread is watched from now on, or cannot be.
+    pub(super) fn watched(&mut self, who: Watched, watch: Result<ThreadWatch, WatchError>) {
+        match (who, watch) {
+            (Watched::Engine, Ok(watch)) => {
+                // Until now nothing was known about it.
+                self.misses.begin(watch.since());
+                self.engine = Some(watch);
+            }
+            (Watched::Guard, Ok(watch)) => {
+                let timeline = Timeline::new(watch.since().0);
+                self.guard = Some((watch, timeline));
+            }
+            (Watched::Engine, Err(error)) => {
+                tracing::warn!(%error, "causes of misses: most will be undetermined");
+                self.misses.begin_blind();
+                self.cannot_tell
+                    .push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
+            }
+            (Watched::Guard, Err(error)) => {
+                self.cannot_tell.push(format!("the platform's gaps from the guard's own: {error}"));
+            }
+        }
+    }
+
+    pub(super) fn note(&mut self, record: &TickRecord) {
+        match skew_ns() {
+            0 => self.misses.note(record),
+            skew => self.misses.note(&record.later_by(skew)),
+        }
+    }
+
+    pub(super) fn expect(&mut self, generation: u32, deadlines: Deadlines) {
+        self.misses.expect(generation, deadlines);
+    }
+
+    /// Gathers the evidence and judges what waits for it.
+    pub(super) fn look(&mut self, now: Nanos) {
+        self.gather();
+        let allowance = &mut self.allowance;
+        self.misses.judge(now, |miss| say(miss, now, allowance));
+    }
+
+    /// The engine is at its end, or is left behind.
+    pub(super) fn close(&mut self, now: Nanos) {
+        self.gather();
+        let allowance = &mut self.allowance;
+        self.misses.close(now, |miss| say(miss, now, allowance));
+    }
+
+    pub(super) fn report(&self) -> MissReport {
+        let lost = self.engine.as_ref().map_or(0, ThreadWatch::lost);
+        self.misses.report(&self.cannot_tell, lost)
+    }
+
+    fn gather(&mut self) {
+        if let Some(watch) = &mut self.engine {
+            watch.drain(self.misses.timeline());
+        }
+        if let Some((watch, timeline)) = &mut self.guard {
+            watch.drain(timeline);
+        }
+        while let Some(gap) = self.gaps.take() {
+            // A guard that nobody watches may have lost its core to anybody.
+            if let Some((_, timeline)) = &self.guard {
+                self.misses.timeline().add_gap(gap, timeline);
+            }
+        }
+    }
+}
+
+fn say(miss: &Miss, now: Nanos, allowance: &mut LogAllowance) {
+    let Some(suppressed) = allowance.ask(now) else { return };
+    let Miss { sequence, reason, cause, evidence, .. } = miss;
+    if *cause == Cause::ActionRingFull {
+        tracing::warn!(sequence, reason = reason.name(), cause = cause.name(), suppressed, "missed");
+        return;
+    }
+    tracing::warn!(
+        sequence,
+        reason = reason.name(),
+        cause = cause.name(),
+        took_ns = evidence.took_ns,
+        limit_ns = evidence.limit_ns,
+        on_core_ns = evidence.on_core_ns,
+        asleep_ns = evidence.asleep_ns,
+        preempted_ns = evidence.preempted_ns,
+        platform_ns = evidence.platform_ns,
+        fault_ns = evidence.fault_ns,
+        queued_ns = evidence.queued_ns,
+        feed_ns = evidence.feed_ns,
+        unknown_ns = evidence.unknown_ns,
+        suppressed,
+        "missed"
+    );
+}

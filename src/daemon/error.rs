@@ -1,0 +1,85 @@
+//! Why an agent could not start: one line each, whose exit code `cli::exit` knows.
+
+use super::rings::RingsError;
+use crate::bundle::BundleError;
+use crate::engine::EngineError;
+use crate::host::{DirectoryError, SandboxError, StateError};
+use crate::policy::PolicyError;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// It is halted, and nobody has lifted that.
+    #[error(
+        "halted {summary}; nothing starts until a person lifts it: escapement rearm -c {} --reason TEXT",
+        config.display()
+    )]
+    Latched {
+        /// Since when, why and by whom; or why nobody can tell.
+        summary: String,
+        /// The configuration.
+        config: PathBuf,
+    },
+    /// Its state directory: a halt could not be kept.
+    #[error("{0}; without it no halt could be kept")]
+    State(#[from] StateError),
+    /// Its directory, a lock or a ring.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its rings cannot be taken over.
+    #[error(transparent)]
+    Rings(#[from] RingsError),
+    /// Its policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The rings contradict each other.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its bundle, or what was found in its place.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The input guard is to act on statistics that there are none of.
+    #[error(
+        "observation.guard.mode = {mode:?}: the policy stands alone, without a manifest that says what its training \
+         saw; allowed: \"off\" or \"count\""
+    )]
+    NoStatistics {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// Rules about carried state for a policy that carries none.
+    #[error("policy.recurrent: the policy carries no state; allowed: none of its keys")]
+    NoCarriedState,
+    /// libtorch cannot be confined, and the configuration does not allow it to run free.
+    #[error(
+        "backend torch is refused, since its write access to the filesystem cannot be taken away: {0}; \
+         policy.allow_unsandboxed_torch = true runs it all the same"
+    )]
+    Unconfined(SandboxError),
+    /// The policy did not come back from being loaded.
+    #[error("the policy was not loaded within policy.load_timeout_ms = {}: it hangs", limit.as_millis())]
+    LoadHung {
+        /// How long it had.
+        limit: Duration,
+    },
+    /// The machine refuses what a strict configuration demands.
+    #[error("refused, since the configuration is strict: {0}")]
+    Strict(String),
+    /// A thread or a signal handler cannot be set up.
+    #[error("{action}: {source}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DaemonError {
+    pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+}

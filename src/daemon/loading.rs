@@ -1,0 +1,81 @@
+//! The policy is loaded on a thread of its own, so that an agent can be halted, or told to stop, meanwhile: loading may
+//! take a minute, and whoever pulls the kill switch does not have that.
+
+use super::DaemonError;
+use super::candidate::{self, Loaded};
+use super::engine_thread::halt_reason;
+use super::planted::load_slowly_if_planted;
+use super::supervisor::Event;
+use crate::config::AgentConfig;
+use crate::host::{Latch, Request, latches};
+use crate::ring::Header;
+use crate::wire::{AgentState, Reason};
+use crossbeam::channel::{Receiver, bounded, never, tick};
+use std::time::Duration;
+
+/// How often the latch and the state word are looked at meanwhile.
+const PERIOD: Duration = Duration::from_millis(5);
+
+/// What loading led to.
+pub(super) enum Loading {
+    /// The policy.
+    Done(Box<Loaded>),
+    /// Told to stop; loading is left behind.
+    Stopped,
+    /// Halted; loading is left behind.
+    Halted,
+}
+
+/// Loads what the configuration names, or notices first that nobody wants it any more.
+pub(super) fn load(
+    config: &AgentConfig,
+    inbox: &Receiver<Event>,
+    action_header: &Header,
+    latch: &Latch,
+) -> Result<Loading, DaemonError> {
+    let (results, loaded) = bounded(1);
+    let load = {
+        let config = config.clone();
+        // Nobody listens any more where loading was left behind.
+        move || {
+            load_slowly_if_planted();
+            drop(results.send(candidate::load(&config)));
+        }
+    };
+    let thread = std::thread::Builder::new().name("load".to_owned());
+    thread.spawn(load).map_err(DaemonError::system("start the thread that loads the policy"))?;
+    let looks = tick(PERIOD);
+    let mut events = inbox.clone();
+    loop {
+        crossbeam::channel::select! {
+            recv(loaded) -> result => match result {
+                Ok(result) => return Ok(Loading::Done(Box::new(result?))),
+                // A panic on that thread ends the process in its hook.
+                Err(_) => return Ok(Loading::Stopped),
+            },
+            recv(events) -> event => match event {
+                Ok(Event::Signal(signal)) => match signal.request {
+                    Request::Drain => return Ok(Loading::Stopped),
+                    Request::Halt => {
+                        action_header.halt(Reason::Operator.number().into());
+                        return Ok(Loading::Halted);
+                    }
+                    Request::Dump | Request::Reload => tracing::info!("nothing to do yet: the policy is being loaded"),
+                },
+                // The other senders are made once the policy is there.
+                Ok(_) => {}
+                Err(_) => events = never(),
+            },
+            recv(looks) -> _ => {
+                if latch.is_engaged() {
+                    action_header.halt(Reason::Operator.number().into());
+                }
+                // Of a panic the process dies in its hook.
+                let halted = action_header.state().0 == AgentState::Halted.number();
+                if halted && latches(halt_reason(action_header)) {
+                    return Ok(Loading::Halted);
+                }
+            }
+        }
+    }
+}

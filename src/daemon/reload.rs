@@ -1,0 +1,136 @@
+//! What a new configuration changes in a running agent, and what waits for a restart.
+//!
+//! Everything that a tick goes by is taken over at the next tick, as one set. What the rings or the threads were made by
+//! waits for the next start, and is named. A configuration of another agent, or for vectors of other widths, is refused as a whole:
+//! half of it would be one that nobody wrote.
+
+use crate::config::AgentConfig;
+
+/// What a reload does.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// What runs from now on: what was asked for, but for the keys below.
+    pub(super) config: AgentConfig,
+    /// Keys that were changed and wait for a restart.
+    pub(super) waiting: Vec<&'static str>,
+}
+
+/// Keys without which nothing of the rest can be taken over.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over", keys.join(", "))]
+pub struct NeedsRestart {
+    keys: Vec<&'static str>,
+}
+
+/// Compares what is asked for with what runs.
+pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan, NeedsRestart> {
+    let identity = [
+        ("agent.name", running.name == asked.name),
+        ("agent.root", running.root == asked.root),
+        ("agent.state_root", running.state_root == asked.state_root),
+        ("observation.dimension", running.dimensions.observation == asked.dimensions.observation),
+        ("action.dimension", running.dimensions.action == asked.dimensions.action),
+    ];
+    let keys = changed(&identity);
+    if !keys.is_empty() {
+        return Err(NeedsRestart { keys });
+    }
+    let waiting = changed(&[
+        ("agent.strict", running.strict == asked.strict),
+        ("agent.log", running.log == asked.log),
+        ("observation.capacity", running.observation_capacity == asked.observation_capacity),
+        ("action.capacity", running.action_capacity == asked.action_capacity),
+        ("deadline.hang_timeout_ms", running.hang_timeout == asked.hang_timeout),
+        ("engine.core", running.engine.core == asked.engine.core),
+        ("engine.idle", running.engine.idle == asked.engine.idle),
+        ("engine.realtime_priority", running.engine.realtime_priority == asked.engine.realtime_priority),
+        ("engine.lock_memory", running.engine.lock_memory == asked.engine.lock_memory),
+        ("guard.core", running.guard.core == asked.guard.core),
+        ("guard.wake", running.guard.wake == asked.guard.wake),
+    ]);
+    asked.strict = running.strict;
+    asked.log.clone_from(&running.log);
+    asked.observation_capacity = running.observation_capacity;
+    asked.action_capacity = running.action_capacity;
+    asked.hang_timeout = running.hang_timeout;
+    asked.engine = running.engine.clone();
+    asked.guard = running.guard;
+    Ok(Plan { config: asked, waiting })
+}
+
+fn changed(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
+    keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use std::path::Path;
+
+    const ANNOTATED: &str = include_str!("../../config/agent.toml");
+
+    fn with(change: (&str, &str)) -> AgentConfig {
+        let (from, to) = change;
+        assert!(ANNOTATED.contains(from), "{from}");
+        config::parse(&ANNOTATED.replace(from, to), Path::new("agent.toml")).expect("a good file")
+    }
+
+    #[test]
+    fn what_a_tick_goes_by_is_taken_over() {
+        let running = with(("", ""));
+        for change in [
+            ("enforce = true", "enforce = false"),
+            ("end_to_end_us = 100", "end_to_end_us = 200"),
+            ("max_age_us = 5000", "max_age_us = 1"),
+            ("low = -200.0", "low = -3.0"),
+            ("safe_default = [0.0, 0.0, 0.0]", "safe_default = [0.5, 0.0, 0.0]"),
+            ("misses = 10\n", "misses = 11\n"),
+            ("mode = \"count\"", "mode = \"clamp\""),
+            ("path = \"example.bundle\"", "path = \"another.bundle\""),
+            ("drain_timeout_ms = 1000", "drain_timeout_ms = 0"),
+        ] {
+            let asked = with(change);
+            assert_ne!(asked, running, "{change:?}");
+            let plan = plan(&running, asked.clone()).expect("no restart");
+            assert_eq!((plan.config, plan.waiting), (asked, vec![]), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_named_and_the_rest_is_taken_over() {
+        let running = with(("", ""));
+        for (change, key) in [
+            (("strict = false", "strict = true"), "agent.strict"),
+            (("log = \"info\"", "log = \"warn\""), "agent.log"),
+            (("dimension = 32\n", "dimension = 32\ncapacity = 8192 #"), "observation.capacity"),
+            (("hang_timeout_ms = 1000", "hang_timeout_ms = 999"), "deadline.hang_timeout_ms"),
+            (("core = 1", "core = 2"), "engine.core"),
+            (("idle = \"spin\"", "idle = \"pause\""), "engine.idle"),
+            (("lock_memory = true", "lock_memory = false"), "engine.lock_memory"),
+            (("core = \"any\"", "core = 0"), "guard.core"),
+            (("wake = \"sleep\"", "wake = \"spin\""), "guard.wake"),
+        ] {
+            let changed =
+                if key == "observation.capacity" { ("capacity = 4096", "capacity = 8192") } else { change };
+            let mut asked = with(changed);
+            asked.settings.enforce = false;
+            let plan = plan(&running, asked).expect("it waits");
+            assert!(plan.waiting.contains(&key), "{key}: {:?}", plan.waiting);
+            let mut expected = running.clone();
+            expected.settings.enforce = false;
+            assert_eq!(plan.config, expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn another_agent_is_refused() {
+        let running = with(("", ""));
+        let needs =
+            plan(&running, with(("name = \"example\"", "name = \"other\""))).expect_err("another agent");
+        assert_eq!(needs.keys, ["agent.name"]);
+        assert!(needs.to_string().starts_with("agent.name changed"));
+        let needs = plan(&running, with(("dimension = 32", "dimension = 33"))).expect_err("other widths");
+        assert_eq!(needs.keys, ["observation.dimension"]);
+    }
+}

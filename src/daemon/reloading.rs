@@ -1,0 +1,289 @@
+//! Reloads: asked for, made ready on a thread of their own, offered to the engine as one set, and accounted for.
+//!
+//! ```text
+//! asked ──▶ queue ──▶ made ready: file, plan, policy ──▶ offered ──▶ taken between two ticks ──▶ the old set comes back
+//!                         │ refused                                    │ refused by the thread
+//!                         └──────────▶ nothing changes, and why is kept ◀──┘
+//! ```
+//! One is under way at a time, so that generations follow each other in the order in which they were asked for.
+
+use super::candidate::{self, Reloaded, Sources};
+use super::provenance::Provenance;
+use super::reload::plan;
+use super::supervisor::Event;
+use crate::clock::{rfc3339, wall_clock_ns};
+use crate::config::AgentConfig;
+use crate::engine::{Company, PolicyChange, Update};
+use crate::handover;
+use crate::host::{ReloadTarget, User, keep_off};
+use crossbeam::channel::Sender;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Reads the configuration that the daemon was started with, as it is now; or says what is wrong with it.
+pub(super) type ReadConfig = Arc<dyn Fn() -> Result<AgentConfig, String> + Send + Sync>;
+
+/// What runs, complete: settings, the bytes of the policies, and what is known about them.
+#[derive(Clone)]
+pub(super) struct Standing {
+    pub(super) config: AgentConfig,
+    pub(super) sources: Sources,
+    pub(super) provenance: Provenance,
+}
+
+/// What was made ready, to be offered.
+pub(super) struct Prepared {
+    standing: Standing,
+    company: Company,
+    change: Option<PolicyChange>,
+    waiting: Vec<&'static str>,
+}
+
+/// All reloads of a process.
+pub(super) struct Reloads {
+    running: Arc<Standing>,
+    previous: Option<Arc<Standing>>,
+    read: ReadConfig,
+    events: Sender<Event>,
+    mailbox: handover::Sender<Update>,
+    generation: u32,
+    tickets: u64,
+    queue: VecDeque<Asked>,
+    under_way: Option<UnderWay>,
+    applied: u64,
+    refused: u64,
+    recent: VecDeque<Outcome>,
+}
+
+/// A reload that somebody asked for.
+#[derive(Debug, Clone)]
+struct Asked {
+    ticket: u64,
+    target: ReloadTarget,
+    user: Option<User>,
+}
+
+/// The reload under way.
+enum UnderWay {
+    /// A thread makes it ready.
+    Preparing(Asked),
+    /// The engine takes it between two ticks.
+    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str> },
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Outcome {
+    /// Whoever asked knows it by this number.
+    ticket: u64,
+    at: String,
+    target: ReloadTarget,
+    user: Option<User>,
+    pub(super) applied: bool,
+    /// The settings in force afterwards.
+    pub(super) generation: u32,
+    /// Why nothing was changed.
+    pub(super) refused: Option<String>,
+    /// Keys that were changed in the file and wait for a restart.
+    pub(super) waits_for_restart: Vec<&'static str>,
+    /// Whether another policy answers now.
+    pub(super) policy_changed: bool,
+}
+
+/// What status says about reloads.
+#[derive(Serialize)]
+pub(super) struct ReloadFigures<'a> {
+    generation: u32,
+    applied: u64,
+    refused: u64,
+    under_way: bool,
+    recent: &'a VecDeque<Outcome>,
+}
+
+/// Reloads that may wait for their turn.
+const MOST_WAITING: usize = 64;
+/// Outcomes that status shows.
+const RECENT: usize = 16;
+
+impl Reloads {
+    pub(super) fn new(
+        running: Standing,
+        read: ReadConfig,
+        events: Sender<Event>,
+        mailbox: handover::Sender<Update>,
+    ) -> Self {
+        Self {
+            running: Arc::new(running),
+            previous: None,
+            read,
+            events,
+            mailbox,
+            generation: 1,
+            tickets: 0,
+            queue: VecDeque::new(),
+            under_way: None,
+            applied: 0,
+            refused: 0,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// What runs now.
+    pub(super) fn running(&self) -> &Standing {
+        &self.running
+    }
+
+    pub(super) fn figures(&self) -> ReloadFigures<'_> {
+        ReloadFigures {
+            generation: self.generation,
+            applied: self.applied,
+            refused: self.refused,
+            under_way: self.under_way.is_some(),
+            recent: &self.recent,
+        }
+    }
+
+    /// Takes a wish in; gives the number by which its outcome is known.
+    ///
+    /// # Errors
+    /// When too many wait already.
+    pub(super) fn ask(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
+        if self.queue.len() >= MOST_WAITING {
+            return Err(format!("{MOST_WAITING} reloads wait already; nothing was changed"));
+        }
+        self.tickets += 1;
+        self.queue.push_back(Asked { ticket: self.tickets, target, user });
+        Ok(self.tickets)
+    }
+
+    /// Starts the next reload, if none is under way and one waits.
+    pub(super) fn start_next(&mut self) -> Option<Outcome> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let asked = self.queue.pop_front()?;
+        let kept = match asked.target {
+            ReloadTarget::Configured => None,
+            ReloadTarget::Previous => match &self.previous {
+                Some(previous) => Some(Arc::clone(previous)),
+                None => {
+                    return Some(
+                        self.refuse(&asked, "nothing ran before: there was no reload yet".to_owned()),
+                    );
+                }
+            },
+        };
+        let (running, read, events) =
+            (Arc::clone(&self.running), Arc::clone(&self.read), self.events.clone());
+        let work = move || {
+            // The engine's core is left alone.
+            running.config.engine.core.into_iter().for_each(keep_off);
+            let prepared = prepare(&running, kept.as_deref(), &read);
+            // Nobody listens any more where the process is ending.
+            drop(events.send(Event::Prepared(Box::new(prepared))));
+        };
+        match std::thread::Builder::new().name("reload".to_owned()).spawn(work) {
+            Ok(_) => {
+                self.under_way = Some(UnderWay::Preparing(asked));
+                None
+            }
+            Err(error) => Some(self.refuse(&asked, format!("start the thread that makes it ready: {error}"))),
+        }
+    }
+
+    /// The thread is done: offers what it made ready.
+    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, String>) -> Option<Outcome> {
+        let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
+        let Prepared { standing, company, change, waiting } = match prepared {
+            Ok(prepared) => prepared,
+            Err(why) => return Some(self.refuse(&asked, why)),
+        };
+        let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
+        match self.mailbox.offer(Box::new(update)) {
+            Ok(()) => {
+                self.under_way = Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting });
+                None
+            }
+            // One is under way at a time, and its box is collected before the next.
+            Err(_) => Some(self.refuse(&asked, "the engine has not taken the last one".to_owned())),
+        }
+    }
+
+    /// Looks whether the engine has taken what was offered. What it replaced is freed here.
+    pub(super) fn look(&mut self) -> Option<Outcome> {
+        let mut update = self.mailbox.collect()?;
+        let Some(UnderWay::Offered { asked, standing, waiting }) = self.under_way.take() else { return None };
+        if let Some(error) = update.refused() {
+            return Some(self.refuse(&asked, error.to_string()));
+        }
+        let policy_changed = update.changes_the_policy();
+        self.generation += 1;
+        self.applied += 1;
+        self.previous = Some(std::mem::replace(&mut self.running, Arc::from(standing)));
+        let outcome = Outcome {
+            applied: true,
+            waits_for_restart: waiting,
+            policy_changed,
+            ..self.outcome(&asked, None)
+        };
+        Some(self.remember(outcome))
+    }
+
+    fn refuse(&mut self, asked: &Asked, why: String) -> Outcome {
+        self.refused += 1;
+        let outcome = self.outcome(asked, Some(why));
+        self.remember(outcome)
+    }
+
+    fn outcome(&self, asked: &Asked, refused: Option<String>) -> Outcome {
+        Outcome {
+            ticket: asked.ticket,
+            at: rfc3339(wall_clock_ns()),
+            target: asked.target,
+            user: asked.user.clone(),
+            applied: false,
+            generation: self.generation,
+            refused,
+            waits_for_restart: Vec::new(),
+            policy_changed: false,
+        }
+    }
+
+    fn remember(&mut self, outcome: Outcome) -> Outcome {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(outcome.clone());
+        outcome
+    }
+}
+
+impl Outcome {
+    /// Who asked for it.
+    pub(super) fn user(&self) -> Option<User> {
+        self.user.clone()
+    }
+}
+
+/// Everything that takes time: reading, checking, verifying, loading, proving.
+fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Result<Prepared, String> {
+    let (asked, kept) = match kept {
+        Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
+        None => (read()?, None),
+    };
+    let plan = plan(&running.config, asked).map_err(|error| error.to_string())?;
+    let sources = match kept {
+        Some(sources) => sources,
+        None => Sources::read(&plan.config).map_err(|error| error.to_string())?,
+    };
+    let beside = (&running.config, &running.sources, &running.provenance);
+    let Reloaded { company, sources, provenance, change } =
+        candidate::reload(&plan.config, sources, beside).map_err(|error| error.to_string())?;
+    Ok(Prepared {
+        standing: Standing { config: plan.config, sources, provenance },
+        company,
+        change,
+        waiting: plan.waiting,
+    })
+}

@@ -1,0 +1,322 @@
+//! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
+
+use super::causes::{Causes, Watched};
+use super::engine_thread::halt_reason;
+use super::halting::{HaltKeeper, LineFacts};
+use super::planted::panic_if_planted;
+use super::reloading::{Outcome, Prepared, Reloads};
+use super::status::{self, Observed, Status};
+use super::{DaemonError, End, Ending};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
+use crate::host::{
+    AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
+    ThreadWatch, User, WatchError, latches,
+};
+use crate::ring::{Consumer, Header};
+use crate::wire::{AgentState, Reason};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often the supervisor looks at records, heartbeats, the state word and the latch.
+const PERIOD: Duration = Duration::from_millis(5);
+/// How long the engine may take to notice that it is to stop, before its policy counts as hung.
+const STOP_GRACE: Nanos = Nanos::from_millis(500);
+/// How long the engine may take to end after a person halted it. The state word says so already, and nothing that the
+/// engine still does is sent; the process ends without an engine that hangs.
+const HALT_GRACE: Nanos = Nanos::from_millis(5);
+
+/// How long a panic's report may take to be written before the process ends without it.
+const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
+
+/// What the supervisor is told.
+pub(super) enum Event {
+    /// The engine is warm. The state word says whether it is armed.
+    Warmed { warm_up: WarmUp, degraded: Vec<String> },
+    /// The kernel keeps record of a thread from now on, or says why not.
+    Watched(Watched, Box<Result<ThreadWatch, WatchError>>),
+    /// The engine cannot be made.
+    Refused(DaemonError),
+    /// The engine's thread is at its end.
+    Ended(RunEnd),
+    /// The guard noticed that the policy does not return.
+    Hung,
+    /// A reload is ready to be offered to the engine, or refused.
+    Prepared(Box<Result<Prepared, String>>),
+    /// A signal came. At [`Request::Halt`] the state word says halted by now.
+    Signal(Requested),
+    /// Somebody asks through the control socket.
+    Asked(Pending),
+}
+
+/// The supervisor's view of a running agent.
+pub(super) struct Supervisor<'a> {
+    pub(super) status: Status,
+    pub(super) causes: Causes,
+    pub(super) reloads: Reloads,
+    pub(super) service: ServiceManager,
+    pub(super) directory: &'a AgentDirectory,
+    pub(super) keeper: &'a HaltKeeper,
+    pub(super) latch: Latch,
+    pub(super) action_header: Header,
+    pub(super) observation_header: Header,
+    pub(super) commands: &'a CommandWord,
+    /// When a drain in progress turns into a stop, and a stop into a hang.
+    pub(super) stop_by: Option<Nanos>,
+    /// When the process ends without the engine.
+    pub(super) halt_by: Option<Nanos>,
+    /// Whether latch and audit line are on disk.
+    pub(super) kept: bool,
+}
+
+impl Supervisor<'_> {
+    /// Looks after the engine until it ends, or has to be left behind.
+    pub(super) fn supervise(
+        &mut self,
+        inbox: &Receiver<Event>,
+        records: &mut Consumer,
+    ) -> Result<Ending, DaemonError> {
+        loop {
+            let event = inbox.recv_timeout(PERIOD);
+            while let Some(record) = TickRecord::take(records) {
+                self.status.note(&record);
+                self.causes.note(&record);
+            }
+            match event {
+                Ok(Event::Watched(who, watch)) => self.causes.watched(who, *watch),
+                Ok(Event::Refused(error)) => return Err(error),
+                Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
+                Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
+                Ok(Event::Hung) => return Ok(self.on_hung()),
+                Ok(Event::Prepared(prepared)) => {
+                    let outcome = self.reloads.on_prepared(*prepared);
+                    self.account_for_reload(outcome);
+                }
+                Ok(Event::Signal(requested)) => self.on_signal(requested),
+                Ok(Event::Asked(pending)) => self.answer(pending),
+                Err(RecvTimeoutError::Timeout) => {}
+                // Every sender is gone only with threads that end with the process.
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.leave_behind()),
+            }
+            let now = MonotonicClock.now();
+            self.service.feed_watchdog(now, Nanos(self.action_header.producer_heartbeat_ns()));
+            self.status.watch_feed(now, Nanos(self.observation_header.producer_heartbeat_ns()));
+            self.status.watch_state(self.action_header.state().0);
+            let taken = self.reloads.look();
+            self.account_for_reload(taken);
+            self.causes.look(now);
+            let refused = self.reloads.start_next();
+            self.account_for_reload(refused);
+            self.look_for_a_halt(now);
+            if self.halt_by.is_some_and(|by| now > by) {
+                return Ok(self.leave_behind());
+            }
+            if let Some(by) = self.stop_by
+                && now > by
+            {
+                if now > by.plus(STOP_GRACE) {
+                    return Ok(self.on_hung());
+                }
+                self.commands.request(Command::Stop);
+            }
+        }
+    }
+
+    /// Notices a halt whoever made it: the `halt` command and the guard write the state word, and a command that was
+    /// killed after its first step has left a latch and nothing else.
+    fn look_for_a_halt(&mut self, now: Nanos) {
+        if self.halt_by.is_some() {
+            return;
+        }
+        if self.latch.is_engaged() {
+            self.action_header.halt(Reason::Operator.number().into());
+        }
+        if !self.is_halted() {
+            return;
+        }
+        self.commands.request(Command::Halt);
+        // Whatever becomes of the engine's thread, the halt is to last.
+        self.keep_the_halt();
+        let grace = match halt_reason(&self.action_header) {
+            Reason::Operator => HALT_GRACE,
+            Reason::PolicyHung => Nanos(0),
+            // The policy is late, and may yet return; where it does not, the guard says so in time.
+            Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
+            // The process is dying of it, as soon as the handler has said so.
+            Reason::Panic | Reason::BusError => DEATH_GRACE,
+            // The engine's own doing: it is about to say how it ended.
+            _ => STOP_GRACE,
+        };
+        self.halt_by = Some(now.plus(grace));
+    }
+
+    fn is_halted(&self) -> bool {
+        self.action_header.state().0 == AgentState::Halted.number()
+    }
+
+    fn on_warmed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
+        for reason in &degraded {
+            tracing::warn!(reason, "degraded");
+        }
+        let (state, reason) = self.action_header.state();
+        self.status.armed(warm_up, degraded);
+        tracing::info!(
+            calls = warm_up.calls,
+            tail_ns = warm_up.tail.0,
+            stable = warm_up.stable,
+            state = AgentState::from_number(state).map_or("unknown", AgentState::name),
+            reason,
+            "warmed up"
+        );
+        if AgentState::from_number(state) == Some(AgentState::Armed) {
+            self.service.ready("armed");
+            panic_if_planted("supervisor");
+            tracing::info!(agent = self.status.name(), epoch = self.status.epoch(), "armed");
+        }
+    }
+
+    fn on_signal(&mut self, requested: Requested) {
+        match requested.request {
+            Request::Dump => self.dump(),
+            Request::Drain => self.drain(),
+            Request::Reload => {
+                if let Err(why) = self.ask_for_reload(ReloadTarget::Configured, requested.uid.map(User::of)) {
+                    tracing::warn!(why, "SIGHUP: not reloaded");
+                }
+            }
+            Request::Halt => _ = self.action_header.halt(Reason::Operator.number().into()),
+        }
+    }
+
+    fn answer(&mut self, pending: Pending) {
+        match pending.request {
+            ControlRequest::Status {} => {
+                let snapshot = self.snapshot();
+                pending.answer(Ok(snapshot));
+            }
+            ControlRequest::Reload { to } => {
+                let ticket = self.ask_for_reload(to, Some(User::of(pending.uid)));
+                pending.answer(ticket.map(|ticket| serde_json::json!({ "ticket": ticket })));
+            }
+        }
+    }
+
+    fn ask_for_reload(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
+        self.service.reloading();
+        self.reloads.ask(target, user)
+    }
+
+    /// What became of a reload, in the log, the audit file and the service manager's view.
+    fn account_for_reload(&mut self, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else { return };
+        let line = LineFacts { text: outcome.refused.clone(), user: outcome.user(), ..LineFacts::default() };
+        match &outcome.refused {
+            Some(why) => {
+                tracing::error!(why, generation = outcome.generation, "not reloaded: nothing was changed");
+                self.keeper.note("reload_refused", &self.action_header, &line);
+            }
+            None => {
+                let standing = self.reloads.running();
+                self.causes.expect(outcome.generation, standing.config.settings.deadlines);
+                if outcome.policy_changed {
+                    standing.provenance.log();
+                }
+                tracing::info!(
+                    generation = outcome.generation,
+                    policy_changed = outcome.policy_changed,
+                    waits_for_restart = outcome.waits_for_restart.join(", "),
+                    "reloaded"
+                );
+                self.keeper.note("reload", &self.action_header, &line);
+            }
+        }
+        self.service.ready(if self.is_halted() { "halted" } else { "armed" });
+    }
+
+    /// The engine said how it ended. A halt that somebody else made first keeps its reason.
+    fn on_ended(&mut self, end: RunEnd) -> Ending {
+        self.causes.close(MonotonicClock.now());
+        if let RunEnd::Violated(violation) = end {
+            tracing::error!(%violation, "a ring's other side broke its protocol");
+        }
+        let end = if self.is_halted() { self.on_halted() } else { self.on_stopped() };
+        Ending { end, abandoned: false }
+    }
+
+    /// The policy does not return. Where the guard's takeover has halted the agent before, that reason stands in the latch; the
+    /// process ends as hung all the same.
+    fn on_hung(&mut self) -> Ending {
+        self.action_header.halt(Reason::PolicyHung.number().into());
+        self.leave_behind();
+        Ending { end: End::Hung, abandoned: true }
+    }
+
+    /// The engine's thread does not come back. What it is in (libtorch, mostly) cannot be ended from outside.
+    fn leave_behind(&mut self) -> Ending {
+        self.causes.close(MonotonicClock.now());
+        tracing::error!("the engine's thread did not end; it is left behind");
+        Ending { end: self.on_halted(), abandoned: true }
+    }
+
+    fn on_stopped(&mut self) -> End {
+        self.dump();
+        self.service.stopping("stopped");
+        tracing::info!("stopped");
+        End::Stopped
+    }
+
+    fn on_halted(&mut self) -> End {
+        self.keep_the_halt();
+        let reason = halt_reason(&self.action_header);
+        self.dump();
+        self.service.stopping("halted");
+        tracing::error!(reason = reason.name(), "halted");
+        match reason {
+            Reason::PolicyHung => End::Hung,
+            Reason::ProtocolViolation => End::Violated,
+            reason => End::Halted(reason),
+        }
+    }
+
+    /// Puts the latch and its audit line on disk; once, however often it is asked for.
+    fn keep_the_halt(&mut self) {
+        if self.kept || !latches(halt_reason(&self.action_header)) {
+            return;
+        }
+        match self.keeper.keep(&self.action_header, self.status.last_sequence()) {
+            Ok(_) => self.kept = true,
+            // The state word still says it, and the next start writes what is missing here.
+            Err(error) => tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written"),
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.stop_by.is_some() {
+            return;
+        }
+        self.service.stopping("draining");
+        tracing::info!("draining");
+        self.commands.request(Command::Drain);
+        let timeout = self.reloads.running().config.drain_timeout;
+        self.stop_by = Some(MonotonicClock.now().plus(timeout));
+    }
+
+    fn snapshot(&mut self) -> serde_json::Value {
+        let observed = Observed {
+            state: self.action_header.state(),
+            heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
+            latch: self.latch.read(),
+            misses: self.causes.report(),
+        };
+        self.status.snapshot(&observed, self.reloads.running(), self.reloads.figures(), MonotonicClock.now())
+    }
+
+    /// Writes the status file; a full disk must not end an agent.
+    fn dump(&mut self) {
+        let path = self.directory.path().join("status.json");
+        match status::write(&path, &self.snapshot()) {
+            Ok(()) => tracing::info!(path = %path.display(), "status written"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "status not written"),
+        }
+    }
+}

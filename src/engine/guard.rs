@@ -1,0 +1,234 @@
+//! The deadline guard: answers in the engine's stead where the policy has not returned by the deadline.
+//!
+//! A check made after the policy returns is too late exactly when it matters. So the engine lends the right to answer
+//! before it calls the policy (see `handover::turn`), and the guard, on another core, takes it once the deadline
+//! has passed: it commits the safe default while the policy still computes. Whoever wins the claim commits the tick's one
+//! action; what the other one has is discarded.
+//!
+//! The guard need not watch every tick. One that lives to its deadline is lent for as long, so that looking twice in the
+//! shortest deadline sees it in time; and the engine keeps the line that both look at for all the ticks in between.
+
+use super::desk::{Desk, Verdict};
+use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::handover::{Deputy, View};
+use crate::ring::Header;
+use crate::wire::{Outcome, Reason};
+
+/// How the guard waits until it must look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardWake {
+    /// It spins: for a core of its own. A takeover comes within a microsecond of the deadline.
+    Spin,
+    /// It sleeps between looks, and spins only where a tick in flight is near its deadline.
+    Sleep,
+}
+
+impl GuardWake {
+    /// The name in config files and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
+/// Takes over what is late, and notices what hangs.
+pub struct DeadlineGuard<C> {
+    clock: C,
+    deputy: Deputy<Desk>,
+    action_header: Header,
+    wake: GuardWake,
+    hang_timeout: Option<Nanos>,
+    /// The turn that is in flight, and when it was first seen so.
+    in_flight: Option<(u64, Nanos)>,
+    disciplined: Nanos,
+}
+
+/// What the guard found when it looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing is in flight, or nothing that is due: look again at this instant.
+    Later(Nanos),
+    /// A tick is in flight whose deadline is this instant: look right after it.
+    Due(Nanos),
+    /// It has answered a tick; with a halt, where the budget of misses was spent.
+    TookOver {
+        /// Whether that halted the agent.
+        halted: bool,
+    },
+    /// The policy has not returned within the hang timeout; the state word says halted.
+    Hung,
+    /// The engine is gone.
+    Closed,
+}
+
+/// What the guard says while it waits, for whoever watches when the platform stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is awake, and was so since the last time it said this.
+    Awake(Nanos),
+    /// It has woken from a sleep.
+    Woke {
+        /// When it was to end.
+        due: Nanos,
+        /// When it did.
+        now: Nanos,
+    },
+}
+
+/// How the guard's work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardEnd {
+    /// The engine is gone.
+    Closed,
+    /// The policy hangs.
+    Hung,
+}
+
+/// Looks in the shortest deadline.
+const LOOKS: u64 = 2;
+/// The longest and the shortest time between two looks.
+const PACE: (Nanos, Nanos) = (Nanos(5_000), Nanos::from_millis(1));
+/// A sleeping guard is awake this long before a deadline: most timed wake-ups are later than this only by chance.
+const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
+/// While it spins towards a deadline it looks this often whether the tick is still in flight.
+const GLANCE: Nanos = Nanos::from_micros(20);
+/// How often the clock is compared with the kernel's.
+const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
+
+impl<C: Clock> DeadlineGuard<C> {
+    pub(super) fn new(
+        clock: C,
+        deputy: Deputy<Desk>,
+        action_header: Header,
+        wake: GuardWake,
+        hang_timeout: Option<Nanos>,
+    ) -> Self {
+        let disciplined = clock.now();
+        Self { clock, deputy, action_header, wake, hang_timeout, in_flight: None, disciplined }
+    }
+
+    /// Looks once, and does what is due.
+    pub fn look(&mut self) -> Look {
+        let view = self.deputy.look();
+        // After the look: a tick that is in flight now was lent before this instant.
+        let now = self.clock.now();
+        match view {
+            View::Closed => Look::Closed,
+            View::Held => {
+                self.in_flight = None;
+                Look::Later(now.plus(self.pace()))
+            }
+            View::Lent { turn, deadline } => {
+                let hang = self.hang_at(turn, now);
+                if now > hang {
+                    self.halt()
+                } else if now > deadline {
+                    self.take_over(turn, now)
+                } else if deadline <= now.plus(self.pace()) {
+                    Look::Due(deadline.min(hang))
+                } else {
+                    Look::Later(now.plus(self.pace()).min(hang))
+                }
+            }
+            View::Returned { turn } => {
+                let hang = self.hang_at(turn, now);
+                if now > hang { self.halt() } else { Look::Later(now.plus(self.pace()).min(hang)) }
+            }
+        }
+    }
+
+    /// Looks until the engine is gone or hangs. `between` is called in every turn of the loop while the guard is awake, and
+    /// after every sleep: what watches the platform's own gaps hears of them there.
+    pub fn run(&mut self, mut between: impl FnMut(Moment)) -> GuardEnd {
+        if self.wake == GuardWake::Sleep {
+            MonotonicClock.sleep_exactly();
+        }
+        loop {
+            match self.look() {
+                Look::Later(at) => {
+                    match self.wake {
+                        GuardWake::Spin => self.spin_until(at, &mut between),
+                        GuardWake::Sleep => self.sleep_until(at, &mut between),
+                    }
+                    self.discipline();
+                }
+                Look::Due(deadline) => self.wait_for_deadline(deadline, &mut between),
+                Look::TookOver { .. } => {}
+                Look::Closed => return GuardEnd::Closed,
+                Look::Hung => return GuardEnd::Hung,
+            }
+        }
+    }
+
+    fn take_over(&mut self, turn: u64, now: Nanos) -> Look {
+        let clock = &self.clock;
+        let verdict = self.deputy.take(turn, |desk| desk.take_over(now, || clock.now()));
+        match verdict {
+            Some(Verdict { outcome, .. }) => Look::TookOver { halted: outcome == Outcome::Halt },
+            // The engine was faster. It lends again before long.
+            None => Look::Later(now.plus(self.pace())),
+        }
+    }
+
+    /// The gateway learns of it at once; what else there is to do is the supervisor's.
+    #[cold]
+    fn halt(&self) -> Look {
+        self.action_header.halt(Reason::PolicyHung.number().into());
+        Look::Hung
+    }
+
+    /// When the tick in flight counts as hung: measured from when this side first saw it.
+    fn hang_at(&mut self, turn: u64, now: Nanos) -> Nanos {
+        let since = match self.in_flight {
+            Some((known, since)) if known == turn => since,
+            _ => {
+                self.in_flight = Some((turn, now));
+                now
+            }
+        };
+        self.hang_timeout.map_or(Nanos(u64::MAX), |timeout| since.plus(timeout))
+    }
+
+    fn pace(&self) -> Nanos {
+        Nanos(self.deputy.shortest().0 / LOOKS).clamp(PACE.0, PACE.1)
+    }
+
+    /// Waits until just after the deadline of the tick in flight, or less: the caller looks again.
+    fn wait_for_deadline(&self, deadline: Nanos, between: &mut impl FnMut(Moment)) {
+        let now = self.clock.now();
+        let asleep_until = Nanos(deadline.0.saturating_sub(AWAKE_BEFORE.0));
+        match self.wake {
+            GuardWake::Spin => self.spin_until(Nanos(deadline.0.saturating_add(1)), between),
+            GuardWake::Sleep if now < asleep_until => self.sleep_until(asleep_until, between),
+            GuardWake::Sleep => {
+                self.spin_until(Nanos(deadline.0.saturating_add(1)).min(now.plus(GLANCE)), between);
+            }
+        }
+    }
+
+    fn sleep_until(&self, due: Nanos, between: &mut impl FnMut(Moment)) {
+        MonotonicClock.sleep_until(due);
+        between(Moment::Woke { due, now: self.clock.now() });
+    }
+
+    fn spin_until(&self, at: Nanos, between: &mut impl FnMut(Moment)) {
+        loop {
+            let now = self.clock.now();
+            between(Moment::Awake(now));
+            if now >= at {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    fn discipline(&mut self) {
+        let now = self.clock.now();
+        if now.since(self.disciplined) >= DISCIPLINE_EVERY {
+            self.clock.discipline();
+            self.disciplined = now;
+        }
+    }
+}

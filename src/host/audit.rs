@@ -1,0 +1,123 @@
+//! The audit file: an append-only line for every start, stop, halt, re-arm and reload, with who and why.
+
+use super::latch::Halt;
+use super::state::{StateDirectory, StateError};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+
+const NAME: &str = "audit.jsonl";
+
+/// Who did something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// Who became this user with `sudo`.
+    pub sudo_uid: Option<u32>,
+}
+
+impl User {
+    /// The user that has this number.
+    pub fn of(uid: u32) -> Self {
+        let name = uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned());
+        Self { uid, name, sudo_uid: None }
+    }
+
+    /// The user that runs this process, and who it was before `sudo`.
+    pub fn current() -> Self {
+        let sudo_uid = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
+        Self { sudo_uid, ..Self::of(rustix::process::getuid().as_raw()) }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(out, "{name}")?,
+            None => write!(out, "uid {}", self.uid)?,
+        }
+        match self.sudo_uid {
+            Some(uid) => write!(out, " (sudo by uid {uid})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLine {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// The same in nanoseconds since 1970.
+    pub at_ns: u64,
+    /// `start`, `stop`, `halt`, `rearm` or `reload`.
+    pub what: String,
+    /// The reason's name, for a halt.
+    pub reason: Option<String>,
+    /// What a person said about it.
+    pub text: Option<String>,
+    /// Who did it; `None` for a rule.
+    pub user: Option<User>,
+    /// The process that wrote the line.
+    pub pid: u32,
+    /// The epoch.
+    pub epoch: Option<u64>,
+    /// The sequence number answered last.
+    pub sequence: Option<u64>,
+    /// SHA-256 of the policy.
+    pub bundle_sha256: Option<String>,
+}
+
+impl AuditLine {
+    /// The line about a halt that a latch explains in the same words.
+    pub fn of_halt(halt: &Halt) -> Self {
+        let Halt { reason, text, at, at_ns, sequence, epoch, bundle_sha256, user, pid } = halt.clone();
+        let (what, reason) = ("halt".to_owned(), Some(reason));
+        Self { at, at_ns, what, reason, text, user, pid, epoch, sequence, bundle_sha256 }
+    }
+}
+
+/// The audit file of one agent.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    directory: StateDirectory,
+}
+
+impl Audit {
+    pub(super) fn new(directory: StateDirectory) -> Self {
+        Self { directory }
+    }
+
+    /// Adds a line, in one write, and makes it survive a crash of the machine. A torn last line of a process that was
+    /// killed is closed first, so that it stays the only one that cannot be read.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced.
+    pub fn append(&self, line: &AuditLine) -> Result<(), StateError> {
+        let path = self.directory.path().join(NAME);
+        let error = |action| StateError::new(&path, action);
+        let mut options = OpenOptions::new();
+        let mut file = self
+            .directory
+            .open(NAME, options.read(true).append(true).create(true))
+            .map_err(error("open the audit file"))?;
+        let length = file.metadata().map_err(error("look up its size"))?.len();
+        let mut last = [b'\n'];
+        if length > 0 {
+            file.read_exact_at(&mut last, length - 1).map_err(error("read its last byte"))?;
+        }
+        let mut bytes = Vec::new();
+        if last != *b"\n" {
+            bytes.push(b'\n');
+        }
+        serde_json::to_writer(&mut bytes, line).expect("a line has only strings and numbers");
+        bytes.push(b'\n');
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(error("write to the audit file"))?;
+        if length == 0 { self.directory.sync() } else { Ok(()) }
+    }
+}

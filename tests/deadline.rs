@@ -1,0 +1,193 @@
+//! The guard in the real program: the safe default leaves while the policy sleeps, a policy that hangs ends the process, and
+//! what the guard halts stays halted.
+//!
+//! The policies misbehave by the program's own test hooks (`src/daemon/planted.rs`), so that no libtorch is needed;
+//! `tests/end_to_end.rs` shows the same with TorchScript. With `ESCAPEMENT_LONG` the counts and bounds of a release.
+
+mod support;
+
+use escapement::clock::{Clock, MonotonicClock, Nanos};
+use escapement::host::RingFile;
+use escapement::wire::{AgentState, Outcome, Reason};
+use std::time::Duration;
+use support::{Agent, Process, next_action, wait_for};
+
+/// What the test agents send instead of the policy's zeros.
+const SAFE_DEFAULT: [f32; 2] = [0.25, -0.25];
+/// An observation at whose first feature the policy never returns.
+const HANG: [f32; 4] = [1_000_000.0, 0.0, 0.0, 0.0];
+
+fn long() -> bool {
+    std::env::var_os("ESCAPEMENT_LONG").is_some()
+}
+
+/// An observation during which the policy sleeps.
+fn sleeping(time: Duration) -> [f32; 4] {
+    [time.as_micros() as f32, 0.0, 0.0, 0.0]
+}
+
+fn agent(more: &[(&str, &str)]) -> Agent {
+    let mut keys = vec![
+        ("deadline.inference_us", "2000"),
+        ("deadline.end_to_end_us", "2000"),
+        ("deadline.on_miss", "\"safe_default\""),
+    ];
+    keys.extend_from_slice(more);
+    Agent::new(&keys)
+}
+
+fn start(agent: &Agent, hook: (&str, &str)) -> Process {
+    let mut command = agent.command();
+    command.env(hook.0, hook.1);
+    let process = Process::spawn(command);
+    wait_for("the agent to be armed", || {
+        let header = agent.attach(RingFile::Actions)?.header();
+        (header.state().0 == AgentState::Armed.number()).then_some(())
+    });
+    process
+}
+
+/// What the other tests of this file are about: without its guard, an agent answers when the policy is back.
+#[test]
+fn planted_bug_an_agent_without_its_guard_is_found_out() {
+    let agent = agent(&[]);
+    let mut command = agent.command();
+    command.env("ESCAPEMENT_TEST_SLEEP", "1").env("ESCAPEMENT_TEST_NO_GUARD", "1");
+    let process = Process::spawn(command);
+    wait_for("the agent to be armed", || {
+        let header = agent.attach(RingFile::Actions)?.header();
+        (header.state().0 == AgentState::Armed.number()).then_some(())
+    });
+    agent.feed().commit(&sleeping(Duration::from_secs(1)));
+    let (header, payload) = next_action(&mut agent.gateway());
+    assert_eq!((header.reason, payload), (Reason::InferenceLate.number(), SAFE_DEFAULT));
+    assert!(header.ts_commit_ns > header.ts_publish_ns + 1_000_000_000, "a second late");
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+/// The deadline is 2 ms, the policy sleeps a second: far longer than the guard can be kept from its core.
+#[test]
+fn the_safe_default_leaves_while_the_policy_sleeps() {
+    for wake in ["\"spin\"", "\"sleep\""] {
+        let agent = agent(&[("guard.wake", wake)]);
+        let process = start(&agent, ("ESCAPEMENT_TEST_SLEEP", "1"));
+        let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+        feed.commit(&sleeping(Duration::from_secs(1)));
+        let (header, payload) = next_action(&mut gateway);
+        let seen = MonotonicClock.now();
+        assert_eq!(
+            (header.outcome, header.reason),
+            (Outcome::SafeDefault.number(), Reason::GuardTakeover.number())
+        );
+        assert_eq!(payload, SAFE_DEFAULT);
+        let peeked = header.ts_publish_ns + header.queue_ns;
+        assert!(header.ts_commit_ns > peeked + 2_000_000, "not before the deadline");
+        assert!(seen.0 < peeked + 1_000_000_000, "it left while the policy slept");
+
+        // The policy's own answer is discarded, and the next observation is answered once the engine is back.
+        feed.commit(&[0.0; 4]);
+        let (next, _) = next_action::<2>(&mut gateway);
+        assert_eq!((next.position, next.sequence), (header.position + 1, header.sequence + 1));
+        let (status, stderr) = process.stop();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        let counters = agent.status()["counters"].clone();
+        assert_eq!((&counters["discarded"], &counters["actions"]), (&1.into(), &2.into()), "{counters:#}");
+    }
+}
+
+#[test]
+fn a_takeover_that_spends_the_budget_halts_and_is_kept() {
+    let agent = agent(&[("deadline.on_miss", "\"halt\""), ("warm_up.quantile", "0.5")]);
+    let process = start(&agent, ("ESCAPEMENT_TEST_SLEEP", "1"));
+    agent.feed().commit(&sleeping(Duration::from_secs(1)));
+    let (header, payload) = next_action::<2>(&mut agent.gateway());
+    assert_eq!((header.outcome, header.reason), (Outcome::Halt.number(), Reason::GuardTakeover.number()));
+    assert_eq!(payload, [0.0; 2], "the neutral action");
+    assert_eq!(agent.state(), (AgentState::Halted.number(), Reason::GuardTakeover.number().into()));
+    let (status, stderr) = process.wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    let (status, stderr) = agent.start().wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    assert!(stderr.contains("guard_takeover") && stderr.contains("rearm"), "{stderr}");
+}
+
+#[test]
+fn a_fallback_policy_answers_where_the_main_one_is_late() {
+    let bundle =
+        |name: &str| format!("{:?}", format!("{}/tests/data/{name}.bundle", env!("CARGO_MANIFEST_DIR")));
+    let (main, fallback) = (bundle("small"), bundle("other"));
+    let agent = agent(&[
+        ("policy.backend", "\"native\""),
+        ("policy.path", &main),
+        ("fallback.bundle", &fallback),
+        ("observation.dimension", "3"),
+    ]);
+    let process = start(&agent, ("ESCAPEMENT_TEST_SLEEP", "1"));
+    agent.feed().commit(&[1_000_000.0, 0.5, 0.5]);
+    let (header, payload) = next_action::<2>(&mut agent.gateway());
+    assert_eq!((header.outcome, header.reason), (Outcome::Fallback.number(), Reason::GuardTakeover.number()));
+    assert!(payload != SAFE_DEFAULT && payload.iter().all(|value| value.is_finite()), "{payload:?}");
+    assert_eq!(process.stop().0.code(), Some(0));
+    assert_eq!(agent.status()["counters"]["fallbacks"], 1);
+    assert_eq!(agent.status()["policy"]["fallback"], "other");
+}
+
+/// Bounds that hold on a machine that does nothing else. A busy one may take any time, and then they are only told.
+fn report(what: &str, mut past: Vec<Nanos>, bound: Nanos) {
+    past.sort();
+    let at = |share: f64| past[((past.len() - 1) as f64 * share) as usize].0 as f64 / 1e3;
+    let within = past.iter().filter(|time| **time <= bound).count();
+    println!(
+        "{what}: {within} of {} within {} us; p50 {:.0} us, p90 {:.0} us, max {:.0} us",
+        past.len(),
+        bound.0 / 1_000,
+        at(0.5),
+        at(0.9),
+        at(1.0)
+    );
+}
+
+/// The policy never returns: the safe default at the deadline, then the halt word, the latch and exit code 81.
+#[test]
+fn a_policy_that_hangs_ends_the_process_with_its_halt_kept() {
+    const TIMEOUT: Nanos = Nanos::from_millis(50);
+    let runs = if long() { 100 } else { 6 };
+    let (mut word, mut exit) = (Vec::new(), Vec::new());
+    for run in 0..runs {
+        let on_miss = if run % 2 == 0 { "\"safe_default\"" } else { "\"halt\"" };
+        let wake = if run % 4 < 2 { "\"sleep\"" } else { "\"spin\"" };
+        let agent = agent(&[
+            ("deadline.on_miss", on_miss),
+            ("deadline.hang_timeout_ms", "50"),
+            ("guard.wake", wake),
+            ("warm_up.quantile", "0.5"),
+        ]);
+        let process = start(&agent, ("ESCAPEMENT_TEST_HANG", "1000000"));
+        let header = agent.attach(RingFile::Actions).expect("it is armed").header();
+        let mut gateway = agent.gateway();
+        agent.feed().commit(&HANG);
+        let (action, _) = next_action::<2>(&mut gateway);
+        assert_eq!(action.reason, Reason::GuardTakeover.number());
+        let peeked = Nanos(action.ts_publish_ns + action.queue_ns);
+        // Under `halt` the first miss has halted it already; the process still waits for the policy.
+        let halted = wait_for("the halt", || {
+            (header.state().0 == AgentState::Halted.number()).then(|| MonotonicClock.now())
+        });
+        let latch = wait_for("the latch", || std::fs::read_to_string(agent.state_path().join("halted")).ok());
+        let (status, stderr) = process.wait();
+        let ended = MonotonicClock.now();
+        assert_eq!(status.code(), Some(81), "{stderr}");
+        let expected = if on_miss.contains("halt") { Reason::GuardTakeover } else { Reason::PolicyHung };
+        assert_eq!(agent.state(), (AgentState::Halted.number(), expected.number().into()));
+        assert!(latch.is_empty() || latch.contains(expected.name()), "{latch}");
+        assert!(ended.since(peeked) > TIMEOUT, "not before its time");
+        if expected == Reason::PolicyHung {
+            assert!(halted.since(peeked) > TIMEOUT, "not before its time");
+            word.push(halted.since(peeked.plus(TIMEOUT)));
+        }
+        exit.push(ended.since(peeked.plus(TIMEOUT)));
+        assert_eq!(agent.start().wait().0.code(), Some(80), "the halt stays");
+    }
+    report("halt word, past the hang timeout", word, Nanos::from_millis(1));
+    report("exit 81, past the hang timeout", exit, Nanos::from_millis(1));
+}

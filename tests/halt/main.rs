@@ -1,0 +1,341 @@
+//! Halt, latch, kill switch and re-arm, with the real program: who may halt, what keeps it, and what lifts it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod killed;
+mod status;
+mod switch;
+
+use escapement::host::RingFile;
+use escapement::wire::{AgentState, Reason};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Output;
+use support::{Agent, Process, escapement, next_action, wait_for};
+
+fn state_directory(agent: &Agent) -> PathBuf {
+    agent.root.path().join("state/test")
+}
+
+fn latch(agent: &Agent) -> PathBuf {
+    state_directory(agent).join("halted")
+}
+
+fn latch_content(agent: &Agent) -> Value {
+    serde_json::from_slice(&std::fs::read(latch(agent)).unwrap()).unwrap()
+}
+
+/// Every line of the audit file; one that cannot be read is `null`.
+fn audit(agent: &Agent) -> Vec<Value> {
+    let text = std::fs::read_to_string(state_directory(agent).join("audit.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or(Value::Null)).collect()
+}
+
+fn whats(agent: &Agent) -> Vec<String> {
+    audit(agent).iter().map(|line| line["what"].as_str().unwrap_or("?").to_owned()).collect()
+}
+
+/// Runs a command on the agent, by its name, to the end.
+fn command(agent: &Agent, words: &[&str]) -> Output {
+    let mut command = escapement();
+    command.args(words).arg("test").arg("--root").arg(agent.root.path());
+    command.output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn halt(agent: &Agent, text: &str) -> Output {
+    command(agent, &["halt", "--reason", text])
+}
+
+fn rearm(agent: &Agent) -> Output {
+    command(agent, &["rearm", "--reason", "looked at"])
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{}", said(output)))
+}
+
+fn halted(reason: Reason) -> (u32, u32) {
+    (AgentState::Halted.number(), reason.number().into())
+}
+
+/// The agent does not start, says in one line why and what to do, and stays halted.
+fn stays_halted(agent: &Agent, words: &[&str]) {
+    let (status, stderr) = agent.start().wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    let line = stderr.lines().last().expect("it says why");
+    for word in words.iter().chain(&["halted", "escapement rearm -c"]) {
+        assert!(line.contains(word), "{line:?} does not name {word:?}");
+    }
+    assert!(latch(agent).symlink_metadata().is_ok());
+}
+
+#[test]
+fn a_halt_stays_until_it_is_lifted_on_purpose() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    let output = halt(&agent, "venue is down");
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let (status, stderr) = process.wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    assert_eq!(agent.state(), halted(Reason::Operator));
+    let content = latch_content(&agent);
+    assert_eq!((&content["reason"], &content["text"]), (&"operator".into(), &"venue is down".into()));
+    assert_eq!(
+        (&content["epoch"], &content["user"]["uid"]),
+        (&1.into(), &rustix::process::getuid().as_raw().into())
+    );
+
+    stays_halted(&agent, &["venue is down", "operator", content["at"].as_str().unwrap()]);
+    stays_halted(&agent, &["venue is down"]);
+    assert_eq!(agent.state(), halted(Reason::Operator));
+
+    let output = rearm(&agent);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert!(said(&output).contains("venue is down"), "{}", said(&output));
+    assert_eq!(agent.state().0, AgentState::Stopped.number());
+    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+    assert_eq!(whats(&agent), ["start", "halt", "stop", "rearm", "start", "stop"]);
+    assert_eq!(audit(&agent)[3]["text"], "looked at");
+    assert_eq!(audit(&agent)[3]["reason"], "operator");
+}
+
+/// A halt by rule, and one by SIGUSR2: both latch, and say what they know.
+#[test]
+fn every_halt_latches() {
+    let agent = Agent::new(&[("action.capacity", "2"), ("action.on_full", "\"halt\"")]);
+    let process = agent.start_armed();
+    let mut feed = agent.feed();
+    (0..3).for_each(|_| feed.commit(&[0.0; 4]));
+    assert_eq!(process.wait().0.code(), Some(80));
+    let content = latch_content(&agent);
+    assert_eq!((&content["reason"], &content["user"]), (&"action_ring_full".into(), &Value::Null));
+    assert_eq!(content["sequence"], 2);
+    stays_halted(&agent, &["action_ring_full"]);
+
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    agent.feed().commit(&[0.0; 4]);
+    next_action::<2>(&mut agent.gateway());
+    process.signal(Signal::USR2);
+    assert_eq!(process.wait().0.code(), Some(80));
+    let content = latch_content(&agent);
+    assert_eq!((&content["reason"], &content["sequence"]), (&"operator".into(), &1.into()));
+    assert_eq!(content["user"]["uid"], rustix::process::getuid().as_raw());
+    stays_halted(&agent, &["operator"]);
+}
+
+/// A broken protocol is a halt as well, with an exit code of its own.
+#[test]
+fn a_broken_protocol_latches() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    let ring = agent.directory.path().join(RingFile::Observations.name());
+    let file = std::fs::OpenOptions::new().write(true).open(ring).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &u64::MAX.to_le_bytes(), 128).unwrap();
+    assert_eq!(process.wait().0.code(), Some(76));
+    stays_halted(&agent, &["protocol_violation"]);
+}
+
+#[test]
+fn the_first_of_two_halts_gives_the_reason() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    assert_eq!(code(&halt(&agent, "first")), 0);
+    let output = halt(&agent, "second");
+    assert_eq!(code(&output), 0);
+    assert!(said(&output).contains("already"), "{}", said(&output));
+    assert_eq!(process.wait().0.code(), Some(80));
+    assert_eq!(latch_content(&agent)["text"], "first");
+    let lines = audit(&agent);
+    let halts: Vec<_> =
+        lines.iter().filter(|line| line["what"] == "halt").map(|line| &line["text"]).collect();
+    assert_eq!(halts, ["first", "second"]);
+}
+
+#[test]
+fn a_halt_needs_no_daemon_and_outlives_the_rings() {
+    let agent = Agent::new(&[]);
+    // Never started: its name is not known, its configuration is.
+    let output = halt(&agent, "too early");
+    assert_eq!(code(&output), 66, "{}", said(&output));
+    let mut by_config = escapement();
+    by_config.args(["halt", "--reason", "before the first start", "-c"]).arg(&agent.config);
+    let output = by_config.output().unwrap();
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    stays_halted(&agent, &["before the first start"]);
+    assert_eq!(code(&rearm(&agent)), 0);
+
+    // Dead, and then the machine loses its memory.
+    agent.start_armed().kill();
+    assert_eq!(code(&halt(&agent, "after a crash")), 0);
+    assert_eq!(agent.state(), halted(Reason::Operator));
+    std::fs::remove_dir_all(agent.directory.path()).unwrap();
+    stays_halted(&agent, &["after a crash"]);
+    let mut by_config = escapement();
+    by_config.args(["rearm", "--reason", "looked at", "-c"]).arg(&agent.config);
+    assert_eq!(code(&by_config.output().unwrap()), 0);
+    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_latch_that_cannot_be_read_halts() {
+    let agent = Agent::new(&[]);
+    agent.start_armed().stop();
+    for content in ["", "\n", "{\"reason\":\"operator\",\"te", "nonsense", "[]", "{}"] {
+        std::fs::write(latch(&agent), content).unwrap();
+        stays_halted(&agent, &["state/test/halted"]);
+        let output = rearm(&agent);
+        assert_eq!(code(&output), 0, "{content:?}: {}", said(&output));
+    }
+    std::fs::write(latch(&agent), [0xff; 100_000]).unwrap();
+    stays_halted(&agent, &[]);
+    assert_eq!(code(&rearm(&agent)), 0);
+    std::os::unix::fs::symlink("/nowhere", latch(&agent)).unwrap();
+    stays_halted(&agent, &["not a regular file"]);
+    assert_eq!(code(&rearm(&agent)), 0);
+    std::fs::create_dir(latch(&agent)).unwrap();
+    stays_halted(&agent, &["not a regular file"]);
+    // Removing it by hand is not enough either: the state word says halted.
+    std::fs::remove_dir(latch(&agent)).unwrap();
+    stays_halted(&agent, &["operator"]);
+    assert_eq!(code(&rearm(&agent)), 0);
+    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+}
+
+/// A latch that appears beside a running agent halts it: the `halt` command may be killed after its first step.
+#[test]
+fn a_latch_alone_halts_a_running_agent() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    std::fs::write(latch(&agent), "").unwrap();
+    assert_eq!(process.wait().0.code(), Some(80));
+    assert_eq!(agent.state(), halted(Reason::Operator));
+}
+
+/// So does the state word alone: whoever may not write the state directory has the ring.
+#[test]
+fn a_halted_word_without_a_latch_gets_one() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    agent.attach(RingFile::Actions).unwrap().header().halt(Reason::Operator.number().into());
+    assert_eq!(process.wait().0.code(), Some(80));
+    stays_halted(&agent, &["operator"]);
+    assert_eq!(code(&rearm(&agent)), 0);
+
+    // Killed between the word and the latch: the next start writes it.
+    agent.start_armed().kill();
+    agent.attach(RingFile::Actions).unwrap().header().halt(Reason::InferenceLate.number().into());
+    assert!(!latch(&agent).exists());
+    stays_halted(&agent, &["inference_late"]);
+    assert_eq!(latch_content(&agent)["reason"], "inference_late");
+    assert_eq!(code(&rearm(&agent)), 0);
+
+    // A panic is answered by a restart.
+    agent.start_armed().kill();
+    agent.attach(RingFile::Actions).unwrap().header().halt(Reason::Panic.number().into());
+    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_rearm_is_refused_while_a_daemon_runs_and_where_nothing_is_halted() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    let output = rearm(&agent);
+    assert_eq!(code(&output), 69, "{}", said(&output));
+    assert_eq!(process.stop().0.code(), Some(0));
+    let output = rearm(&agent);
+    assert_eq!(code(&output), 1, "{}", said(&output));
+    assert!(said(&output).contains("not halted"), "{}", said(&output));
+    assert_eq!(whats(&agent), ["start", "stop"], "nothing happened, and nothing is in the audit file");
+}
+
+#[test]
+fn a_torn_line_of_the_audit_file_stays_the_only_one() {
+    let agent = Agent::new(&[]);
+    agent.start_armed().stop();
+    let path = state_directory(&agent).join("audit.jsonl");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text += "{\"at\":\"2026-";
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(code(&halt(&agent, "after a torn line")), 0);
+    assert_eq!(whats(&agent), ["start", "stop", "?", "halt"]);
+}
+
+/// The test may run as root, which permissions do not bind; then the program runs as nobody.
+#[test]
+fn without_a_place_for_the_latch_nothing_starts() {
+    let agent = Agent::new(&[("agent.state_root", "\"/proc/escapement\"")]);
+    let (status, stderr) = agent.start().wait();
+    assert!(matches!(status.code(), Some(75 | 77)), "{stderr}");
+    assert!(stderr.contains("no halt could be kept"), "{stderr}");
+
+    let agent = Agent::new(&[]);
+    std::fs::create_dir_all(state_directory(&agent)).unwrap();
+    std::fs::set_permissions(state_directory(&agent), std::fs::Permissions::from_mode(0o555)).unwrap();
+    let mut command = agent.command();
+    if rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(agent.root.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    }
+    let (status, stderr) = Process::spawn(command).wait();
+    assert_eq!(status.code(), Some(77), "{stderr}");
+    assert!(stderr.contains("write to the state directory"), "{stderr}");
+}
+
+#[test]
+fn nonsense_on_the_command_line_is_refused() {
+    let agent = Agent::new(&[]);
+    let root = agent.root.path().to_str().unwrap();
+    for (words, expected) in [
+        (&["halt", "test", "--root", root][..], 64),
+        (&["halt", "--reason", "x"], 64),
+        (&["halt", "test", "--root", root, "--reason", " "], 64),
+        (&["halt", "test", "--root", root, "--reason", "two\nlines"], 64),
+        (&["halt", "../test", "--root", root, "--reason", "x"], 64),
+        (&["rearm", "nobody", "--root", root, "--reason", "x"], 66),
+        (&["status", "nobody", "--root", root], 66),
+        (&["status", "-c", "no/such/file"], 66),
+    ] {
+        let output = escapement().args(words).output().unwrap();
+        assert_eq!(code(&output), expected, "{words:?}: {}", said(&output));
+    }
+    assert!(!state_directory(&agent).exists());
+}
+
+/// Loading may take a minute; halting and stopping do not wait for it.
+#[test]
+#[cfg(debug_assertions)]
+fn an_agent_that_is_loading_halts_and_stops_at_once() {
+    let loading = || {
+        let agent = Agent::new(&[]);
+        let mut command = agent.command();
+        command.env("ESCAPEMENT_TEST_SLOW_LOAD", "600000");
+        let process = Process::spawn(command);
+        wait_for("the agent to be loading", || {
+            (agent.attach(RingFile::Actions)?.header().state().0 == AgentState::Starting.number())
+                .then_some(())
+        });
+        (agent, process)
+    };
+    let (agent, process) = loading();
+    process.signal(Signal::USR2);
+    assert_eq!(process.wait().0.code(), Some(80));
+    assert_eq!(latch_content(&agent)["user"]["uid"], rustix::process::getuid().as_raw());
+    stays_halted(&agent, &["operator"]);
+
+    let (agent, process) = loading();
+    assert_eq!(code(&halt(&agent, "not this one")), 0);
+    assert_eq!(process.wait().0.code(), Some(80));
+    stays_halted(&agent, &["not this one"]);
+
+    let (agent, process) = loading();
+    assert_eq!(process.stop().0.code(), Some(0));
+    assert_eq!(agent.state().0, AgentState::Stopped.number());
+}

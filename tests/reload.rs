@@ -1,0 +1,324 @@
+//! Live reload in the real program: at the next tick and as one set, or not at all; a bad file changes nothing and says why.
+//!
+//! With `ESCAPEMENT_LONG`, 1,000 reloads under load and 200 swaps of a bundle.
+
+mod support;
+
+use escapement::clock::{Clock, MonotonicClock};
+use escapement::host::RingFile;
+use escapement::wire::{Outcome, Reason};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::{Agent, Process, escapement, next_action, take_action, wait_for};
+
+fn long() -> bool {
+    std::env::var_os("ESCAPEMENT_LONG").is_some()
+}
+
+/// `escapement reload`; what it printed, and its exit code.
+fn reload(agent: &Agent, more: &[&str]) -> (i32, Value, String) {
+    let output = escapement()
+        .args(["reload", "test", "--json", "--root"])
+        .arg(agent.root.path())
+        .args(more)
+        .output()
+        .expect("the program runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let outcome = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().expect("it exits"), outcome, stderr)
+}
+
+fn status(agent: &Agent) -> Value {
+    let output = escapement()
+        .args(["status", "test", "--json", "--root"])
+        .arg(agent.root.path())
+        .output()
+        .expect("it runs");
+    serde_json::from_slice(&output.stdout).expect("status is JSON")
+}
+
+/// Settings that can be told from each other by what a tick does: a limit of the first feature, and the safe default.
+fn set(mark: u32) -> [(&'static str, String); 3] {
+    let value = f64::from(mark % 500) / 1000.0;
+    [
+        ("observation.high", format!("{}.5", mark % 500)),
+        ("action.safe_default", format!("[{value}, -{value}]")),
+        ("deadline.max_age_us", "60000000".to_owned()),
+    ]
+}
+
+fn configure(agent: &Agent, keys: &[(&'static str, String)]) {
+    let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    agent.reconfigure(&keys);
+}
+
+#[test]
+fn what_a_tick_goes_by_changes_at_the_next_one() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+    feed.commit(&[300.0; 4]);
+    let (header, payload) = next_action(&mut gateway);
+    assert_eq!((header.generation, payload), (1, [0.0; 2]), "the policy answers zeros");
+
+    configure(&agent, &set(7));
+    let (code, outcome, stderr) = reload(&agent, &[]);
+    assert_eq!((code, &outcome["generation"]), (0, &2.into()), "{stderr}");
+    feed.commit(&[300.0; 4]);
+    let (header, payload) = next_action(&mut gateway);
+    assert_eq!((header.generation, header.reason), (2, Reason::ObservationOutOfRange.number()));
+    assert_eq!(payload, [0.007, -0.007]);
+
+    // The same by a signal.
+    configure(&agent, &set(9));
+    process.signal(Signal::HUP);
+    wait_for("the reload", || (status(&agent)["reloads"]["generation"] == 3).then_some(()));
+    feed.commit(&[300.0; 4]);
+    assert_eq!(next_action::<2>(&mut gateway).1, [0.009, -0.009]);
+
+    // And back, twice: what ran before the last reload is then the other one.
+    for expected in [[0.007, -0.007], [0.009, -0.009]] {
+        assert_eq!(reload(&agent, &["--to", "previous"]).0, 0);
+        feed.commit(&[300.0; 4]);
+        assert_eq!(next_action::<2>(&mut gateway).1, expected);
+    }
+    assert_eq!(status(&agent)["reloads"]["applied"], 4);
+    let audit = std::fs::read_to_string(agent.state_path().join("audit.jsonl")).expect("an audit file");
+    assert_eq!(audit.lines().filter(|line| line.contains("\"what\":\"reload\"")).count(), 4, "{audit}");
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    assert_eq!(reload(&agent, &["--to", "previous"]).0, 78, "nothing ran before");
+    let bad: [(&[(&str, &str)], &str); 6] = [
+        (&[("deadline.inference_us", "0")], "deadline.inference_us = 0"),
+        (&[("deadline.nonsense", "1")], "unknown key"),
+        (&[("action.safe_default", "[7.0, 0.0]")], "action.safe_default"),
+        (&[("policy.backend", "\"native\""), ("policy.path", "\"/nowhere/a.bundle\"")], "/nowhere/a.bundle"),
+        (&[("observation.dimension", "5")], "observation.dimension changed"),
+        (&[("agent.name", "\"other\"")], "agent.name changed"),
+    ];
+    for (index, (change, said)) in bad.iter().enumerate() {
+        agent.reconfigure(change);
+        let (code, outcome, stderr) = reload(&agent, &[]);
+        assert_eq!(code, 78, "{change:?}: {stderr}");
+        assert!(stderr.contains(said) && stderr.contains("nothing was changed"), "{change:?}: {stderr}");
+        assert_eq!(outcome["applied"], false);
+        let reloads = status(&agent)["reloads"].clone();
+        assert_eq!((&reloads["generation"], &reloads["refused"]), (&1.into(), &(index as u64 + 2).into()));
+    }
+    std::fs::write(&agent.config, "not toml at all [").expect("a file can be spoilt");
+    let (code, _, stderr) = reload(&agent, &[]);
+    assert_eq!(code, 78, "{stderr}");
+    agent.feed().commit(&[0.0; 4]);
+    assert_eq!(next_action::<2>(&mut agent.gateway()).0.generation, 1);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_key_that_needs_a_restart_is_named_and_the_rest_is_taken_over() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    let mut keys = set(7).to_vec();
+    keys.push(("observation.capacity", "2048".to_owned()));
+    keys.push(("guard.wake", "\"spin\"".to_owned()));
+    configure(&agent, &keys);
+    let (code, outcome, _) = reload(&agent, &[]);
+    assert_eq!(code, 0);
+    assert_eq!(outcome["waits_for_restart"], serde_json::json!(["observation.capacity", "guard.wake"]));
+    agent.feed().commit(&[300.0; 4]);
+    assert_eq!(next_action::<2>(&mut agent.gateway()).1, [0.007, -0.007]);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_reload_needs_a_daemon() {
+    let agent = Agent::new(&[]);
+    assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+    let (code, _, stderr) = reload(&agent, &[]);
+    assert_eq!(code, 66, "{stderr}");
+    assert!(stderr.contains("no daemon runs"), "{stderr}");
+}
+
+/// What the gateway side of a loaded agent found.
+#[derive(Default)]
+struct Ledger {
+    answered: u64,
+    mixed: u64,
+    lost: u64,
+    generations: u64,
+}
+
+/// Feeds an agent as fast as it answers while `reloads` runs, and checks each action against the set of its generation.
+fn under_load(
+    agent: &Agent,
+    expected: &std::sync::Mutex<BTreeMap<u32, u32>>,
+    reloads: impl FnOnce(),
+) -> Ledger {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let checking = scope.spawn(|| {
+            let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+            let mut ledger = Ledger::default();
+            let mut waiting = std::collections::VecDeque::new();
+            let (mut sequence, mut last_generation) = (0u64, 0);
+            loop {
+                let stop = over.load(Ordering::Relaxed);
+                // Some hundred in flight, so that reloads meet a ring that is never empty.
+                while !stop && waiting.len() < 200 {
+                    sequence += 1;
+                    let feature = (sequence * 7 % 600) as f32;
+                    feed.commit(&[feature, 0.0, 0.0, 0.0]);
+                    waiting.push_back(feature);
+                }
+                while let Some((header, payload)) = take_action::<2>(&mut gateway) {
+                    let feature: f32 = waiting.pop_front().expect("no action without an observation");
+                    ledger.answered += 1;
+                    ledger.lost += u64::from(header.sequence != ledger.answered);
+                    assert!(header.generation >= last_generation, "generations never go back");
+                    ledger.generations += u64::from(header.generation > last_generation);
+                    last_generation = header.generation;
+                    let mark = loop {
+                        // The reload's outcome may be told a little later than the first tick that goes by it.
+                        match expected.lock().expect("nobody panics with it").get(&header.generation) {
+                            Some(mark) => break *mark,
+                            None => std::thread::yield_now(),
+                        }
+                    };
+                    let value = (f64::from(mark % 500) / 1000.0) as f32;
+                    let beyond = feature > (mark % 500) as f32 + 0.5;
+                    let due = if beyond { [value, -value] } else { [0.0; 2] };
+                    ledger.mixed += u64::from(payload != due);
+                }
+                if stop && waiting.is_empty() {
+                    return ledger;
+                }
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        reloads();
+        over.store(true, Ordering::Relaxed);
+        checking.join().expect("the checker")
+    })
+}
+
+/// The checker is one that can fail: told of another set than the one in force, it finds ticks that mix the two.
+#[test]
+fn planted_bug_ticks_of_another_set_are_found_out() {
+    let agent = Agent::new(&[]);
+    configure(&agent, &set(1));
+    let process = agent.start_armed();
+    let expected = std::sync::Mutex::new(BTreeMap::from([(1, 1), (2, 300)]));
+    let ledger = under_load(&agent, &expected, || {
+        configure(&agent, &set(200));
+        assert_eq!(reload(&agent, &[]).0, 0);
+        let counted = status(&agent)["counters"]["actions"].as_u64();
+        wait_for("ticks by the new set", || {
+            (status(&agent)["counters"]["actions"].as_u64() > counted).then_some(())
+        });
+    });
+    assert!(ledger.mixed > 0 && ledger.lost == 0, "{} ticks", ledger.answered);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn reloads_under_load_lose_nothing_and_mix_nothing() {
+    let count = if long() { 1_000 } else { 45 };
+    let agent = Agent::new(&[]);
+    configure(&agent, &set(1));
+    let process = agent.start_armed();
+    let expected = std::sync::Mutex::new(BTreeMap::from([(1, 1)]));
+    let (mut applied, mut refused) = (0u32, 0u32);
+    let ledger = under_load(&agent, &expected, || {
+        for round in 0..count {
+            let mark = 2 + round * 3 % 497;
+            let mut keys = set(mark).to_vec();
+            let bad = round % 3 == 2;
+            if bad {
+                keys.push(("deadline.end_to_end_us", "0".to_owned()));
+            }
+            configure(&agent, &keys);
+            let generation = 2 + applied;
+            if !bad {
+                expected.lock().expect("nobody panics with it").insert(generation, mark);
+            }
+            let (code, outcome, stderr) = reload(&agent, &[]);
+            assert_eq!(code, if bad { 78 } else { 0 }, "{stderr}");
+            applied += u32::from(!bad);
+            refused += u32::from(bad);
+            assert_eq!(outcome["generation"], 1 + applied, "the generation is right after each");
+        }
+    });
+    assert_eq!((ledger.lost, ledger.mixed), (0, 0), "of {} ticks", ledger.answered);
+    assert_eq!(ledger.generations, u64::from(applied) + 1, "each set was in force");
+    let reloads = status(&agent)["reloads"].clone();
+    assert_eq!((&reloads["applied"], &reloads["refused"]), (&applied.into(), &refused.into()));
+    println!("{count} reloads ({refused} bad) beside {} ticks: 0 lost, 0 mixed", ledger.answered);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+/// Resident memory of the process, in KiB.
+fn resident(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number")
+}
+
+#[test]
+fn swapped_bundles_answer_at_once_and_are_freed() {
+    let count = if long() { 200 } else { 24 };
+    let bundle =
+        |name: &str| format!("{:?}", format!("{}/tests/data/{name}.bundle", env!("CARGO_MANIFEST_DIR")));
+    let keys = |name: &str| {
+        vec![
+            ("policy.backend", "\"native\"".to_owned()),
+            ("policy.path", bundle(name)),
+            ("observation.dimension", "3".to_owned()),
+            ("observation.guard.mode", "\"off\"".to_owned()),
+        ]
+    };
+    let agent = Agent::new(&[]);
+    configure(&agent, &keys("small"));
+    let process = agent.start_armed();
+    let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+    let mut ask = || {
+        feed.commit(&[0.5, -0.5, 0.25]);
+        let (header, payload) = next_action::<2>(&mut gateway);
+        assert_eq!(header.outcome, Outcome::Policy.number());
+        (header.generation, payload)
+    };
+    let mut answers: BTreeMap<&str, [f32; 2]> = BTreeMap::from([("small", ask().1)]);
+    let mut settled = 0;
+    for swap in 0..count {
+        let name = if swap % 2 == 0 { "other" } else { "small" };
+        let to_previous = swap > 2 && swap % 5 == 0;
+        if to_previous {
+            // By memory, whatever the file says.
+            assert_eq!(reload(&agent, &["--to", "previous"]).0, 0);
+        } else {
+            configure(&agent, &keys(name));
+            let (code, outcome, stderr) = reload(&agent, &[]);
+            assert_eq!((code, &outcome["policy_changed"]), (0, &true.into()), "{stderr}");
+        }
+        let (generation, payload) = ask();
+        assert_eq!(generation, swap + 2);
+        let known = *answers.entry(name).or_insert(payload);
+        assert_eq!(payload, known, "{name} answers as it did before");
+        if swap == count / 4 {
+            settled = resident(&process);
+        }
+    }
+    assert_ne!(answers["small"], answers["other"], "the two can be told apart");
+    let grown = resident(&process).saturating_sub(settled);
+    println!("{count} swaps: resident {settled} KiB after a quarter of them, {grown} KiB more at the end");
+    assert!(grown < 4096, "{grown} KiB more after {} swaps", count - count / 4);
+    let begun = MonotonicClock.now();
+    assert_eq!(process.stop().0.code(), Some(0));
+    assert!(MonotonicClock.now().since(begun).to_duration() < support::PATIENCE);
+    assert!(agent.attach(RingFile::Actions).is_some());
+}

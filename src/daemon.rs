@@ -74,8 +74,8 @@ pub enum End {
 pub struct Ending {
     /// How.
     pub end: End,
-    /// The engine's thread is still in the policy, or somewhere else that it does not come back from. The process must
-    /// end without running destructors: those of libtorch would pull its memory from under that thread.
+    /// A thread is still in a policy, or somewhere else that it does not come back from: the engine's, or one that loads.
+    /// The process must end without running destructors: those of libtorch would pull its memory from under that thread.
     pub abandoned: bool,
 }
 
@@ -101,10 +101,10 @@ pub fn run(
     listen(events.clone(), Arc::clone(&commands))?;
     let directory = AgentDirectory::new(config.root.as_deref(), &config.name);
     directory.create()?;
-    let _role = directory.acquire(Role::Daemon)?;
+    let role = directory.acquire(Role::Daemon)?;
     let state = StateDirectory::new(config.state_root.as_deref(), &config.name);
     state.create()?;
-    let _state_role = state.acquire().map_err(DirectoryError::from)?;
+    let state_role = state.acquire().map_err(DirectoryError::from)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     RunFile::of_this_process(absolute(state.path()), absolute(file))
         .and_then(|run_file| run_file.write(&directory))
@@ -115,7 +115,7 @@ pub fn run(
     let rings = Rings::open(&directory, config)?;
     let action_header = rings.actions.header();
     action_header.beat_producer(MonotonicClock.now().0);
-    action_header.begin_epoch(AgentState::Starting.number());
+    keeper.begin_epoch(&action_header)?;
     // From here on the kill switch and both kinds of sudden death find the state word, and nothing resets it any more.
     Emergency::watch(action_header.clone());
     let read: ReadConfig = Arc::new(read);
@@ -123,7 +123,20 @@ pub fn run(
     let result = agent.serve((&events, &inbox), &commands);
     action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
     keeper.note("stop", &action_header, &ending_line(&result));
+    if leaves_a_thread(&result) {
+        // That thread has the rings mapped as long as the process lives: nobody may take them over before. The kernel
+        // releases the locks when the process is gone.
+        std::mem::forget((role, state_role));
+    }
     result
+}
+
+/// Whether a thread is still in a policy, whichever way it ended.
+fn leaves_a_thread(result: &Result<Ending, DaemonError>) -> bool {
+    match result {
+        Ok(ending) => ending.abandoned,
+        Err(error) => error.leaves_a_thread(),
+    }
 }
 
 /// How the process ended, for the audit file.
@@ -217,6 +230,8 @@ impl Agent<'_> {
                 .map_err(DaemonError::system("start the engine's thread"))?
         };
 
+        let service = ServiceManager::from_environment();
+        service.warn_if_shorter_than(config.hang_timeout);
         let mut supervisor = Supervisor {
             status: Status::new(config, epoch, counters),
             causes: Causes::new(config.settings.deadlines, gaps),
@@ -226,7 +241,7 @@ impl Agent<'_> {
                 events.clone(),
                 mailbox,
             ),
-            service: ServiceManager::from_environment(),
+            service,
             directory: self.directory,
             keeper: self.keeper,
             latch: self.keeper.watched_latch(),

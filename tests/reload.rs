@@ -161,6 +161,42 @@ fn a_deadline_that_the_policy_cannot_meet_is_refused_where_a_miss_halts() {
     assert_eq!(process.stop().0.code(), Some(0));
 }
 
+/// The policy may hang while it is loaded: whoever waits for it is told, and the daemon still stops.
+#[test]
+#[cfg(debug_assertions)]
+fn a_reload_that_hangs_is_not_waited_for() {
+    let hanging = || {
+        let agent = Agent::new(&[]);
+        let mut command = agent.command();
+        command.env("ESCAPEMENT_TEST_SLOW_RELOAD", "600000");
+        let process = agent.start_armed_as(command);
+        (agent, process)
+    };
+    let (agent, process) = hanging();
+    let (code, _, stderr) = reload(&agent, &["--timeout", "1"]);
+    assert_eq!(code, 75, "{stderr}");
+    assert!(stderr.contains("not finished within 1 s") && stderr.lines().count() == 1, "{stderr}");
+    assert_eq!(reload(&agent, &["--timeout", "0"]).0, 64);
+    assert_eq!(status(&agent)["reloads"]["finished"], 0);
+    let (ended, stderr) = process.stop();
+    assert_eq!(ended.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("it is left behind"), "{stderr}");
+
+    // Another daemon has other tickets.
+    let (agent, mut process) = hanging();
+    let mut command = escapement();
+    command.args(["reload", "test", "--root"]).arg(agent.root.path());
+    let waiting = Process::spawn(command);
+    wait_for("the reload to be asked for", || (status(&agent)["reloads"]["under_way"] == true).then_some(()));
+    process.kill();
+    let next = agent.start_armed();
+    assert_eq!(reload(&agent, &[]).0, 0);
+    let (ended, stderr) = waiting.wait();
+    assert_eq!(ended.code(), Some(75), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(next.stop().0.code(), Some(0));
+}
+
 #[test]
 fn a_reload_needs_a_daemon() {
     let agent = Agent::new(&[]);

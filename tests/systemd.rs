@@ -5,7 +5,7 @@ mod support;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use support::{Agent, PATIENCE, Process};
+use support::{Agent, PATIENCE, Process, wait_for};
 
 /// The unit with the program under test in place of the installed one.
 fn unit() -> (tempfile::TempDir, std::path::PathBuf) {
@@ -88,4 +88,57 @@ fn ready_watchdog_and_stopping_are_said_in_this_order() {
     receive_until(&socket, "WATCHDOG=1");
     assert_eq!(process.stop().0.code(), Some(0));
     receive_until(&socket, "STOPPING=1");
+}
+
+/// A reload while the policy is warming up: the service manager must not take the agent for armed.
+#[test]
+#[cfg(debug_assertions)]
+fn a_reload_does_not_say_ready_for_an_agent_that_is_not_armed() {
+    let endless = [
+        ("observation.low", "0.0"),
+        ("observation.high", "2000.0"),
+        ("warm_up.round_calls", "1000000"),
+        ("warm_up.limit_ms", "600000"),
+    ];
+    let agent = Agent::new(&endless);
+    let path = agent.root.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = agent.command();
+    command.env("NOTIFY_SOCKET", &path).env("ESCAPEMENT_TEST_SLEEP", "1");
+    let mut process = Process::spawn(command);
+    wait_for("the control socket", || agent.directory.path().join("control.sock").exists().then_some(()));
+    std::fs::write(&agent.config, "nothing that could be read [").unwrap();
+    let reload = || {
+        let mut reload = support::escapement();
+        reload.args(["reload", "test", "--root"]).arg(agent.root.path()).output().unwrap()
+    };
+    let output =
+        wait_for("the daemon to answer", || Some(reload()).filter(|told| told.status.code() != Some(75)));
+    assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
+    let received = receive_until(&socket, "STATUS=warming");
+    let armed = ["READY=1", "RELOADING=1", "STATUS=armed"];
+    assert!(
+        !received.iter().flat_map(|message| message.lines()).any(|line| armed.contains(&line)),
+        "{received:?}"
+    );
+    process.kill();
+}
+
+/// An armed agent says that it reloads, and that it is ready again, also where the file was refused.
+#[test]
+fn a_reload_of_an_armed_agent_is_told_from_begin_to_end() {
+    let agent = Agent::new(&[]);
+    let path = agent.root.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = agent.command();
+    command.env("NOTIFY_SOCKET", &path);
+    let process = agent.start_armed_as(command);
+    receive_until(&socket, "READY=1");
+    std::fs::write(&agent.config, "nothing that could be read [").unwrap();
+    process.signal(rustix::process::Signal::HUP);
+    receive_until(&socket, "RELOADING=1");
+    receive_until(&socket, "READY=1");
+    assert_eq!(process.stop().0.code(), Some(0));
 }

@@ -10,15 +10,22 @@
 //!
 //! An agent that is halted already keeps its first reason. Where the caller may not write the state directory, the state
 //! word and the signal do it, and the daemon (or its next start) writes the latch.
+//!
+//! A `rearm` at the same time lifts the halt that it found, and not this one: `halt` waits for it, and halts again. Where
+//! that re-arm does not come to its end, the exit code is 75. Once `halt` has ended with 0, the agent is halted, until a
+//! re-arm that was begun afterwards.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::locate::{AgentArguments, Located, spoken_reason};
 use crate::bundle::hex;
-use crate::clock::{rfc3339, wall_clock_ns};
-use crate::host::{AuditLine, Engaged, Halt, StateError, User};
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
+use crate::host::{AuditLine, Engaged, Halt, StateError, User, halt_for_good};
 use crate::ring::Header;
 use crate::wire::Reason;
+
+/// How long a re-arm may take that is under way: two synced writes.
+const REARM_PATIENCE: Nanos = Nanos::from_millis(5_000);
 
 /// Halt an agent at once, and keep it halted
 #[derive(Debug, clap::Args)]
@@ -35,18 +42,28 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     agent.must_exist()?;
     let latch = agent.state.latch();
     // What halts comes first, what explains comes after.
-    let engaged = agent.state.create().and_then(|()| latch.engage());
-    let header = agent.header();
-    if let Some(header) = &header {
-        header.halt(Reason::Operator.number().into());
-    }
+    let mut engaged = pull(&agent);
     let signalled = agent.daemon.as_ref().map(|daemon| daemon.signal(rustix::process::Signal::USR2));
+    // A re-arm under way may take back what was just done. Held until the audit line stands, which tells a re-arm that
+    // has begun, and waits, of this halt.
+    let no_rearm = agent.state.lock_rearm(REARM_PATIENCE);
+    if no_rearm.is_ok()
+        && let again @ (Ok(Some(_)) | Err(_)) = pull(&agent)
+    {
+        engaged = again;
+    }
+    // The rings may have come only now.
+    let header = agent.header();
 
     match engaged {
         Ok(engaged) => {
             let is_first = engaged.is_some();
             let kept = explain(&agent, header.as_ref(), engaged, &arguments.reason);
             let latch = latch.path().display().to_string();
+            if let Err(error) = no_rearm {
+                let doubt = format!("{}: a re-arm under way may lift this halt: {error}", agent.name);
+                return Err(Failure::new(ExitCode::Temporary, doubt));
+            }
             match kept {
                 Ok(()) if is_first => println!("{}: halted; latch {latch}", agent.name),
                 Ok(()) => {
@@ -77,6 +94,15 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             Err(Failure::new(failure.code, format!("{}: NOT HALTED: {}", agent.name, failure.message)))
         }
     }
+}
+
+/// The latch and the state word, whoever else halts or re-arms. Gives the latch's file, where it was not there.
+fn pull(agent: &Located) -> Result<Option<Engaged>, StateError> {
+    let engaged = agent.state.create().and_then(|()| agent.state.latch().engage());
+    if let Some(header) = agent.header() {
+        halt_for_good(&header, Reason::Operator);
+    }
+    engaged
 }
 
 /// Says in the latch, if this is the first halt, and in the audit file who halted it and why; all of it on disk.

@@ -1,5 +1,5 @@
-//! What `halt`, `rearm` and `status` share: an agent's rings and its state, found by its name or its configuration,
-//! whether or not its daemon runs.
+//! What `halt`, `rearm`, `reload` and `status` share: an agent's rings and its state, found by its name or its
+//! configuration, whether or not its daemon runs.
 
 use super::exit::{ExitCode, Failure};
 use crate::config;

@@ -5,16 +5,20 @@
 //! example: re-armed; it was halted since 2026-11-25T13:20:11.123456789Z, operator: venue is down, by trader
 //! ```
 //! The audit line is written first and the latch removed last, so that a re-arm that is interrupted leaves the agent halted.
-//! While a daemon runs it is refused (69); where nothing is halted it says so (1).
+//! While a daemon runs it is refused (69); where nothing is halted it says so (1). It lifts the halts that were there when it
+//! began, and none that came since: then nothing is changed (75).
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::locate::{AgentArguments, spoken_reason};
 use crate::bundle::hex;
-use crate::clock::{rfc3339, wall_clock_ns};
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::host::{AuditLine, LatchState, User, latches};
 use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
+
+/// How long a halt may take that is under way.
+const HALT_PATIENCE: Nanos = Nanos::from_millis(5_000);
 
 /// Lift a halt, so that the agent may be started again
 #[derive(Debug, clap::Args)]
@@ -32,8 +36,16 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if !agent.state.path().is_dir() {
         return not_halted(&agent.name);
     }
+    let begun = agent.state.audit().length();
     // Held by a daemon as long as it runs, also one that is just starting.
     let _role = agent.state.acquire()?;
+    // A halt at the same time waits for this one's end, and then halts again; one that came before has left its line.
+    let _no_halt_ends_meanwhile = agent.state.lock_rearm(HALT_PATIENCE)?;
+    if let Some(halt) = agent.state.audit().halt_since(begun)? {
+        let by = halt.user.map_or_else(String::new, |user| format!(" by {user}"));
+        let message = format!("{}: halted anew{by} at {}, nothing was changed", agent.name, halt.at);
+        return Err(Failure::new(ExitCode::Temporary, message));
+    }
     let latch = agent.state.latch();
     let found = latch.read();
     let header = agent.header();

@@ -8,7 +8,9 @@
 //! ```
 //! What a tick goes by is taken over between two ticks, as one set; a new bundle is verified, proven and swapped in; keys that
 //! need a restart are named. With `--to previous`, what ran before the last reload runs again: its settings, and the very
-//! bytes of its policy. Exit code 0 when it was taken over, 78 when it was refused, 66 when no daemon runs.
+//! bytes of its policy. Exit code 0 when it was taken over, 78 when it was refused, 66 when no daemon runs, and 75 when nobody
+//! can tell what became of it: the daemon does not answer, is another one by now, or has not finished within `--timeout`
+//! seconds (it may still do so; `escapement status --json` tells).
 //!
 //! SIGHUP does the same and tells the log.
 
@@ -28,6 +30,9 @@ pub(super) struct Arguments {
     /// What to go to: the configuration as it is now, or what ran before the last reload
     #[arg(long, value_name = "WHICH", default_value = "configured", value_parser = target)]
     to: ReloadTarget,
+    /// How long to wait for what becomes of it
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     /// Print what became of it as JSON
     #[arg(long)]
     json: bool,
@@ -53,19 +58,24 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if agent.daemon.is_none() {
         return Err(Failure::new(ExitCode::InputMissing, format!("{name}: no daemon runs")));
     }
+    let unknown = |why: String| Failure::new(ExitCode::Temporary, format!("{name}: {why}"));
     let ask = |request: &ControlRequest| {
-        ask_daemon(&agent.directory, request, PATIENCE)
-            .map_err(|error| Failure::new(ExitCode::Temporary, format!("{name}: {error}")))
+        ask_daemon(&agent.directory, request, PATIENCE).map_err(|error| unknown(error.to_string()))
     };
     let asked = ask(&ControlRequest::Reload { to: arguments.to })?;
-    let ticket = asked["ticket"].as_u64();
+    let give_up = MonotonicClock.now().plus(Nanos::from_millis(arguments.timeout * 1_000));
     let outcome = loop {
-        let status = ask(&ControlRequest::Status {})?;
-        let recent = status["reloads"]["recent"].as_array().cloned().unwrap_or_default();
-        if let Some(outcome) = recent.into_iter().find(|outcome| outcome["ticket"].as_u64() == ticket) {
-            break outcome;
+        match found(&asked, &ask(&ControlRequest::Status {})?) {
+            Found::Outcome(outcome) => break outcome,
+            Found::Lost(why) => return Err(unknown(why.to_owned())),
+            Found::NotYet if MonotonicClock.now() > give_up => {
+                return Err(unknown(format!(
+                    "not finished within {} s; it may still be taken over, as `escapement status --json` tells",
+                    arguments.timeout
+                )));
+            }
+            Found::NotYet => MonotonicClock.sleep_until(MonotonicClock.now().plus(EVERY)),
         }
-        MonotonicClock.sleep_until(MonotonicClock.now().plus(EVERY));
     };
     if arguments.json {
         println!("{outcome:#}");
@@ -80,6 +90,30 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
+/// What a status says about the reload that was asked for.
+#[derive(Debug, PartialEq)]
+enum Found {
+    Outcome(Value),
+    NotYet,
+    /// Nobody will ever say.
+    Lost(&'static str),
+}
+
+fn found(asked: &Value, status: &Value) -> Found {
+    if ["pid", "epoch"].iter().any(|key| status[key] != asked[key]) {
+        return Found::Lost("another daemon runs by now; what became of the reload cannot be told");
+    }
+    let (reloads, ticket) = (&status["reloads"], asked["ticket"].as_u64());
+    let mut recent = reloads["recent"].as_array().into_iter().flatten();
+    match recent.find(|outcome| outcome["ticket"].as_u64() == ticket) {
+        Some(outcome) => Found::Outcome(outcome.clone()),
+        None if reloads["finished"].as_u64() >= ticket => {
+            Found::Lost("too many reloads came after this one; what became of it cannot be told any more")
+        }
+        None => Found::NotYet,
+    }
+}
+
 fn told(name: &str, outcome: &Value) -> String {
     let mut text = format!("{name}: reloaded, generation {}", outcome["generation"]);
     if outcome["policy_changed"] == true {
@@ -91,4 +125,26 @@ fn told(name: &str, outcome: &Value) -> String {
         text += &format!("; needs a restart, and is as it was: {}", waiting.join(", "));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(pid: u32, finished: u64, recent: &[u64]) -> Value {
+        let recent: Vec<_> = recent.iter().map(|ticket| json!({ "ticket": ticket })).collect();
+        json!({ "pid": pid, "epoch": 3, "reloads": { "finished": finished, "recent": recent } })
+    }
+
+    #[test]
+    fn an_outcome_is_there_or_to_come_or_lost() {
+        let asked = json!({ "ticket": 7, "pid": 4711, "epoch": 3 });
+        assert_eq!(found(&asked, &status(4711, 6, &[5, 6])), Found::NotYet);
+        assert_eq!(found(&asked, &status(4711, 7, &[6, 7])), Found::Outcome(json!({ "ticket": 7 })));
+        assert_eq!(found(&asked, &status(4711, 9, &[7, 8, 9])), Found::Outcome(json!({ "ticket": 7 })));
+        assert!(matches!(found(&asked, &status(4711, 9, &[8, 9])), Found::Lost(_)));
+        assert!(matches!(found(&asked, &status(4712, 7, &[7])), Found::Lost(_)), "another process's seventh");
+        assert!(matches!(found(&asked, &json!({})), Found::Lost(_)), "no daemon of ours");
+    }
 }

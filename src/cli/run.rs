@@ -51,7 +51,11 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     emergency
         .install()
         .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
-    let ending = daemon::run(&config, &arguments.config, read_again)?;
+    let ending = match daemon::run(&config, &arguments.config, read_again) {
+        Ok(ending) => ending,
+        Err(error) if error.leaves_a_thread() => end_at_once(Failure::from(error).report() as i32),
+        Err(error) => return Err(error.into()),
+    };
     let code = match ending.end {
         End::Stopped => ExitCode::Ok,
         // Dying of it took longer than the supervisor waits.

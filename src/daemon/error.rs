@@ -93,6 +93,11 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
+    /// Whether a thread was left behind in a policy that does not return: the process must end without destructors.
+    pub const fn leaves_a_thread(&self) -> bool {
+        matches!(self, Self::LoadHung { .. })
+    }
+
     pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, source }
     }

@@ -7,11 +7,17 @@ use crate::bundle::hex;
 use crate::clock::{rfc3339, wall_clock_ns};
 use crate::host::{
     AgentDirectory, AuditLine, Halt, Latch, LatchState, RingFile, StateDirectory, StateError, User,
-    kill_switch_pulled_by, latches,
+    halt_for_good, kill_switch_pulled_by, latches,
 };
 use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
+use std::io;
 use std::path::{Path, PathBuf};
+
+/// How often a start judges a state word that changes meanwhile. An honest one changes once, to halted.
+const MOST_JUDGEMENTS: usize = 16;
+/// What is said of a latch whose maker did not come to it.
+const FOUND: &str = "latch found without an explanation";
 
 /// Keeps one agent's halts and its audit file.
 pub(super) struct HaltKeeper {
@@ -36,42 +42,63 @@ impl HaltKeeper {
     /// Refuses to start a halted agent: one that has a latch, and one whose last epoch halted but was killed before its
     /// latch was written; that is written now.
     pub(super) fn refuse_halted(&self, directory: &AgentDirectory) -> Result<(), DaemonError> {
+        let header = directory.attach(RingFile::Actions).ok().map(|region| region.header());
+        self.judge(header.as_ref())
+    }
+
+    /// Begins the agent's next epoch on its ring. The kill switch may be pulled until the very moment, and by the state
+    /// word alone: what was not judged is not overwritten.
+    pub(super) fn begin_epoch(&self, header: &Header) -> Result<(), DaemonError> {
+        for _ in 0..MOST_JUDGEMENTS {
+            let judged = header.state();
+            self.judge(Some(header))?;
+            if header.begin_epoch(judged, AgentState::Starting.number()).is_ok() {
+                return Ok(());
+            }
+        }
+        let error = io::Error::other("somebody keeps changing its state word");
+        Err(DaemonError::system("begin an epoch on the action ring")(error))
+    }
+
+    fn judge(&self, header: Option<&Header>) -> Result<(), DaemonError> {
         if ignores_the_latch() {
             return Ok(());
         }
-        let latch = self.latch();
-        let rings = directory.attach(RingFile::Actions).ok().map(|region| region.header());
-        let summary = match latch.read() {
+        let summary = match self.latch().read() {
             LatchState::Open => {
-                let Some(header) = rings.filter(halted_for_good) else { return Ok(()) };
-                let halt = self.keep(&header, None)?;
-                tracing::warn!("the last process was killed while it halted; its latch is written now");
+                let Some(header) = header.filter(|header| halted_for_good(header)) else { return Ok(()) };
+                let halt = self.keep(header, None)?;
+                tracing::warn!("it was halted by its state word alone; its latch is written now");
                 halt.summary()
             }
             LatchState::Halted(halt) => {
-                say_halted(rings, &halt.reason);
+                say_halted(header, &halt.reason);
                 halt.summary()
             }
             LatchState::Unexplained(why) => {
-                say_halted(rings, "");
+                say_halted(header, "");
                 why
             }
         };
         Err(DaemonError::Latched { summary, config: self.config.clone() })
     }
 
-    /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; all of it is on disk when this returns.
-    /// A latch that is there already keeps its reason, and whoever made it has its line.
+    /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; all of
+    /// it is on disk when this returns. A latch that is there already keeps its reason, and whoever made it has its line;
+    /// one whose maker was killed before it could say anything is explained here.
     pub(super) fn keep(&self, header: &Header, sequence: Option<u64>) -> Result<Halt, StateError> {
         let latch = self.latch();
-        let engaged = latch.engage()?;
+        let (engaged, text) = match latch.engage()? {
+            Some(engaged) => (Some(engaged), None),
+            None => (latch.adopt(), Some(FOUND.to_owned())),
+        };
         // A rule has no user.
         let by_a_person = halt_reason(header) == Reason::Operator;
         let user = kill_switch_pulled_by().filter(|_| by_a_person).map(User::of);
         let at_ns = wall_clock_ns();
         let halt = Halt {
             reason: reason_name(header).to_owned(),
-            text: None,
+            text: text.clone().filter(|_| engaged.is_some()),
             at: rfc3339(at_ns),
             at_ns,
             sequence,
@@ -83,7 +110,7 @@ impl HaltKeeper {
         match engaged {
             Some(engaged) => {
                 latch.explain(engaged, &halt)?;
-                let line = LineFacts { sequence, user, ..LineFacts::default() };
+                let line = LineFacts { text, sequence, user, ..LineFacts::default() };
                 self.note("halt", header, &line);
             }
             None => latch.keep()?,
@@ -135,9 +162,9 @@ fn halted_for_good(header: &Header) -> bool {
 }
 
 /// A gateway and `status` read the state word: it must not say that an agent with a latch is anything but halted.
-fn say_halted(rings: Option<Header>, reason: &str) {
-    let reason = Reason::ALL.iter().find(|known| known.name() == reason).copied().unwrap_or(Reason::Operator);
-    if let Some(header) = rings {
-        header.halt(reason.number().into());
+fn say_halted(header: Option<&Header>, reason: &str) {
+    let known = Reason::ALL.iter().copied().find(|known| known.name() == reason && latches(*known));
+    if let Some(header) = header {
+        halt_for_good(header, known.unwrap_or(Reason::Operator));
     }
 }

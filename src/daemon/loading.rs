@@ -7,7 +7,7 @@ use super::engine_thread::halt_reason;
 use super::planted::load_slowly_if_planted;
 use super::supervisor::Event;
 use crate::config::AgentConfig;
-use crate::host::{Latch, Request, latches};
+use crate::host::{Latch, Request, halt_for_good, latches};
 use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
 use crossbeam::channel::{Receiver, bounded, never, tick};
@@ -57,7 +57,7 @@ pub(super) fn load(
                 Ok(Event::Signal(signal)) => match signal.request {
                     Request::Drain => return Ok(Loading::Stopped),
                     Request::Halt => {
-                        action_header.halt(Reason::Operator.number().into());
+                        halt_for_good(action_header, Reason::Operator);
                         return Ok(Loading::Halted);
                     }
                     Request::Dump | Request::Reload => tracing::info!("nothing to do yet: the policy is being loaded"),
@@ -68,7 +68,7 @@ pub(super) fn load(
             },
             recv(looks) -> _ => {
                 if latch.is_engaged() {
-                    action_header.halt(Reason::Operator.number().into());
+                    halt_for_good(action_header, Reason::Operator);
                 }
                 // Of a panic the process dies in its hook.
                 let halted = action_header.state().0 == AgentState::Halted.number();

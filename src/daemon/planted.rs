@@ -28,6 +28,13 @@ pub(super) fn load_slowly_if_planted() {
     }
 }
 
+/// Takes as many milliseconds to make a reload ready as `ESCAPEMENT_TEST_SLOW_RELOAD` says.
+pub(super) fn reload_slowly_if_planted() {
+    if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_RELOAD").and_then(|millis| millis.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+    }
+}
+
 /// Whether `ESCAPEMENT_TEST_NO_GUARD` leaves the agent without the guard that it should have.
 pub(super) fn has_no_guard() -> bool {
     planted("ESCAPEMENT_TEST_NO_GUARD").is_some()

@@ -7,7 +7,9 @@
 //! ```
 //! One is under way at a time, so that generations follow each other in the order in which they were asked for.
 
+use super::DaemonError;
 use super::candidate::{self, Beside, Reloaded, Sources};
+use super::planted::reload_slowly_if_planted;
 use super::provenance::Provenance;
 use super::reload::plan;
 use super::supervisor::Event;
@@ -41,6 +43,13 @@ pub(super) struct Prepared {
     tail: Option<Nanos>,
 }
 
+/// Why nothing was made ready.
+pub(super) struct NotPrepared {
+    why: String,
+    /// Whether a thread is still in the policy that was to be loaded.
+    leaves_a_thread: bool,
+}
+
 /// All reloads of a process.
 pub(super) struct Reloads {
     running: Arc<Standing>,
@@ -57,6 +66,10 @@ pub(super) struct Reloads {
     applied: u64,
     refused: u64,
     recent: VecDeque<Outcome>,
+    /// The ticket of the last one.
+    finished: u64,
+    /// Whether a thread of a reload that was refused is still in a policy that does not return.
+    left_a_thread: bool,
 }
 
 /// A reload that somebody asked for.
@@ -101,13 +114,15 @@ pub(super) struct ReloadFigures<'a> {
     applied: u64,
     refused: u64,
     under_way: bool,
+    /// The ticket of the last one that came to its end: they do so in their order.
+    finished: u64,
     recent: &'a VecDeque<Outcome>,
 }
 
 /// Reloads that may wait for their turn.
 const MOST_WAITING: usize = 64;
-/// Outcomes that status shows.
-const RECENT: usize = 16;
+/// Outcomes that status shows: as many as may come to their end between two questions of whoever waits for one.
+const RECENT: usize = MOST_WAITING;
 
 impl Reloads {
     pub(super) fn new(
@@ -130,6 +145,8 @@ impl Reloads {
             applied: 0,
             refused: 0,
             recent: VecDeque::new(),
+            finished: 0,
+            left_a_thread: false,
         }
     }
 
@@ -149,8 +166,14 @@ impl Reloads {
             applied: self.applied,
             refused: self.refused,
             under_way: self.under_way.is_some(),
+            finished: self.finished,
             recent: &self.recent,
         }
+    }
+
+    /// Whether a thread is in a policy that it loads for a reload, or that it does not come back from.
+    pub(super) fn have_a_thread(&self) -> bool {
+        self.left_a_thread || matches!(self.under_way, Some(UnderWay::Preparing(_)))
     }
 
     /// Takes a wish in; gives the number by which its outcome is known.
@@ -203,11 +226,14 @@ impl Reloads {
     }
 
     /// The thread is done: offers what it made ready.
-    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, String>) -> Option<Outcome> {
+    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, NotPrepared>) -> Option<Outcome> {
         let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
         let Prepared { standing, company, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
-            Err(why) => return Some(self.refuse(&asked, why)),
+            Err(refused) => {
+                self.left_a_thread |= refused.leaves_a_thread;
+                return Some(self.refuse(&asked, refused.why));
+            }
         };
         let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
         match self.mailbox.offer(Box::new(update)) {
@@ -268,6 +294,7 @@ impl Reloads {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
+        self.finished = outcome.ticket;
         self.recent.push_back(outcome.clone());
         outcome
     }
@@ -280,15 +307,28 @@ impl Outcome {
     }
 }
 
+impl From<DaemonError> for NotPrepared {
+    fn from(error: DaemonError) -> Self {
+        Self { why: error.to_string(), leaves_a_thread: error.leaves_a_thread() }
+    }
+}
+
+impl From<String> for NotPrepared {
+    fn from(why: String) -> Self {
+        Self { why, leaves_a_thread: false }
+    }
+}
+
 /// Everything that takes time: reading, checking, verifying, loading, proving.
 fn prepare(
     running: &Standing,
     kept: Option<&Standing>,
     read: &ReadConfig,
     tail: Option<Nanos>,
-) -> Result<Prepared, String> {
+) -> Result<Prepared, NotPrepared> {
     // Where what ran before runs again, it draws from the seed that it had.
     let drawn_seed = kept.unwrap_or(running).provenance.drawn_seed();
+    reload_slowly_if_planted();
     let (asked, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
         None => (read()?, None),
@@ -296,12 +336,12 @@ fn prepare(
     let plan = plan(&running.config, asked).map_err(|error| error.to_string())?;
     let sources = match kept {
         Some(sources) => sources,
-        None => Sources::read(&plan.config).map_err(|error| error.to_string())?,
+        None => Sources::read(&plan.config)?,
     };
     let Standing { config, sources: running_sources, provenance } = running;
     let beside = Beside { config, sources: running_sources, provenance, tail, drawn_seed };
     let Reloaded { company, sources, provenance, change, tail } =
-        candidate::reload(&plan.config, sources, beside).map_err(|error| error.to_string())?;
+        candidate::reload(&plan.config, sources, beside)?;
     Ok(Prepared {
         standing: Standing { config: plan.config, sources, provenance },
         company,
@@ -309,4 +349,18 @@ fn prepare(
         waiting: plan.waiting,
         tail,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// What a reload leaves running must not meet the destructors of an orderly end.
+    #[test]
+    fn only_a_load_that_hangs_leaves_a_thread() {
+        let hung = NotPrepared::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });
+        assert!(hung.leaves_a_thread && hung.why.contains("it hangs"));
+        assert!(!NotPrepared::from(DaemonError::NoCarriedState).leaves_a_thread);
+    }
 }

@@ -4,14 +4,14 @@ use super::causes::{Causes, Watched};
 use super::engine_thread::halt_reason;
 use super::halting::{HaltKeeper, LineFacts};
 use super::planted::panic_if_planted;
-use super::reloading::{Outcome, Prepared, Reloads};
+use super::reloading::{NotPrepared, Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
 use super::{DaemonError, End, Ending};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use crate::host::{
     AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
-    ThreadWatch, User, WatchError, latches,
+    ThreadWatch, User, WatchError, halt_for_good, latches,
 };
 use crate::ring::{Consumer, Header};
 use crate::wire::{AgentState, Reason};
@@ -42,7 +42,7 @@ pub(super) enum Event {
     /// The guard noticed that the policy does not return.
     Hung,
     /// A reload is ready to be offered to the engine, or refused.
-    Prepared(Box<Result<Prepared, String>>),
+    Prepared(Box<Result<Prepared, NotPrepared>>),
     /// A signal came. At [`Request::Halt`] the state word says halted by now.
     Signal(Requested),
     /// Somebody asks through the control socket.
@@ -76,12 +76,17 @@ impl Supervisor<'_> {
         inbox: &Receiver<Event>,
         records: &mut Consumer,
     ) -> Result<Ending, DaemonError> {
+        let mut taken = Vec::new();
         loop {
             let event = inbox.recv_timeout(PERIOD);
-            while let Some(record) = TickRecord::take(records) {
-                self.status.note(&record);
-                self.causes.note(&record);
+            // The halt goes first: all that is done before it is on disk may be cut off. It names the sequence number
+            // answered last, which the records tell; judging them has time.
+            taken.extend(std::iter::from_fn(|| TickRecord::take(records)));
+            taken.iter().for_each(|record| self.status.note(record));
+            if self.halt_by.is_none() {
+                self.keep_the_halt();
             }
+            taken.drain(..).for_each(|record| self.causes.note(&record));
             match event {
                 Ok(Event::Watched(who, watch)) => self.causes.watched(who, *watch),
                 Ok(Event::Refused(error)) => return Err(error),
@@ -129,7 +134,7 @@ impl Supervisor<'_> {
             return;
         }
         if self.latch.is_engaged() {
-            self.action_header.halt(Reason::Operator.number().into());
+            halt_for_good(&self.action_header, Reason::Operator);
         }
         if !self.is_halted() {
             return;
@@ -151,7 +156,12 @@ impl Supervisor<'_> {
     }
 
     fn is_halted(&self) -> bool {
-        self.action_header.state().0 == AgentState::Halted.number()
+        self.state() == Some(AgentState::Halted)
+    }
+
+    /// What the state word says; `None` for a number of a later version.
+    fn state(&self) -> Option<AgentState> {
+        AgentState::from_number(self.action_header.state().0)
     }
 
     fn on_warmed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
@@ -185,7 +195,7 @@ impl Supervisor<'_> {
                     tracing::warn!(why, "SIGHUP: not reloaded");
                 }
             }
-            Request::Halt => _ = self.action_header.halt(Reason::Operator.number().into()),
+            Request::Halt => _ = halt_for_good(&self.action_header, Reason::Operator),
         }
     }
 
@@ -197,14 +207,20 @@ impl Supervisor<'_> {
             }
             ControlRequest::Reload { to } => {
                 let ticket = self.ask_for_reload(to, Some(User::of(pending.uid)));
-                pending.answer(ticket.map(|ticket| serde_json::json!({ "ticket": ticket })));
+                let (pid, epoch) = (std::process::id(), self.status.epoch());
+                pending.answer(
+                    ticket.map(|ticket| serde_json::json!({ "ticket": ticket, "pid": pid, "epoch": epoch })),
+                );
             }
         }
     }
 
     fn ask_for_reload(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
-        self.service.reloading();
-        self.reloads.ask(target, user)
+        let ticket = self.reloads.ask(target, user)?;
+        if self.state() == Some(AgentState::Armed) {
+            self.service.reloading();
+        }
+        Ok(ticket)
     }
 
     /// What became of a reload, in the log, the audit file and the service manager's view.
@@ -231,29 +247,39 @@ impl Supervisor<'_> {
                 self.keeper.note("reload", &self.action_header, &line);
             }
         }
-        self.service.ready(if self.is_halted() { "halted" } else { "armed" });
+        match self.state() {
+            Some(AgentState::Armed) => self.service.ready("armed"),
+            // A reload does not arm an agent that is warming up, and one on its way out has said so.
+            state => self.service.status(state.map_or("unknown", AgentState::name)),
+        }
     }
 
     /// The engine said how it ended. A halt that somebody else made first keeps its reason.
     fn on_ended(&mut self, end: RunEnd) -> Ending {
+        self.keep_the_halt();
         self.causes.close(MonotonicClock.now());
         if let RunEnd::Violated(violation) = end {
             tracing::error!(%violation, "a ring's other side broke its protocol");
         }
         let end = if self.is_halted() { self.on_halted() } else { self.on_stopped() };
-        Ending { end, abandoned: false }
+        let abandoned = self.reloads.have_a_thread();
+        if abandoned {
+            tracing::warn!("a thread still loads a policy for a reload; it is left behind");
+        }
+        Ending { end, abandoned }
     }
 
     /// The policy does not return. Where the guard's takeover has halted the agent before, that reason stands in the latch; the
     /// process ends as hung all the same.
     fn on_hung(&mut self) -> Ending {
-        self.action_header.halt(Reason::PolicyHung.number().into());
+        halt_for_good(&self.action_header, Reason::PolicyHung);
         self.leave_behind();
         Ending { end: End::Hung, abandoned: true }
     }
 
     /// The engine's thread does not come back. What it is in (libtorch, mostly) cannot be ended from outside.
     fn leave_behind(&mut self) -> Ending {
+        self.keep_the_halt();
         self.causes.close(MonotonicClock.now());
         tracing::error!("the engine's thread did not end; it is left behind");
         Ending { end: self.on_halted(), abandoned: true }
@@ -267,7 +293,6 @@ impl Supervisor<'_> {
     }
 
     fn on_halted(&mut self) -> End {
-        self.keep_the_halt();
         let reason = halt_reason(&self.action_header);
         self.dump();
         self.service.stopping("halted");
@@ -279,9 +304,10 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Puts the latch and its audit line on disk; once, however often it is asked for.
+    /// Puts the latch of a halt and its audit line on disk, where the agent is halted for a reason that latches; once, however
+    /// often it is asked for.
     fn keep_the_halt(&mut self) {
-        if self.kept || !latches(halt_reason(&self.action_header)) {
+        if self.kept || !self.is_halted() || !latches(halt_reason(&self.action_header)) {
             return;
         }
         match self.keeper.keep(&self.action_header, self.status.last_sequence()) {

@@ -1,11 +1,12 @@
-//! The audit file: an append-only line for every start, stop, halt, re-arm and reload, with who and why.
+//! The audit file: an append-only line for every start, stop, halt, re-arm and reload, refused ones too, with
+//! who and why.
 
 use super::latch::Halt;
 use super::state::{StateDirectory, StateError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 const NAME: &str = "audit.jsonl";
@@ -55,7 +56,7 @@ pub struct AuditLine {
     pub at: String,
     /// The same in nanoseconds since 1970.
     pub at_ns: u64,
-    /// `start`, `stop`, `halt`, `rearm` or `reload`.
+    /// `start`, `stop`, `halt`, `rearm`, `reload` or `reload_refused`.
     pub what: String,
     /// The reason's name, for a halt.
     pub reason: Option<String>,
@@ -91,6 +92,32 @@ pub struct Audit {
 impl Audit {
     pub(super) fn new(directory: StateDirectory) -> Self {
         Self { directory }
+    }
+
+    /// How long the file is: whatever is written later stands behind. Zero where there is none.
+    pub fn length(&self) -> u64 {
+        std::fs::metadata(self.directory.path().join(NAME)).map_or(0, |found| found.len())
+    }
+
+    /// The last halt in the file behind its first `length` bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn halt_since(&self, length: u64) -> Result<Option<AuditLine>, StateError> {
+        let path = self.directory.path().join(NAME);
+        let mut text = Vec::new();
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file
+                .and_then(|mut file| {
+                    file.seek(SeekFrom::Start(length))?;
+                    file.read_to_end(&mut text)
+                })
+                .map_err(StateError::new(&path, "read the audit file"))?,
+        };
+        let mut lines =
+            text.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        Ok(lines.find(|line: &AuditLine| line.what == "halt"))
     }
 
     /// Adds a line, in one write, and makes it survive a crash of the machine. A torn last line of a process that was

@@ -4,6 +4,7 @@
 //! Two deaths are handled: a panic in any thread, and SIGBUS from a mapped file that was truncated under us. A killed
 //! process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2) is pulled here too.
 
+use super::latch::halt_for_good;
 use crate::ring::{HALTED, Header};
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::{AgentState, Reason};
@@ -75,7 +76,7 @@ pub(super) fn install_kill_switch(signal: libc::c_int) -> io::Result<()> {
         // Before the halt, whose Release makes it visible to whoever sees the state word.
         PULLED_BY.store(u64::from(uid) + 1, Ordering::Relaxed);
         if let Some(header) = ACTION_HEADER.get() {
-            header.halt(Reason::Operator.number().into());
+            halt_for_good(header, Reason::Operator);
         }
     };
     // SAFETY: the action is async-signal-safe: it looks at a cell that is set once and changes two atomic words.

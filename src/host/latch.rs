@@ -6,16 +6,31 @@
 
 use super::audit::User;
 use super::state::{StateDirectory, StateError};
+use crate::ring::Header;
 use crate::wire::Reason;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// Whether a halt for this reason holds until a person lifts it. A defect of ours and a truncated file are answered by a
-/// restart, as the table of exit codes says.
-pub const fn latches(reason: Reason) -> bool {
-    !matches!(reason, Reason::Panic | Reason::BusError)
+/// Reasons of halts that hold no longer than the process. A defect of ours and a truncated file are answered by a restart,
+/// as the table of exit codes says.
+const PASSING: [Reason; 2] = [Reason::Panic, Reason::BusError];
+/// Their numbers.
+const REPLACEABLE: [u32; 2] = [PASSING[0].number() as u32, PASSING[1].number() as u32];
+
+/// Whether a halt for this reason holds until a person lifts it.
+pub fn latches(reason: Reason) -> bool {
+    !PASSING.contains(&reason)
+}
+
+/// Sets the state word to halted for a reason that latches. It replaces one that does not: a halt that is to last must not
+/// be lost to a process that dies, and is started again, at the same moment. Async-signal-safe.
+pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
+    debug_assert!(latches(reason), "{reason:?} is answered by a restart");
+    header.halt_over(reason.number().into(), &REPLACEABLE)
 }
 
 const NAME: &str = "halted";
@@ -135,7 +150,12 @@ impl Latch {
     /// When the file can neither be made nor is there.
     pub fn engage(&self) -> Result<Option<Engaged>, StateError> {
         match self.directory.open(NAME, OpenOptions::new().write(true).create_new(true)) {
-            Ok(file) => Ok(Some(Engaged { file })),
+            Ok(file) => {
+                // Says that somebody is about to explain it, for as long as that one lives. Where the file system has no
+                // locks, the halt stands all the same.
+                let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+                Ok(Some(Engaged { file }))
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             // It may have been made, and something after that have failed.
             Err(_) if std::fs::symlink_metadata(self.path()).is_ok() => Ok(None),
@@ -143,16 +163,27 @@ impl Latch {
         }
     }
 
+    /// Takes over a latch that is there without a word, and whose maker is gone; `None` for any other.
+    pub fn adopt(&self) -> Option<Engaged> {
+        let file = self.directory.open(NAME, OpenOptions::new().write(true)).ok()?;
+        let is_empty = || file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+        let is_orphaned = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Its maker explains it before it lets go: empty is to be looked at under the lock.
+        (is_empty() && is_orphaned() && is_empty()).then_some(Engaged { file })
+    }
+
     /// Explains a halt that was just made, and makes it survive a crash of the machine.
     ///
     /// # Errors
     /// When it cannot be written or synced. The halt stands all the same, as far as the file is there.
-    pub fn explain(&self, mut engaged: Engaged, halt: &Halt) -> Result<(), StateError> {
+    pub fn explain(&self, engaged: Engaged, halt: &Halt) -> Result<(), StateError> {
         let mut text = serde_json::to_vec(halt).expect("a halt has only strings and numbers");
         text.push(b'\n');
         engaged
             .file
-            .write_all(&text)
+            // Whoever took it over before its maker had locked it may have written something.
+            .set_len(0)
+            .and_then(|()| engaged.file.write_all_at(&text, 0))
             .and_then(|()| engaged.file.sync_all())
             .map_err(StateError::new(&self.path(), "write the latch"))?;
         self.directory.sync()
@@ -228,5 +259,21 @@ mod tests {
         }
         latch.release().expect("it is there");
         assert!(!latch.is_engaged());
+    }
+
+    /// An empty latch is explained by whoever finds it, once its maker is gone; one that says something, however little, and
+    /// one whose maker is about to explain it are left alone.
+    #[test]
+    fn only_an_orphan_is_adopted() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let latch = StateDirectory::at(directory.path().to_owned()).latch();
+        assert!(latch.adopt().is_none(), "there is none");
+        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        assert!(latch.adopt().is_none(), "its maker lives");
+        drop(engaged);
+        let adopted = latch.adopt().expect("its maker is gone");
+        latch.explain(adopted, &halt()).expect("the directory can be written");
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert!(latch.adopt().is_none(), "it is explained");
     }
 }

@@ -20,12 +20,12 @@ pub use control::{ControlRequest, ControlSocket, Pending, ReloadTarget, ask_daem
 pub use core::{CoreError, keep_off, pin_to, use_fifo_scheduler};
 pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
 pub use emergency::{Emergency, end_at_once, kill_switch_pulled_by};
-pub use latch::{Engaged, Halt, Latch, LatchState, latches};
+pub use latch::{Engaged, Halt, Latch, LatchState, halt_for_good, latches};
 pub use memory::{lock_all_memory, prefault_stack};
 pub use pipe::end_quietly_on_closed_pipe;
 pub use run_file::{LiveDaemon, RunFile};
 pub use sandbox::{SandboxError, forbid_files};
 pub use service::ServiceManager;
 pub use signals::{Request, Requested, Signals};
-pub use state::{StateDirectory, StateError};
+pub use state::{RearmLock, StateDirectory, StateError};
 pub use thread_watch::{ThreadWatch, WatchError, steal_is_accounted};

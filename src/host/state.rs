@@ -4,7 +4,9 @@
 
 use super::audit::Audit;
 use super::latch::Latch;
+use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::shm::{RoleLock, ShmError};
+use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -17,6 +19,15 @@ const USER_ROOT: &str = ".local/state/escapement";
 /// For the agent's user alone to write, and for its group to read.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
+const REARM_LOCK: &str = "rearm.lock";
+/// How often a lock that somebody holds is tried again.
+const LOOK_AGAIN: Nanos = Nanos::from_millis(1);
+
+/// No re-arm is under way, or it is the caller's. The file stays, so that all find the same one.
+#[derive(Debug)]
+pub struct RearmLock {
+    _file: File,
+}
 
 /// A system call on something in the state directory failed.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +130,30 @@ impl StateDirectory {
         // Made here where it is missing, so that it belongs to whoever the directory belongs to.
         drop(self.open("daemon.lock", OpenOptions::new().append(true).create(true)));
         RoleLock::acquire(&self.path, "daemon")
+    }
+
+    /// Keeps re-arms out, or is the re-arm: `rearm` holds this lock from its first look at the latch to the latch's removal,
+    /// `halt` takes it before it says that it halted. Somebody who may only read the directory may take it too.
+    ///
+    /// # Errors
+    /// When the lock's file cannot be had, or another process holds it for longer than `patience`.
+    pub fn lock_rearm(&self, patience: Nanos) -> Result<RearmLock, StateError> {
+        let path = self.path.join(REARM_LOCK);
+        let error = |action| StateError::new(&path, action);
+        let file = self
+            .open(REARM_LOCK, OpenOptions::new().append(true).create(true))
+            .or_else(|_| self.open(REARM_LOCK, OpenOptions::new().read(true)))
+            .map_err(error("open the lock"))?;
+        let begun = MonotonicClock.now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(RearmLock { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if MonotonicClock.now().since(begun) < patience => {
+                    MonotonicClock.sleep_until(MonotonicClock.now().plus(LOOK_AGAIN));
+                }
+                Err(failed) => return Err(error("wait for a re-arm or a halt under way")(failed.into())),
+            }
+        }
     }
 
     /// Opens a file in the directory. What root makes in a directory of the agent's user is the agent's: root may press

@@ -43,7 +43,12 @@ impl Header {
     /// Halts for this reason. True for the caller that did it: where the ring's agent is halted already, the first reason
     /// stands. Any thread and any process may call it at any time, a signal handler too.
     pub fn halt(&self, reason: u32) -> bool {
-        state_word::halt(self.region.word(STATE), reason)
+        self.halt_over(reason, &[])
+    }
+
+    /// The same, but it replaces the reasons in `replaceable` where one of them came first.
+    pub fn halt_over(&self, reason: u32, replaceable: &[u32]) -> bool {
+        state_word::halt(self.region.word(STATE), reason, replaceable)
     }
 
     /// Goes to a state that is not *halted*; refused, with false, once the word says halted.
@@ -52,13 +57,16 @@ impl Header {
     }
 
     /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting daemon that
-    /// holds its role's lock and has found no latch.
-    pub fn begin_epoch(&self, state: u32) -> u64 {
+    /// holds its role's lock, has found no latch and has `judged` what the word says.
+    ///
+    /// # Errors
+    /// What the word says now, where it is not that any more: it is to be judged again.
+    pub fn begin_epoch(&self, judged: (u32, u32), state: u32) -> Result<u64, (u32, u32)> {
         // The state first: nobody may take what the last epoch left in the word for the new one's.
-        self.reset_state(state, 0);
+        state_word::begin(self.region.word(STATE), judged, state)?;
         let epoch = self.epoch() + 1;
         self.set_epoch(epoch);
-        epoch
+        Ok(epoch)
     }
 
     /// Sets state and reason whatever they were, a halt too. Only for whoever holds the daemon's role while no engine

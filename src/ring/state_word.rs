@@ -2,7 +2,8 @@
 //! kill switch.
 //!
 //! Within an epoch *halted* is absorbing: whoever gets there first gives the reason, and nothing but the start of the next
-//! epoch, or a person who re-arms, leads out of it. Both transitions are compare-and-swap loops, so that a transition
+//! epoch, or a person who re-arms, leads out of it. A halt may replace the reason of one before it, where its caller names
+//! that reason: what reasons mean is not known here. All transitions are compare-and-swap loops, so that a transition
 //! that was decided before a halt cannot overwrite it after.
 //!
 //! The model in `state_word::model` runs these functions under loom.
@@ -26,12 +27,14 @@ pub(super) const fn unpack(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
-/// Halts. True for the caller that did it; where the word says halted already, its reason stands.
-pub(super) fn halt(word: &AtomicU64, reason: u32) -> bool {
-    if transit(word, pack(HALTED, reason)) {
+/// Halts. True for the caller that did it; where the word says halted already, its reason stands, unless it is one of
+/// `replaceable`.
+pub(super) fn halt(word: &AtomicU64, reason: u32, replaceable: &[u32]) -> bool {
+    debug_assert!(!replaceable.contains(&reason), "a reason does not replace itself");
+    if transit(word, pack(HALTED, reason), replaceable) {
         return true;
     }
-    if unpack(word.load(Ordering::Relaxed)).0 == HALTED {
+    if is_final(word.load(Ordering::Relaxed), replaceable) {
         return false;
     }
     // Somebody changes the word faster than it can be read. Halting goes before the order of reasons.
@@ -40,16 +43,32 @@ pub(super) fn halt(word: &AtomicU64, reason: u32) -> bool {
     true
 }
 
+/// Begins an epoch in `state`, if the word still says what was judged; else gives what it says now.
+pub(super) fn begin(word: &AtomicU64, judged: (u32, u32), state: u32) -> Result<(), (u32, u32)> {
+    debug_assert!(state != HALTED, "no epoch begins halted");
+    let judged = pack(judged.0, judged.1);
+    // SYNC POINT `STATE`, Release: as in `transit`.
+    word.compare_exchange(judged, pack(state, 0), Ordering::Release, Ordering::Relaxed)
+        .map(drop)
+        .map_err(unpack)
+}
+
 /// Goes to a state that is not *halted*; refused, with false, once the word says halted.
 pub(super) fn advance(word: &AtomicU64, state: u32, reason: u32) -> bool {
     debug_assert!(state != HALTED, "a halt is not an advance");
-    transit(word, pack(state, reason))
+    transit(word, pack(state, reason), &[])
 }
 
-fn transit(word: &AtomicU64, to: u64) -> bool {
+/// Whether a word says halted, for a reason that stands.
+fn is_final(word: u64, replaceable: &[u32]) -> bool {
+    let (state, reason) = unpack(word);
+    state == HALTED && !replaceable.contains(&reason)
+}
+
+fn transit(word: &AtomicU64, to: u64, replaceable: &[u32]) -> bool {
     let mut seen = word.load(Ordering::Relaxed);
     for _ in 0..MAX_ATTEMPTS {
-        if unpack(seen).0 == HALTED {
+        if is_final(seen, replaceable) {
             return false;
         }
         // SYNC POINT `STATE`, Release: partner is `Header::state`. Whoever reads `armed` also sees the epoch and bundle
@@ -70,10 +89,30 @@ mod tests {
     fn a_halt_is_final_and_its_first_reason_stands() {
         let word = AtomicU64::new(pack(1, 0));
         assert!(advance(&word, 3, 0));
-        assert!(halt(&word, 11));
-        assert!(!halt(&word, 21));
+        assert!(halt(&word, 11, &[]));
+        assert!(!halt(&word, 21, &[]));
+        assert!(!halt(&word, 21, &[31]));
         assert!(!advance(&word, 5, 0));
         assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11));
+    }
+
+    #[test]
+    fn a_reason_that_may_be_replaced_is_and_only_once() {
+        let word = AtomicU64::new(pack(1, 0));
+        assert!(halt(&word, 31, &[]));
+        assert!(halt(&word, 11, &[30, 31]));
+        assert!(!halt(&word, 31, &[]));
+        assert!(!halt(&word, 21, &[30, 31]));
+        assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11));
+    }
+
+    #[test]
+    fn an_epoch_begins_only_after_what_was_judged() {
+        let word = AtomicU64::new(pack(6, 0));
+        assert!(halt(&word, 11, &[]));
+        assert_eq!(begin(&word, (6, 0), 1), Err((HALTED, 11)));
+        assert_eq!(begin(&word, (HALTED, 11), 1), Ok(()));
+        assert_eq!(unpack(word.load(Ordering::Relaxed)), (1, 0));
     }
 }
 
@@ -108,7 +147,7 @@ mod model {
             .map(|reason| {
                 let word = Arc::clone(&word);
                 thread::spawn(move || {
-                    let first = halt(&word, reason);
+                    let first = halt(&word, reason, &[]);
                     // SYNC POINT `STATE`, Acquire: as a gateway reads it.
                     let (state, found) = unpack(word.load(Ordering::Acquire));
                     assert_eq!(state, HALTED, "a halt was undone");
@@ -146,5 +185,67 @@ mod model {
     #[should_panic(expected = "a halt was undone")]
     fn planted_bug_a_plain_store_turns_the_model_red() {
         check(|| kills_against_transitions(advance_by_plain_store));
+    }
+
+    const PASSING: u32 = 31;
+    type Halt = fn(&AtomicU64, u32, &[u32]) -> bool;
+
+    /// A process that dies of something that a restart answers, while the kill switch is pulled: whoever comes first, the
+    /// reason that lasts is the one that stays.
+    fn kill_against_death(halt: Halt) {
+        let word = Arc::new(AtomicU64::new(pack(ARMED, 0)));
+        let dying = {
+            let word = Arc::clone(&word);
+            thread::spawn(move || _ = halt(&word, PASSING, &[]))
+        };
+        let killed = halt(&word, 11, &[PASSING]);
+        dying.join().expect("the dying one");
+        assert!(killed, "the kill switch was refused");
+        assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11), "the lasting reason was lost");
+    }
+
+    #[test]
+    fn a_reason_that_lasts_is_not_lost_to_one_that_passes() {
+        check(|| kill_against_death(halt));
+    }
+
+    #[test]
+    #[should_panic(expected = "the kill switch was refused")]
+    fn planted_bug_a_first_reason_that_always_stands_turns_the_model_red() {
+        check(|| kill_against_death(|word, reason, _| halt(word, reason, &[])));
+    }
+
+    type Begin = fn(&AtomicU64, (u32, u32), u32) -> Result<(), (u32, u32)>;
+
+    /// The kill switch is pulled while a daemon starts that has found nothing halted: either it judges again, or its new
+    /// epoch is halted.
+    fn kill_against_start(begin: Begin) {
+        let word = Arc::new(AtomicU64::new(pack(STOPPED, 0)));
+        let killer = {
+            let word = Arc::clone(&word);
+            thread::spawn(move || halt(&word, 11, &[]))
+        };
+        let (state, reason) = unpack(word.load(Ordering::Acquire));
+        if state != HALTED {
+            let _ = begin(&word, (state, reason), STARTING);
+        }
+        assert!(killer.join().expect("the killer"), "nobody halted before");
+        assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11), "a halt was erased");
+    }
+
+    #[test]
+    fn a_start_does_not_erase_a_halt_that_it_has_not_judged() {
+        check(|| kill_against_start(begin));
+    }
+
+    #[test]
+    #[should_panic(expected = "a halt was erased")]
+    fn planted_bug_a_start_that_stores_blindly_turns_the_model_red() {
+        check(|| {
+            kill_against_start(|word, _, state| {
+                word.store(pack(state, 0), Ordering::Release);
+                Ok(())
+            });
+        });
     }
 }

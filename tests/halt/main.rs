@@ -4,10 +4,11 @@
 mod support;
 
 mod killed;
+mod race;
 mod status;
 mod switch;
 
-use escapement::host::RingFile;
+use escapement::host::{RingFile, halt_for_good};
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -217,6 +218,14 @@ fn a_latch_alone_halts_a_running_agent() {
     std::fs::write(latch(&agent), "").unwrap();
     assert_eq!(process.wait().0.code(), Some(80));
     assert_eq!(agent.state(), halted(Reason::Operator));
+    // Nobody else is left who could say something about it.
+    let content = latch_content(&agent);
+    assert_eq!((&content["reason"], &content["epoch"]), (&"operator".into(), &1.into()));
+    assert_eq!(whats(&agent), ["start", "halt", "stop"]);
+    for said in [&content["text"], &audit(&agent)[1]["text"]] {
+        assert_eq!(said, "latch found without an explanation");
+    }
+    stays_halted(&agent, &["operator", "without an explanation"]);
 }
 
 /// So does the state word alone: whoever may not write the state directory has the ring.
@@ -241,6 +250,17 @@ fn a_halted_word_without_a_latch_gets_one() {
     agent.start_armed().kill();
     agent.attach(RingFile::Actions).unwrap().header().halt(Reason::Panic.number().into());
     assert_eq!(agent.start_armed().stop().0.code(), Some(0));
+
+    // Unless somebody halts it too, whether or not the latch can be written.
+    for reason in [Reason::Panic, Reason::BusError] {
+        agent.start_armed().kill();
+        let header = agent.attach(RingFile::Actions).unwrap().header();
+        header.halt(reason.number().into());
+        assert!(halt_for_good(&header, Reason::Operator));
+        assert!(!header.halt(reason.number().into()), "and it stays so");
+        stays_halted(&agent, &["operator"]);
+        assert_eq!(code(&rearm(&agent)), 0);
+    }
 }
 
 #[test]

@@ -43,10 +43,9 @@ else
 fi
 
 step cargo clippy --quiet --all-targets --features torch -- -D warnings
-# What libtorch changes: the policies that only it runs, the ones that mean harm, and bundles proven on it. The long run
-# of the bundles has been made above.
-step env -u ESCAPEMENT_LONG cargo test --quiet --features torch --test torch_policy --test end_to_end --test hostile \
-    --test bundle --test predict
+# What libtorch changes: the policies that only it runs, the ones that mean harm, and bundles that it is to prove.
+step cargo test --quiet --features torch --test torch_policy --test end_to_end --test hostile --test predict
+step cargo test --quiet --features torch --test bundle serving::
 
 # The models of the ring and of the hand-over of rights: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.
 if $long; then
@@ -54,7 +53,7 @@ if $long; then
 fi
 RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom --lib model
 
-# The program with both backends, which the step before last has built: named, so that nothing is skipped.
+# The program with both backends, which the tests with libtorch have built: named, so that nothing is skipped.
 export ESCAPEMENT_BINARY=${CARGO_TARGET_DIR:-$PWD/target}/debug/escapement
 step scripts/test_python.sh
 

@@ -6,9 +6,12 @@
 //! [`Clock::discipline`], because the kernel slews `CLOCK_MONOTONIC` by NTP and a fixed rate would drift off it by
 //! milliseconds an hour.
 
+mod timeline;
+
 use crate::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
+use timeline::{PublishedTimeline, Timeline};
 
 /// An instant on the `CLOCK_MONOTONIC` timeline, or a distance between two, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
@@ -59,9 +62,27 @@ pub trait Clock {
     fn discipline(&mut self) {}
 }
 
+/// A clock that others can follow.
+pub trait LeadingClock: Clock {
+    /// What reads the same timeline on another thread.
+    type Follower: Clock;
+
+    /// A clock for another thread that agrees with this one at every instant, also where it is corrected: two clocks that are
+    /// each kept on the kernel's timeline may differ by what that was slewed since either was.
+    fn follower(&self) -> Self::Follower;
+}
+
 /// The kernel's monotonic clock, through the vDSO.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MonotonicClock;
+
+impl LeadingClock for MonotonicClock {
+    type Follower = Self;
+
+    fn follower(&self) -> Self {
+        *self
+    }
+}
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Nanos {
@@ -144,83 +165,50 @@ impl ManualClock {
     }
 }
 
+impl LeadingClock for ManualClock {
+    type Follower = Self;
+
+    fn follower(&self) -> Self {
+        self.clone()
+    }
+}
+
 impl Clock for ManualClock {
     fn now(&self) -> Nanos {
         Nanos(self.instant.load(Ordering::Relaxed))
     }
 }
 
-/// Fixed-point fraction bits of a rate in nanoseconds per counter tick.
-const RATE_BITS: u32 = 40;
-
-/// The largest correction of the rate, in parts per million. The kernel itself slews by at most 500.
-const MAX_SLEW_PPM: i128 = 1_000;
-
-/// An error beyond this is stepped over (forwards only): a virtual machine was paused, and no slew would catch up.
-const STEP_NS: u64 = 1_000_000;
-
-/// The arithmetic of a disciplined counter, apart from the counter, so that it can be tested with any.
-///
-/// Within one stretch, `ns = anchor_ns + (count - anchor_count) * rate`. Each [`Timeline::correct`] begins a new
-/// stretch at the value the old one predicts, so the reading is continuous and never goes back; the new rate is the
-/// long-run one, bent so as to remove the observed error over the next stretch (a first-order phase-locked loop).
-#[derive(Debug, Clone, Copy)]
-struct Timeline {
-    first_count: u64,
-    first_ns: u64,
-    anchor_count: u64,
-    anchor_ns: u64,
-    /// Nanoseconds per count, with `RATE_BITS` fraction bits.
-    rate: u64,
-}
-
-impl Timeline {
-    fn new(first: (u64, u64), second: (u64, u64)) -> Self {
-        let rate = measured_rate(first, second).max(1);
-        Self { first_count: first.0, first_ns: first.1, anchor_count: second.0, anchor_ns: second.1, rate }
-    }
-
-    #[inline]
-    fn at(&self, count: u64) -> u64 {
-        // A read that the processor moved before the anchor's reads as the anchor, not as the far future.
-        let elapsed = count.saturating_sub(self.anchor_count);
-        self.anchor_ns + ((u128::from(elapsed) * u128::from(self.rate)) >> RATE_BITS) as u64
-    }
-
-    fn correct(&mut self, count: u64, true_ns: u64) {
-        let predicted = self.at(count);
-        let stretch = predicted.saturating_sub(self.anchor_ns);
-        if stretch == 0 {
-            return;
-        }
-        let long_run = measured_rate((self.first_count, self.first_ns), (count, true_ns)).max(1);
-        self.anchor_count = count;
-        if true_ns > predicted + STEP_NS {
-            self.anchor_ns = true_ns;
-            self.first_count = count;
-            self.first_ns = true_ns;
-            return;
-        }
-        self.anchor_ns = predicted;
-        let error = i128::from(true_ns) - i128::from(predicted);
-        let ppm = (error * 1_000_000 / i128::from(stretch)).clamp(-MAX_SLEW_PPM, MAX_SLEW_PPM);
-        let bent = i128::from(long_run) + i128::from(long_run) * ppm / 1_000_000;
-        self.rate = bent.max(1) as u64;
-    }
-}
-
-/// Counts per nanosecond's inverse between two readings of counter and clock, with `RATE_BITS` fraction bits.
-fn measured_rate(first: (u64, u64), second: (u64, u64)) -> u64 {
-    let counts = u128::from(second.0.saturating_sub(first.0)).max(1);
-    let nanos = u128::from(second.1.saturating_sub(first.1));
-    ((nanos << RATE_BITS) / counts) as u64
-}
-
 /// The invariant time-stamp counter on the timeline of `CLOCK_MONOTONIC`.
 #[cfg(target_arch = "x86_64")]
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct TscClock {
     timeline: Timeline,
+    /// The same for followers.
+    published: Arc<PublishedTimeline>,
+}
+
+/// A copy is a clock of its own, corrected by itself, with followers of its own.
+#[cfg(target_arch = "x86_64")]
+impl Clone for TscClock {
+    fn clone(&self) -> Self {
+        Self::on(self.timeline)
+    }
+}
+
+/// The counter on the timeline that a [`TscClock`] on another thread is kept on.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone)]
+pub struct FollowingTsc {
+    published: Arc<PublishedTimeline>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Clock for FollowingTsc {
+    #[inline]
+    fn now(&self) -> Nanos {
+        Nanos(self.published.at(ordered_counter()))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -238,7 +226,11 @@ impl TscClock {
         let first = Self::paired_reading();
         std::thread::sleep(Self::CALIBRATION);
         let second = Self::paired_reading();
-        Some(Self { timeline: Timeline::new(first, second) })
+        Some(Self::on(Timeline::new(first, second)))
+    }
+
+    fn on(timeline: Timeline) -> Self {
+        Self { timeline, published: Arc::new(PublishedTimeline::new(&timeline)) }
     }
 
     /// Counter and kernel clock at one instant: of a few tries, the one during which the least time passed.
@@ -286,6 +278,7 @@ impl Clock for TscClock {
     fn discipline(&mut self) {
         let (count, true_ns) = Self::paired_reading();
         self.timeline.correct(count, true_ns);
+        self.published.publish(&self.timeline);
     }
 }
 
@@ -325,6 +318,39 @@ impl Default for MachineClock {
     }
 }
 
+/// What follows a [`MachineClock`].
+#[derive(Debug, Clone)]
+pub enum FollowingClock {
+    /// The counter, on the timeline of another thread's.
+    #[cfg(target_arch = "x86_64")]
+    Tsc(FollowingTsc),
+    /// The kernel's clock, which is the same for all.
+    Monotonic(MonotonicClock),
+}
+
+impl Clock for FollowingClock {
+    #[inline]
+    fn now(&self) -> Nanos {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(clock) => clock.now(),
+            Self::Monotonic(clock) => clock.now(),
+        }
+    }
+}
+
+impl LeadingClock for MachineClock {
+    type Follower = FollowingClock;
+
+    fn follower(&self) -> FollowingClock {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tsc(clock) => FollowingClock::Tsc(FollowingTsc { published: Arc::clone(&clock.published) }),
+            Self::Monotonic(clock) => FollowingClock::Monotonic(*clock),
+        }
+    }
+}
+
 impl Clock for MachineClock {
     #[inline]
     fn now(&self) -> Nanos {
@@ -356,7 +382,6 @@ impl Clock for MachineClock {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn machine_clock_lies_on_the_kernels_timeline() {
@@ -393,51 +418,5 @@ mod tests {
         assert_eq!(clock.now(), Nanos(5));
         other.advance(Nanos(7));
         assert_eq!(clock.now(), Nanos(12));
-    }
-
-    #[test]
-    fn a_forward_jump_is_stepped_over() {
-        let mut timeline = Timeline::new((0, 0), (26_000, 10_000));
-        timeline.correct(52_000, 10_000_000_000);
-        assert_eq!(timeline.at(52_000), 10_000_000_000);
-    }
-
-    proptest! {
-        /// Whatever the kernel's clock does, the disciplined reading never goes back, within a stretch or across
-        /// corrections.
-        #[test]
-        fn never_backwards(errors in prop::collection::vec(-2_000_000i64..2_000_000, 1..60)) {
-            let (mut count, mut ns) = (26_000_000u64, 10_000_000u64);
-            let mut timeline = Timeline::new((0, 0), (count, ns));
-            let mut last = 0;
-            for error in errors {
-                for _ in 0..4 {
-                    count += 65_000_000;
-                    ns += 25_000_000;
-                    let reading = timeline.at(count);
-                    prop_assert!(reading >= last);
-                    last = reading;
-                }
-                timeline.correct(count, ns.saturating_add_signed(error));
-                let reading = timeline.at(count);
-                prop_assert!(reading >= last);
-                last = reading;
-            }
-        }
-
-        /// A kernel clock that runs off by up to 400 ppm is followed to within a microsecond.
-        #[test]
-        fn follows_a_slewed_kernel_clock(ppm in -400i64..400) {
-            let mut timeline = Timeline::new((0, 0), (26_000_000, 10_000_000));
-            let mut count = 26_000_000u64;
-            let mut true_ns = 10_000_000u64;
-            for _ in 0..200 {
-                count += 260_000_000;
-                true_ns += 100_000_000u64.saturating_add_signed(100 * ppm);
-                timeline.correct(count, true_ns);
-            }
-            let error = timeline.at(count).abs_diff(true_ns);
-            prop_assert!(error < 1_000, "{error} ns off");
-        }
     }
 }

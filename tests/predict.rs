@@ -117,7 +117,7 @@ fn nonsense_is_refused_with_its_reason() {
     place.write("text.npy", b"no numbers");
     for (more, code, reason) in [
         (&["--seed", "1"][..], 64, "--stochastic"),
-        (&["--stochastic", "--seed", "-1"], 64, "--seed"),
+        (&["--stochastic", "--seed=-1"], 64, "invalid value"),
         (&["--stochastic", "--seed", "many"], 64, "invalid value 'many'"),
         (&["--episode-starts", "short.npy"], 64, "19 rows of 1; allowed: one number for each of 20"),
         (&["--episode-starts", "wide.npy"], 64, "20 rows of 2"),

@@ -136,6 +136,31 @@ fn a_key_that_needs_a_restart_is_named_and_the_rest_is_taken_over() {
     assert_eq!(process.stop().0.code(), Some(0));
 }
 
+/// What would not have been armed is not taken over: a deadline that the policy's tail does not fit, where a miss halts.
+#[test]
+fn a_deadline_that_the_policy_cannot_meet_is_refused_where_a_miss_halts() {
+    // The hook sleeps for as many microseconds as the first feature says, in the warm-up, too.
+    let slow = [("observation.low", "1000.0"), ("observation.high", "2000.0")];
+    let agent = Agent::new(&slow);
+    let mut command = agent.command();
+    command.env("ESCAPEMENT_TEST_SLEEP", "1");
+    let process = agent.start_armed_as(command);
+    let tight = [slow[0], slow[1], ("deadline.inference_us", "100"), ("deadline.end_to_end_us", "100")];
+    agent.reconfigure(&tight);
+    let (code, _, stderr) = reload(&agent, &[]);
+    assert_eq!(code, 78, "{stderr}");
+    assert!(
+        stderr.contains("the policy's tail") && stderr.contains("deadline.inference_us = 100"),
+        "{stderr}"
+    );
+    let mut forgiving = tight.to_vec();
+    forgiving.push(("deadline.on_miss", "\"safe_default\""));
+    agent.reconfigure(&forgiving);
+    let (code, _, stderr) = reload(&agent, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
 /// The policy may hang while it is loaded: whoever waits for it is told, and the daemon still stops.
 #[test]
 #[cfg(debug_assertions)]

@@ -2,10 +2,11 @@
 
 Usage: models.py DIRECTORY
 
-For each network NAME: NAME.pt (frozen), NAME.onnx, NAME.policy.pt (the same network with the signature of a policy, which
-Escapement takes), NAME.weights (every parameter in the order of named_parameters, as little-endian f32), NAME.input and
-NAME.output (f32). Every engine must reproduce NAME.output before it is timed. For a network of one step also NAME.settled:
-the hidden state after SETTLING steps over the same input from zeros, for engines that can start nowhere else.
+For each network NAME: NAME.pt (frozen), NAME.onnx, NAME.policy.pt (the same network with the signature of a policy,
+which Escapement takes), NAME.weights (every parameter in the order of named_parameters, as little-endian f32),
+NAME.input and NAME.output (f32). Every engine must reproduce NAME.output before it is timed. For a network of one step
+also NAME.settled: the hidden state after SETTLING steps over the same input from zeros, for engines that can start
+nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
 
 # Few enough that the state still depends on every step, as many as src/bin/policy/rtneural.rs takes.
 SETTLING = 5
@@ -65,7 +65,7 @@ class WindowPolicy(Window):
 
 def mlp(sizes: list[int], activation: type[nn.Module]) -> nn.Module:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:]):
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
 

@@ -40,4 +40,5 @@ else
     echo "rivals: libtorch is left out: run scripts/libtorch.sh, or set LIBTORCH" >&2
 fi
 cd "$rivals"
-exec cargo run --release --quiet --locked --features "$features" --bin policy -- "$models" "$@"
+# Not --locked: what Escapement itself depends on may be newer than this package's lock file, which pins the rivals.
+exec cargo run --release --quiet --features "$features" --bin policy -- "$models" "$@"

@@ -211,7 +211,9 @@ impl From<DaemonError> for Failure {
             DaemonError::Directory(error) => return error.into(),
             DaemonError::Policy(error) => return error.into(),
             DaemonError::Bundle(error) => return error.into(),
-            DaemonError::NoStatistics { .. } | DaemonError::NoCarriedState => ExitCode::Config,
+            DaemonError::NoStatistics { .. } | DaemonError::NoCarriedState | DaemonError::TooSlow { .. } => {
+                ExitCode::Config
+            }
             DaemonError::Unconfined(_) => ExitCode::Permission,
             DaemonError::LoadHung { .. } => ExitCode::Hung,
             DaemonError::Engine(_) | DaemonError::Rings(_) => ExitCode::Protocol,

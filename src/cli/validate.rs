@@ -22,12 +22,15 @@ use super::confinement::Confinement;
 use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
+use crate::attribution::{Question, Stretch, Timeline, judge};
 use crate::bundle::{Candidate, Served, Slo, Trust};
 use crate::clock::{MachineClock, Nanos};
-use crate::host::{lock_all_memory, pin_to, prefault_stack};
+use crate::host::{ThreadWatch, lock_all_memory, pin_to, prefault_stack, steal_is_accounted};
 use crate::policy::{Precision, Widths};
 use crate::telemetry::{Histogram, Percentiles};
-use crate::validation::{Baseline, Comparison, Objective, Validation, html_report, validate};
+use crate::validation::{
+    Baseline, Comparison, MissCounts, Objective, Validation, html_report, validate_explained,
+};
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use std::path::{Path, PathBuf};
@@ -114,7 +117,10 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         // Without the permission the figures show the page faults there are; the daemon's own start says so.
         let _ = lock_all_memory();
         prefault_stack();
-        let validation = validate(policy.as_mut(), &mut MachineClock::new(), &observations, objective)
+        let mut explainer = Explainer::new(objective.deadline);
+        let explain = |late: &[Stretch], counts: &mut MissCounts| explainer.explain(late, counts);
+        let clock = &mut MachineClock::new();
+        let validation = validate_explained(policy.as_mut(), clock, &observations, objective, explain)
             .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
         Ok((validation, core))
     })?;
@@ -147,6 +153,42 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         );
     }
     Ok(if validation.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
+}
+
+/// Says why calls were late, by what the kernel records about this thread between two blocks of calls.
+struct Explainer {
+    watch: Option<ThreadWatch>,
+    timeline: Timeline,
+    limit: u64,
+}
+
+impl Explainer {
+    fn new(deadline: Nanos) -> Self {
+        let watch = ThreadWatch::of_this_thread();
+        let mut timeline = Timeline::new(0);
+        match &watch {
+            Ok(watch) => timeline.forget_before(watch.since().0),
+            Err(error) => {
+                timeline.forget_before(u64::MAX);
+                eprintln!("escapement: the causes of late calls cannot be told apart: {error}");
+            }
+        }
+        if steal_is_accounted() {
+            timeline.rely_on_steal();
+        }
+        Self { watch: watch.ok(), timeline, limit: deadline.0 }
+    }
+
+    fn explain(&mut self, late: &[Stretch], counts: &mut MissCounts) {
+        if let Some(watch) = &mut self.watch {
+            watch.drain(&mut self.timeline);
+        }
+        for call in late {
+            let question = Question::Late { window: *call, limit: self.limit };
+            let (cause, _) = judge(&self.timeline, question, late.len() == 1);
+            *counts.entry(cause).or_default() += 1;
+        }
+    }
 }
 
 /// What is asked of the policy: what was typed, else what its bundle claims, else 99 % within 100 µs.
@@ -199,6 +241,10 @@ fn print(validation: &Validation, weights: Precision, core: &str, comparison: Op
         objective.share * 100.0,
         summary.verdict
     );
+    if !validation.misses.is_empty() {
+        let counts = validation.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
+        println!("late by cause: {}", counts.collect::<Vec<_>>().join(", "));
+    }
     if let Some(comparison) = comparison {
         println!(
             "median {:.3} times the baseline's; noise explains up to {:.3}",

@@ -5,9 +5,11 @@ use super::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
 use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
-use crate::clock::wall_clock_ns;
+use crate::clock::{MachineClock, Nanos, wall_clock_ns};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
-use crate::engine::{Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, PolicyChange, Serving};
+use crate::engine::{
+    Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, OnMiss, PolicyChange, Serving,
+};
 use crate::host::{SandboxError, forbid_files, keep_off};
 use crate::noise::Noise;
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
@@ -31,6 +33,8 @@ pub(super) struct Reloaded {
     pub(super) provenance: Provenance,
     /// The policy, where it is another one.
     pub(super) change: Option<PolicyChange>,
+    /// The tail of its latencies, measured where it was made ready; that of the running one, where it stays.
+    pub(super) tail: Option<Nanos>,
 }
 
 /// What the configuration names, read and verified. Kept in memory: a rollback leads to the very bytes that ran before,
@@ -50,26 +54,50 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
     Sources::read(config)?.load(config, None)
 }
 
-/// Makes ready what a configuration names beside what runs; loads and proves the policy where it is another one.
+/// What runs while a reload is made ready.
+pub(super) struct Beside<'a> {
+    pub(super) config: &'a AgentConfig,
+    pub(super) sources: &'a Sources,
+    pub(super) provenance: &'a Provenance,
+    /// The tail of the policy's latencies, as it was last measured.
+    pub(super) tail: Option<Nanos>,
+    /// The seed that was drawn when what is asked for ran before.
+    pub(super) drawn_seed: Option<u64>,
+}
+
+/// Makes ready what a configuration names beside what runs; loads and proves the policy where it is another one. A policy that does
+/// not fit the deadline is refused like at the start: it would halt the agent at its first slow call.
 pub(super) fn reload(
     config: &AgentConfig,
     sources: Sources,
-    running: (&AgentConfig, &Sources, &Provenance),
+    beside: Beside<'_>,
 ) -> Result<Reloaded, DaemonError> {
-    let (running_config, running_sources, provenance) = running;
-    if sources.run_alike(config, running_sources, running_config) {
-        let mut company = sources.company(config, provenance.seed())?;
+    let Beside { provenance, drawn_seed, .. } = beside;
+    if sources.run_alike(config, beside.sources, beside.config) {
+        fits(config, beside.tail)?;
+        let mut company = sources.company(config, drawn_seed)?;
         // The same features are counted on.
         if let (Some(guard), Some(counts)) = (&mut company.input_guard, provenance.counts()) {
             guard.count_into(counts);
         }
-        let provenance = provenance.clone().beside(config, &company);
-        return Ok(Reloaded { company, sources, provenance, change: None });
+        let provenance = match &sources.policy {
+            Some(candidate) => provenance.clone().verified_by(candidate),
+            None => provenance.clone(),
+        };
+        let provenance = provenance.beside(config, &company, drawn_seed);
+        return Ok(Reloaded { company, sources, provenance, change: None, tail: beside.tail });
     }
     let sha256 = sources.sha256();
-    let Loaded { serving, company, sources, provenance, served_by_torch } =
-        sources.load(config, provenance.seed())?;
+    let Loaded { mut serving, company, sources, provenance, served_by_torch } =
+        sources.load(config, drawn_seed)?;
     let sandbox = provenance.sandbox();
+    if served_by_torch {
+        // This thread has nothing left to do with files. That it can be confined, loading has shown, or that it need not.
+        let _ = forbid_files();
+    }
+    let bounds = &config.settings.observation_bounds;
+    let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
+    fits(config, tail)?;
     let change = PolicyChange {
         serving,
         sha256,
@@ -77,7 +105,19 @@ pub(super) fn reload(
         on_thread: served_by_torch
             .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),
     };
-    Ok(Reloaded { company, sources, provenance, change: Some(change) })
+    Ok(Reloaded { company, sources, provenance, change: Some(change), tail })
+}
+
+/// Whether a policy with this tail may go under these deadlines.
+fn fits(config: &AgentConfig, tail: Option<Nanos>) -> Result<(), DaemonError> {
+    let settings = &config.settings;
+    let limit = settings.deadlines.inference;
+    match tail {
+        Some(tail) if settings.enforce && settings.on_miss == OnMiss::Halt && tail > limit => {
+            Err(DaemonError::TooSlow { tail, limit })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Sources {
@@ -108,10 +148,10 @@ impl Sources {
     }
 
     /// What goes beside the policy. A seed that was drawn once is kept.
-    fn company(&self, config: &AgentConfig, running_seed: Option<u64>) -> Result<Company, DaemonError> {
+    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Company, DaemonError> {
         let Some(candidate) = &self.policy else { return Ok(Company::default()) };
         let manifest = candidate.manifest();
-        let seed = || config.policy.seed.or(running_seed).unwrap_or_else(fresh_seed);
+        let seed = || config.policy.seed.or(drawn_seed).unwrap_or_else(fresh_seed);
         let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
         Ok(Company {
             input_guard: input_guard(config, candidate)?,
@@ -120,8 +160,8 @@ impl Sources {
         })
     }
 
-    fn load(self, config: &AgentConfig, running_seed: Option<u64>) -> Result<Loaded, DaemonError> {
-        let company = self.company(config, running_seed)?;
+    fn load(self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Loaded, DaemonError> {
+        let company = self.company(config, drawn_seed)?;
         let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
         let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {
             None => {
@@ -139,7 +179,7 @@ impl Sources {
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
-        let provenance = provenance.beside(config, &company);
+        let provenance = provenance.beside(config, &company, drawn_seed);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
         let serving = Serving::new(misbehaving_if_planted(policy), fallback);

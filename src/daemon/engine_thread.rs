@@ -129,7 +129,6 @@ fn make_ready(
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }
-    let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;
     let (guards, placed) = parts.guard;
     for missing in placed.recv().unwrap_or_default() {
         demand(Err(missing))?;
@@ -138,5 +137,6 @@ fn make_ready(
         // The guard's thread outlives this one.
         drop(guards.send(guard));
     }
+    let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;
     Ok((engine, warm_up, degraded))
 }

@@ -2,6 +2,7 @@
 
 use super::rings::RingsError;
 use crate::bundle::BundleError;
+use crate::clock::Nanos;
 use crate::engine::EngineError;
 use crate::host::{DirectoryError, SandboxError, StateError};
 use crate::policy::PolicyError;
@@ -59,6 +60,19 @@ pub enum DaemonError {
          policy.allow_unsandboxed_torch = true runs it all the same"
     )]
     Unconfined(SandboxError),
+    /// A policy under whose tail the agent would halt at once.
+    #[error(
+        "the policy's tail on this machine is {} us, deadline.inference_us = {}: with deadline.on_miss = \"halt\" it \
+         would halt the agent",
+        tail.0.div_ceil(1_000),
+        limit.0 / 1_000
+    )]
+    TooSlow {
+        /// The tail, at `warm_up.quantile`.
+        tail: Nanos,
+        /// The deadline.
+        limit: Nanos,
+    },
     /// The policy did not come back from being loaded.
     #[error("the policy was not loaded within policy.load_timeout_ms = {}: it hangs", limit.as_millis())]
     LoadHung {

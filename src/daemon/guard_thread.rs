@@ -4,14 +4,14 @@ use super::causes::Watched;
 use super::planted::has_no_guard;
 use super::supervisor::Event;
 use crate::attribution::GapMeter;
-use crate::clock::MachineClock;
+use crate::clock::FollowingClock;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
-use crate::engine::{DeadlineGuard, GuardEnd};
+use crate::engine::{DeadlineGuard, GuardEnd, GuardWake};
 use crate::host::{ThreadWatch, keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
 
 /// What the engine's thread hands over once the engine is made.
-pub(super) type Handed = DeadlineGuard<MachineClock>;
+pub(super) type Handed = DeadlineGuard<FollowingClock>;
 
 /// Takes its place, says how far it got it, waits for the engine to be made, and guards until the engine is gone.
 pub(super) fn serve(
@@ -49,7 +49,8 @@ fn take_place(config: &AgentConfig) -> Vec<String> {
     }
     // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is needed. The
     // engine's thread says what is missing for that; it is the same.
-    if let Some(priority) = config.engine.realtime_priority {
+    // One that spins stays an ordinary thread: it would leave its core to nobody, the kill switch included.
+    if let (Some(priority), GuardWake::Sleep) = (config.engine.realtime_priority, config.guard.wake) {
         let _ = use_fifo_scheduler(priority);
     }
     prefault_stack();

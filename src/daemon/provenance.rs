@@ -50,6 +50,9 @@ pub(super) struct Provenance {
     /// `deterministic`: with zero noise, or because the policy has no randomness.
     deterministic: bool,
     seed: Option<u64>,
+    /// The seed that was drawn because none was given. It is kept while noise is off, or another seed is given.
+    #[serde(skip)]
+    drawn: Option<u64>,
     /// `confined`, `not_needed` (nothing from the file is executed) or `none`.
     sandbox: Sandbox,
     #[serde(skip)]
@@ -89,6 +92,7 @@ impl Provenance {
             input_guard: GuardMode::Off.name(),
             deterministic: true,
             seed: None,
+            drawn: None,
             sandbox: Sandbox::default(),
             counts: None,
             feature_names: None,
@@ -112,29 +116,34 @@ impl Provenance {
             passed_over: served.passed_over.clone(),
             golden: served.proof,
             signature: candidate.signature().name(),
-            public_key: match candidate.signature() {
-                SignatureState::Good { public_key, .. } => Some(public_key.clone()),
-                SignatureState::Absent | SignatureState::Unchecked => None,
-            },
+            public_key: public_key(candidate),
             fallback,
             feature_names: manifest.and_then(|manifest| manifest.observation.names.clone()),
             ..Self::of_nothing(served.policy.as_ref())
         }
     }
 
+    /// The same policy, verified anew: what vouches for it may have changed.
+    pub(super) fn verified_by(mut self, candidate: &Candidate) -> Self {
+        self.signature = candidate.signature().name();
+        self.public_key = public_key(candidate);
+        self
+    }
+
     /// The same with what stands beside the policy now.
-    pub(super) fn beside(mut self, config: &AgentConfig, company: &Company) -> Self {
+    pub(super) fn beside(mut self, config: &AgentConfig, company: &Company, drawn: Option<u64>) -> Self {
         let guard = company.input_guard.as_ref();
         self.input_guard = guard.map_or(GuardMode::Off, |_| config.policy.guard.mode).name();
         self.counts = guard.map(InputGuard::counts);
         self.deterministic = company.noise.is_none();
         self.seed = company.noise.as_ref().map(|noise| noise.seed());
+        self.drawn = if config.policy.seed.is_none() { self.seed.or(drawn) } else { drawn };
         self
     }
 
-    /// What the noise is drawn from, where there is any.
-    pub(super) fn seed(&self) -> Option<u64> {
-        self.seed
+    /// The seed that was drawn, where none was given.
+    pub(super) fn drawn_seed(&self) -> Option<u64> {
+        self.drawn
     }
 
     /// What the input guard counts into.
@@ -182,5 +191,12 @@ impl Provenance {
                 "unproven: the policy has no manifest and no golden vectors"
             ),
         }
+    }
+}
+
+fn public_key(candidate: &Candidate) -> Option<String> {
+    match candidate.signature() {
+        SignatureState::Good { public_key, .. } => Some(public_key.clone()),
+        SignatureState::Absent | SignatureState::Unchecked => None,
     }
 }

@@ -55,6 +55,10 @@ pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan
     asked.hang_timeout = running.hang_timeout;
     asked.engine = running.engine.clone();
     asked.guard = running.guard;
+    // What the file promises of the two together is no longer so where one of them waits.
+    if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
+        return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
+    }
     Ok(Plan { config: asked, waiting })
 }
 
@@ -121,6 +125,18 @@ mod tests {
             expected.settings.enforce = false;
             assert_eq!(plan.config, expected, "{key}");
         }
+    }
+
+    /// A longer deadline that needs a longer hang timeout is not taken over without it.
+    #[test]
+    fn deadlines_beyond_the_hang_timeout_in_force_are_refused() {
+        let running = with(("", ""));
+        let text = ANNOTATED
+            .replace("hang_timeout_ms = 1000", "hang_timeout_ms = 10000")
+            .replace("end_to_end_us = 100", "end_to_end_us = 5000000");
+        let asked = config::parse(&text, Path::new("agent.toml")).expect("a good file");
+        let needs = plan(&running, asked).expect_err("the running timeout is a second");
+        assert_eq!(needs.keys, ["deadline.hang_timeout_ms"]);
     }
 
     #[test]

@@ -8,12 +8,12 @@
 //! One is under way at a time, so that generations follow each other in the order in which they were asked for.
 
 use super::DaemonError;
-use super::candidate::{self, Reloaded, Sources};
+use super::candidate::{self, Beside, Reloaded, Sources};
 use super::planted::reload_slowly_if_planted;
 use super::provenance::Provenance;
 use super::reload::plan;
 use super::supervisor::Event;
-use crate::clock::{rfc3339, wall_clock_ns};
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
 use crate::engine::{Company, PolicyChange, Update};
 use crate::handover;
@@ -40,6 +40,7 @@ pub(super) struct Prepared {
     company: Company,
     change: Option<PolicyChange>,
     waiting: Vec<&'static str>,
+    tail: Option<Nanos>,
 }
 
 /// Why nothing was made ready.
@@ -53,6 +54,8 @@ pub(super) struct NotPrepared {
 pub(super) struct Reloads {
     running: Arc<Standing>,
     previous: Option<Arc<Standing>>,
+    /// The tail of the running policy's latencies, as it was measured before it was armed.
+    tail: Option<Nanos>,
     read: ReadConfig,
     events: Sender<Event>,
     mailbox: handover::Sender<Update>,
@@ -82,7 +85,7 @@ enum UnderWay {
     /// A thread makes it ready.
     Preparing(Asked),
     /// The engine takes it between two ticks.
-    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str> },
+    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str>, tail: Option<Nanos> },
 }
 
 /// How a reload ended.
@@ -131,6 +134,7 @@ impl Reloads {
         Self {
             running: Arc::new(running),
             previous: None,
+            tail: None,
             read,
             events,
             mailbox,
@@ -144,6 +148,11 @@ impl Reloads {
             finished: 0,
             left_a_thread: false,
         }
+    }
+
+    /// The policy is warm: this is its tail.
+    pub(super) fn note_tail(&mut self, tail: Nanos) {
+        self.tail = Some(tail);
     }
 
     /// What runs now.
@@ -199,10 +208,11 @@ impl Reloads {
         };
         let (running, read, events) =
             (Arc::clone(&self.running), Arc::clone(&self.read), self.events.clone());
+        let tail = self.tail;
         let work = move || {
             // The engine's core is left alone.
             running.config.engine.core.into_iter().for_each(keep_off);
-            let prepared = prepare(&running, kept.as_deref(), &read);
+            let prepared = prepare(&running, kept.as_deref(), &read, tail);
             // Nobody listens any more where the process is ending.
             drop(events.send(Event::Prepared(Box::new(prepared))));
         };
@@ -218,7 +228,7 @@ impl Reloads {
     /// The thread is done: offers what it made ready.
     pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, NotPrepared>) -> Option<Outcome> {
         let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
-        let Prepared { standing, company, change, waiting } = match prepared {
+        let Prepared { standing, company, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.left_a_thread |= refused.leaves_a_thread;
@@ -228,7 +238,8 @@ impl Reloads {
         let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
-                self.under_way = Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting });
+                self.under_way =
+                    Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting, tail });
                 None
             }
             // One is under way at a time, and its box is collected before the next.
@@ -239,13 +250,16 @@ impl Reloads {
     /// Looks whether the engine has taken what was offered. What it replaced is freed here.
     pub(super) fn look(&mut self) -> Option<Outcome> {
         let mut update = self.mailbox.collect()?;
-        let Some(UnderWay::Offered { asked, standing, waiting }) = self.under_way.take() else { return None };
+        let Some(UnderWay::Offered { asked, standing, waiting, tail }) = self.under_way.take() else {
+            return None;
+        };
         if let Some(error) = update.refused() {
             return Some(self.refuse(&asked, error.to_string()));
         }
         let policy_changed = update.changes_the_policy();
         self.generation += 1;
         self.applied += 1;
+        self.tail = tail;
         self.previous = Some(std::mem::replace(&mut self.running, Arc::from(standing)));
         let outcome = Outcome {
             applied: true,
@@ -306,7 +320,14 @@ impl From<String> for NotPrepared {
 }
 
 /// Everything that takes time: reading, checking, verifying, loading, proving.
-fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Result<Prepared, NotPrepared> {
+fn prepare(
+    running: &Standing,
+    kept: Option<&Standing>,
+    read: &ReadConfig,
+    tail: Option<Nanos>,
+) -> Result<Prepared, NotPrepared> {
+    // Where what ran before runs again, it draws from the seed that it had.
+    let drawn_seed = kept.unwrap_or(running).provenance.drawn_seed();
     reload_slowly_if_planted();
     let (asked, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
@@ -317,13 +338,16 @@ fn prepare(running: &Standing, kept: Option<&Standing>, read: &ReadConfig) -> Re
         Some(sources) => sources,
         None => Sources::read(&plan.config)?,
     };
-    let beside = (&running.config, &running.sources, &running.provenance);
-    let Reloaded { company, sources, provenance, change } = candidate::reload(&plan.config, sources, beside)?;
+    let Standing { config, sources: running_sources, provenance } = running;
+    let beside = Beside { config, sources: running_sources, provenance, tail, drawn_seed };
+    let Reloaded { company, sources, provenance, change, tail } =
+        candidate::reload(&plan.config, sources, beside)?;
     Ok(Prepared {
         standing: Standing { config: plan.config, sources, provenance },
         company,
         change,
         waiting: plan.waiting,
+        tail,
     })
 }
 

@@ -156,7 +156,7 @@ impl Status {
     pub(super) fn note(&mut self, record: &TickRecord) {
         let guards = record.reason == Reason::GuardTakeover.number();
         if record.outcome == 0 {
-            if guards {
+            if guards && record.inference_ns > 0 {
                 // The policy has returned after it was answered for: this is how long it took.
                 self.inference.record(record.inference_ns);
             }

@@ -169,6 +169,7 @@ impl Supervisor<'_> {
             tracing::warn!(reason, "degraded");
         }
         let (state, reason) = self.action_header.state();
+        self.reloads.note_tail(warm_up.tail);
         self.status.armed(warm_up, degraded);
         tracing::info!(
             calls = warm_up.calls,

@@ -73,6 +73,8 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub(super) const POLICY: Self = Self { outcome: Outcome::Policy, reason: Reason::None };
+    /// There was room for the action, and there is none any more: the gateway's position went back.
+    pub(super) const NOT_COMMITTED: Self = Self { outcome: Outcome::Halt, reason: Reason::ProtocolViolation };
 }
 
 impl InFlight {
@@ -153,21 +155,33 @@ impl Desk {
     /// Commits the policy's own action, which is on time and good. `frame` is sealed over `action`: everything that takes
     /// time was done before the right to commit was won.
     #[inline]
-    pub(super) fn send(&mut self, frame: &ActionHeader, action: &[f32], found: &Findings) {
-        if let Ok(claim) = self.actions.try_claim() {
-            commit(claim, frame, action);
+    pub(super) fn send(&mut self, frame: &ActionHeader, action: &[f32], found: &Findings) -> Verdict {
+        match self.actions.try_claim() {
+            Ok(claim) => commit(claim, frame, action),
+            Err(_) => return self.not_committed(),
         }
         self.misses.note(false);
         self.errors.note(false);
         self.account(Verdict::POLICY, found, Nanos(0));
+        Verdict::POLICY
     }
 
     /// Judges a tick whose action does not leave as it is, and commits what does instead.
     pub(super) fn answer(&mut self, found: &Findings) -> Verdict {
         let missed = found.missed(&self.settings);
         let verdict = self.judge(missed, found.refused, found.policy_failed);
-        self.commit(verdict, found);
+        if !self.commit(verdict, found) {
+            return self.not_committed();
+        }
         self.account(verdict, found, Nanos(0));
+        verdict
+    }
+
+    #[cold]
+    fn not_committed(&mut self) -> Verdict {
+        let verdict = Verdict::NOT_COMMITTED;
+        self.action_header.halt(verdict.reason.number().into());
+        self.halted = Some(verdict.reason);
         verdict
     }
 
@@ -187,7 +201,9 @@ impl Desk {
         let inference_ns = if was_called { now.since(self.tick.called).0 } else { 0 };
         let found = Findings { refused: None, policy_failed: false, flags, inference_ns, at: now };
         let verdict = self.judge(Some(Reason::GuardTakeover), None, false);
-        self.commit(verdict, &found);
+        if !self.commit(verdict, &found) {
+            return self.not_committed();
+        }
         self.account(verdict, &found, done());
         verdict
     }
@@ -212,7 +228,8 @@ impl Desk {
         Verdict { outcome, reason }
     }
 
-    fn commit(&mut self, verdict: Verdict, found: &Findings) {
+    /// False where nothing was committed.
+    fn commit(&mut self, verdict: Verdict, found: &Findings) -> bool {
         let payload = match verdict.outcome {
             Outcome::Fallback => &self.fallback,
             Outcome::Halt => &self.settings.neutral,
@@ -224,9 +241,11 @@ impl Desk {
             self.halted = Some(verdict.reason);
         }
         let frame = self.tick.frame(verdict, found, self.generation, self.epoch).sealed(payload);
-        if let Ok(claim) = self.actions.try_claim() {
-            commit(claim, &frame, payload);
+        match self.actions.try_claim() {
+            Ok(claim) => commit(claim, &frame, payload),
+            Err(_) => return false,
         }
+        true
     }
 
     #[inline]

@@ -40,9 +40,17 @@ pub struct DeadlineGuard<C> {
     action_header: Header,
     wake: GuardWake,
     hang_timeout: Option<Nanos>,
-    /// The turn that is in flight, and when it was first seen so.
-    in_flight: Option<(u64, Nanos)>,
-    disciplined: Nanos,
+    in_flight: Option<InFlight>,
+}
+
+/// A turn that has been seen in flight.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    turn: u64,
+    /// When it was last seen so.
+    seen: Nanos,
+    /// How long it has been in flight under the guard's eyes.
+    watched: Nanos,
 }
 
 /// What the guard found when it looked.
@@ -92,10 +100,11 @@ const LOOKS: u64 = 2;
 const PACE: (Nanos, Nanos) = (Nanos(5_000), Nanos::from_millis(1));
 /// A sleeping guard is awake this long before a deadline: most timed wake-ups are later than this only by chance.
 const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
+/// The most that one look adds to the time a turn has been in flight. A guard that was itself stopped (with the whole process,
+/// mostly) knows nothing of what the policy could have done meanwhile.
+const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
 /// While it spins towards a deadline it looks this often whether the tick is still in flight.
 const GLANCE: Nanos = Nanos::from_micros(20);
-/// How often the clock is compared with the kernel's.
-const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
 
 impl<C: Clock> DeadlineGuard<C> {
     pub(super) fn new(
@@ -105,8 +114,7 @@ impl<C: Clock> DeadlineGuard<C> {
         wake: GuardWake,
         hang_timeout: Option<Nanos>,
     ) -> Self {
-        let disciplined = clock.now();
-        Self { clock, deputy, action_header, wake, hang_timeout, in_flight: None, disciplined }
+        Self { clock, deputy, action_header, wake, hang_timeout, in_flight: None }
     }
 
     /// Looks once, and does what is due.
@@ -126,7 +134,7 @@ impl<C: Clock> DeadlineGuard<C> {
                     self.halt()
                 } else if now > deadline {
                     self.take_over(turn, now)
-                } else if deadline <= now.plus(self.pace()) {
+                } else if deadline <= now.plus(self.pace()).plus(AWAKE_BEFORE) {
                     Look::Due(deadline.min(hang))
                 } else {
                     Look::Later(now.plus(self.pace()).min(hang))
@@ -147,13 +155,10 @@ impl<C: Clock> DeadlineGuard<C> {
         }
         loop {
             match self.look() {
-                Look::Later(at) => {
-                    match self.wake {
-                        GuardWake::Spin => self.spin_until(at, &mut between),
-                        GuardWake::Sleep => self.sleep_until(at, &mut between),
-                    }
-                    self.discipline();
-                }
+                Look::Later(at) => match self.wake {
+                    GuardWake::Spin => self.spin_until(at, &mut between),
+                    GuardWake::Sleep => self.sleep_until(at, &mut between),
+                },
                 Look::Due(deadline) => self.wait_for_deadline(deadline, &mut between),
                 Look::TookOver { .. } => {}
                 Look::Closed => return GuardEnd::Closed,
@@ -179,16 +184,16 @@ impl<C: Clock> DeadlineGuard<C> {
         Look::Hung
     }
 
-    /// When the tick in flight counts as hung: measured from when this side first saw it.
+    /// The instant after which the turn in flight counts as hung: when it has been watched for the hang timeout.
     fn hang_at(&mut self, turn: u64, now: Nanos) -> Nanos {
-        let since = match self.in_flight {
-            Some((known, since)) if known == turn => since,
-            _ => {
-                self.in_flight = Some((turn, now));
-                now
-            }
+        let watched = match self.in_flight {
+            Some(known) if known.turn == turn => known.watched.plus(now.since(known.seen).min(MOST_PER_LOOK)),
+            _ => Nanos(0),
         };
-        self.hang_timeout.map_or(Nanos(u64::MAX), |timeout| since.plus(timeout))
+        self.in_flight = Some(InFlight { turn, seen: now, watched });
+        let Some(timeout) = self.hang_timeout else { return Nanos(u64::MAX) };
+        // Over by as much as it was watched too long, so that `now` is beyond it.
+        Nanos(now.plus(timeout).0.saturating_sub(watched.0))
     }
 
     fn pace(&self) -> Nanos {
@@ -221,14 +226,6 @@ impl<C: Clock> DeadlineGuard<C> {
                 return;
             }
             core::hint::spin_loop();
-        }
-    }
-
-    fn discipline(&mut self) {
-        let now = self.clock.now();
-        if now.since(self.disciplined) >= DISCIPLINE_EVERY {
-            self.clock.discipline();
-            self.disciplined = now;
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Progress,
     Serving, Settings, TickRecord, record_ring,
 };
-use crate::clock::{Clock, ManualClock, Nanos};
+use crate::clock::{Clock, LeadingClock, ManualClock, Nanos};
 use crate::policy::{Dimensions, Fault, Policy};
 use crate::ring::{Consumer, HeapRegion, Producer, Region, Spec};
 use crate::telemetry::{CounterSnapshot, Counters};
@@ -56,6 +56,14 @@ impl ScriptedClock {
 
     fn pass_after_next_read(&self, nanos: u64) {
         *self.after_next_read.lock().unwrap() = nanos;
+    }
+}
+
+impl LeadingClock for ScriptedClock {
+    type Follower = Self;
+
+    fn follower(&self) -> Self {
+        self.clone()
     }
 }
 

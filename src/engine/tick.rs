@@ -14,7 +14,7 @@ use super::resume::{EngineError, resume};
 use super::serving::Serving;
 use super::settings::{Backlog, Settings, all_finite};
 use super::update::{Company, Update};
-use crate::clock::{Clock, Nanos};
+use crate::clock::{Clock, LeadingClock, Nanos};
 use crate::handover::{Deputy, Holder, Receiver, turn};
 use crate::noise::Noise;
 use crate::policy::Fault;
@@ -162,11 +162,15 @@ impl<C: Clock> Engine<C> {
     }
 
     /// The guard that answers in this engine's stead; for another thread. `None` when it has been asked for before.
-    pub fn guard(&mut self, wake: GuardWake, hang_timeout: Option<Nanos>) -> Option<DeadlineGuard<C>>
+    pub fn guard(
+        &mut self,
+        wake: GuardWake,
+        hang_timeout: Option<Nanos>,
+    ) -> Option<DeadlineGuard<C::Follower>>
     where
-        C: Clone,
+        C: LeadingClock,
     {
-        let (clock, header) = (self.clock.clone(), self.action_header.clone());
+        let (clock, header) = (self.clock.follower(), self.action_header.clone());
         Some(DeadlineGuard::new(clock, self.deputy.take()?, header, wake, hang_timeout))
     }
 
@@ -239,14 +243,20 @@ impl<C: Clock> Engine<C> {
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
+        let begins_an_episode =
+            header.flags & ObservationFlags::RESTART != 0 && refused != Some(Reason::ObservationTorn);
         if let Some(carried) = &mut self.carried {
             if tick.flags & ActionFlags::GAP != 0 || skipped > 0 {
                 count_reset(&self.counters, carried.on_gap(policy.as_mut()));
-            } else if header.flags & ObservationFlags::RESTART != 0
-                && refused != Some(Reason::ObservationTorn)
-            {
+            } else if begins_an_episode {
                 carried.on_episode(policy.as_mut());
             }
+        }
+        // A fallback has no rules of its own: its state begins anew wherever the stream does.
+        if let Some(fallback) = fallback
+            && (tick.flags & ActionFlags::GAP != 0 || skipped > 0 || begins_an_episode)
+        {
+            fallback.reset();
         }
         let enforced = self.settings.enforce;
         let deadlines = self.settings.deadlines;
@@ -292,7 +302,7 @@ impl<C: Clock> Engine<C> {
         if deadlines.end_to_end_is_late(peeked, found.at) {
             found.flags |= ActionFlags::END_TO_END_LATE;
         }
-        let leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
+        let mut leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
         // Made before the right is reclaimed: an action that is late by then stays where it is.
         let frame = if leaves {
             tick.frame(Verdict::POLICY, &found, self.generation, self.epoch).sealed(action)
@@ -303,21 +313,29 @@ impl<C: Clock> Engine<C> {
             if !self.desk.reclaim() {
                 return self.settle(Owed { inference_ns: found.inference_ns, returned: found.at });
             }
+            // The guard may have been stopped along with this thread. What lies between here and the commit is the copy
+            // into the slot.
+            let claimed = self.clock.now();
+            if leaves && enforced && deadlines.end_to_end_is_late(peeked, claimed) {
+                leaves = false;
+                found.at = claimed;
+                found.flags |= ActionFlags::END_TO_END_LATE;
+            }
         } else {
             self.desk.with(|desk| desk.tick = tick);
         }
-        let verdict = self.desk.with(|desk| {
-            if leaves {
-                desk.send(&frame, action, &found);
-                Verdict::POLICY
-            } else {
-                desk.answer(&found)
-            }
-        });
-        // Released only after the commit: a daemon that dies in between finds both and does not answer twice.
-        peek.release();
+        let verdict = self
+            .desk
+            .with(|desk| if leaves { desk.send(&frame, action, &found) } else { desk.answer(&found) });
         // The right has just been won; there is always a verdict.
         let Some(verdict) = verdict else { return Progress::Waiting };
+        if verdict == Verdict::NOT_COMMITTED {
+            // Nothing answered it, and so it is not released.
+            self.halted = Some(verdict.reason);
+            return Progress::Halted(verdict.reason);
+        }
+        // Released only after the commit: a daemon that dies in between finds both and does not answer twice.
+        peek.release();
         if let Some(carried) = &mut self.carried
             && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
         {

@@ -7,7 +7,7 @@ use super::input_guard::InputGuard;
 use super::serving::Serving;
 use super::settings::Settings;
 use super::tick::Engine;
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::handover::Receiver;
 use crate::noise::Noise;
 use crate::policy::PolicyError;
@@ -120,7 +120,12 @@ impl<C: Clock> Engine<C> {
             if let Some(prepare) = &mut change.on_thread {
                 prepare();
             }
-            if let Err(refused) = change.serving.enter_thread(change.warm_up_calls) {
+            // The right to answer is lent meanwhile: a policy that hangs here is noticed like one that hangs in a tick.
+            self.desk.lend(Nanos(u64::MAX));
+            let entered = change.serving.enter_thread(change.warm_up_calls);
+            let back = self.desk.reclaim();
+            debug_assert!(back, "nobody takes what has no deadline");
+            if let Err(refused) = entered {
                 update.refused = Some(refused);
                 return false;
             }

@@ -65,9 +65,13 @@ impl<C: Clock> Engine<C> {
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
+                // Under the guard's eyes, where there is one already: a policy may hang here, too.
+                self.desk.lend(Nanos(u64::MAX));
                 let called = self.clock.now();
                 let answer = policy.infer(observation, action);
                 let returned = self.clock.now();
+                let back = self.desk.reclaim();
+                debug_assert!(back, "nobody takes what has no deadline");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
                 calls += 1;
@@ -89,6 +93,39 @@ impl<C: Clock> Engine<C> {
             }
             previous_tail = Some(tail);
         }
+    }
+}
+
+impl Serving {
+    /// The tail of one round of calls on the calling thread, by the rules of a warm-up: what a policy that is to replace
+    /// another one takes on this machine. Carried state is back at its initial value afterwards.
+    ///
+    /// # Errors
+    /// When the policy cannot be prepared for this thread.
+    pub fn measure(
+        &mut self,
+        clock: &impl Clock,
+        spec: WarmUpSpec,
+        bounds: &super::Bounds,
+    ) -> Result<Nanos, PolicyError> {
+        let _flush = FlushDenormals::enter();
+        self.enter_thread(0)?;
+        let begun = clock.now();
+        let mut observations = Observations::new();
+        let mut histogram = Histogram::new();
+        for _ in 0..spec.round.max(1) {
+            observations.next_into(&mut self.observation, bounds);
+            let called = clock.now();
+            // A fault is the golden vectors' business; here it is about time.
+            let _ = self.policy.infer(&self.observation, &mut self.action);
+            let returned = clock.now();
+            histogram.record(returned.since(called).0);
+            if returned.since(begun) >= spec.limit {
+                break;
+            }
+        }
+        self.policy.reset();
+        Ok(Nanos(histogram.quantile_ns(spec.quantile)))
     }
 }
 

@@ -16,6 +16,12 @@ use landlock::{
 /// What stays readable: the processor's own description, by which libtorch chooses its kernels when it first runs.
 const READABLE: &[&str] = &["/proc/cpuinfo", "/sys/devices/system/cpu"];
 
+thread_local! {
+    /// Whether this thread has confined itself. (One that was started by a confined thread is confined, too, and does not
+    /// know it; that costs one more ruleset.)
+    static IS_CONFINED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// Why a thread could not be confined.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -32,6 +38,10 @@ pub enum SandboxError {
 /// # Errors
 /// When the kernel cannot take away at least the rights to read, write and create files; then nothing has changed.
 pub fn forbid_files() -> Result<(), SandboxError> {
+    if IS_CONFINED.get() {
+        // Once is for ever, and the kernel counts: it takes sixteen rulesets on top of each other and no more.
+        return Ok(());
+    }
     // The rights of the first version are those that this is about; what later kernels add is taken along.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -42,7 +52,10 @@ pub fn forbid_files() -> Result<(), SandboxError> {
         .add_rules(path_beneath_rules(READABLE, AccessFs::ReadFile | AccessFs::ReadDir))?
         .restrict_self()?;
     match status.ruleset {
-        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => {
+            IS_CONFINED.set(true);
+            Ok(())
+        }
         RulesetStatus::NotEnforced => Err(SandboxError::Unavailable),
     }
 }

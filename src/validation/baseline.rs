@@ -76,6 +76,7 @@ mod tests {
             hiccup_ns: Percentiles::default(),
             within_deadline: 1.0,
             verdict: "pass".to_owned(),
+            misses_by_cause: std::collections::BTreeMap::new(),
         }
     }
 

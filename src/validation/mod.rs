@@ -13,10 +13,12 @@ mod report;
 pub use baseline::{Baseline, Comparison};
 pub use report::html as html_report;
 
+use crate::attribution::{Cause, Stretch};
 use crate::clock::{Clock, Nanos};
 use crate::denormals::FlushDenormals;
 use crate::policy::{Fault, Policy, PolicyError};
 use crate::telemetry::{Histogram, Percentiles};
+use std::collections::BTreeMap;
 
 /// What to measure, and what is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +46,12 @@ pub struct Validation {
     pub hiccup: Histogram,
     /// The median of each slice of the run, in its order: how steady it was.
     pub slice_medians_ns: Vec<u64>,
+    /// Calls that missed the deadline, by cause; empty where nobody explained them.
+    pub misses: MissCounts,
 }
+
+/// How many calls missed for each cause.
+pub type MissCounts = BTreeMap<Cause, u64>;
 
 /// Why a policy cannot be measured.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +101,11 @@ impl Validation {
             hiccup_ns: self.hiccup.percentiles(),
             within_deadline: self.within_deadline(),
             verdict: if self.holds() { "pass" } else { "fail" }.to_owned(),
+            misses_by_cause: self
+                .misses
+                .iter()
+                .map(|(cause, count)| (cause.name().to_owned(), *count))
+                .collect(),
         }
     }
 }
@@ -113,6 +125,9 @@ pub struct Summary {
     pub within_deadline: f64,
     /// `pass` or `fail`.
     pub verdict: String,
+    /// Calls that missed the deadline, by the name of the cause; left out where there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub misses_by_cause: BTreeMap<String, u64>,
 }
 
 /// Latencies of the calls, and how steady they were.
@@ -139,6 +154,24 @@ pub fn validate(
     observations: &[Vec<f32>],
     objective: Objective,
 ) -> Result<Validation, ValidationError> {
+    validate_explained(policy, clock, observations, objective, |_, _| ())
+}
+
+/// The same, with `explain` called before the first timed call and after every few, with those among them that missed the
+/// deadline: it adds their causes to the counts, as far as it knows any.
+///
+/// # Errors
+/// As [`validate`].
+///
+/// # Panics
+/// As [`validate`].
+pub fn validate_explained(
+    policy: &mut dyn Policy,
+    clock: &mut impl Clock,
+    observations: &[Vec<f32>],
+    objective: Objective,
+    mut explain: impl FnMut(&[Stretch], &mut MissCounts),
+) -> Result<Validation, ValidationError> {
     assert!(!observations.is_empty(), "there is nothing to call the policy with");
     let _flush = FlushDenormals::enter();
     policy.enter_thread()?;
@@ -152,7 +185,7 @@ pub fn validate(
         let returned = clock.now();
         let this = calls;
         calls += 1;
-        answer.map(|()| returned.since(called).0).map_err(|fault| ValidationError::Fault {
+        answer.map(|()| Stretch::new(called.0, returned.0)).map_err(|fault| ValidationError::Fault {
             call: this,
             fault,
             detail: policy.last_fault().map(str::to_owned),
@@ -161,7 +194,7 @@ pub fn validate(
 
     let mut warm_up = Histogram::new();
     for _ in 0..WARM_UP_CALLS.max(objective.trials / 10) {
-        warm_up.record(call(policy, clock)?);
+        warm_up.record(call(policy, clock)?.length());
     }
     let typical = warm_up.quantile_ns(0.5);
 
@@ -169,16 +202,25 @@ pub fn validate(
     let mut hiccup = Histogram::new();
     let mut slice_medians_ns = Vec::new();
     let mut met = 0;
+    let mut misses = MissCounts::new();
+    let mut late = Vec::with_capacity(BLOCK as usize);
+    explain(&late, &mut misses);
     for slice in 0..SLICES.min(objective.trials) {
         let mut of_slice = Histogram::new();
         let mut left = share_of(objective.trials, slice, SLICES.min(objective.trials));
         while left > 0 {
             let block = left.min(BLOCK);
             for _ in 0..block {
-                let latency = call(policy, clock)?;
-                met += u64::from(latency <= objective.deadline.0);
-                of_slice.record(latency);
+                let call = call(policy, clock)?;
+                of_slice.record(call.length());
+                if call.length() <= objective.deadline.0 {
+                    met += 1;
+                } else {
+                    late.push(call);
+                }
             }
+            explain(&late, &mut misses);
+            late.clear();
             for _ in 0..block {
                 hiccup.record(excess_of_busy_loop(clock, Nanos(typical)));
             }
@@ -188,7 +230,7 @@ pub fn validate(
         inference.merge(&of_slice);
         clock.discipline();
     }
-    Ok(Validation { backend: policy.backend(), objective, inference, met, hiccup, slice_medians_ns })
+    Ok(Validation { backend: policy.backend(), objective, inference, met, hiccup, slice_medians_ns, misses })
 }
 
 /// How many of `total` fall to the slice `index` of `slices`: they differ by at most one and add up.

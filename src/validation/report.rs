@@ -30,10 +30,11 @@ pub fn html(validation: &Validation, title: &str) -> String {
          for: <b class=\"{class}\">objective {verdict}</b>.</p>\n\
          <table><tr><th>ns</th><th>count</th><th>min</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th>\
          <th>max</th></tr>{rows}</table>\n{plot}\n\
-         <p>Hiccups are busy loops of a typical call's length on the same core in the same run, interleaved with the \
+         {causes}<p>Hiccups are busy loops of a typical call's length on the same core in the same run, interleaved with the \
          calls: what they take beyond that length, the machine takes. Closed loop: service times, nothing waits.</p>\n\
          </body></html>\n",
         title = escape(title),
+        causes = causes(&summary.misses_by_cause),
         backend = escape(&summary.backend),
         trials = summary.trials,
         deadline = validation.objective.deadline.0 as f64 / 1e3,
@@ -41,6 +42,16 @@ pub fn html(validation: &Validation, title: &str) -> String {
         required = validation.objective.share * 100.0,
         class = summary.verdict,
     )
+}
+
+/// Late calls by cause; nothing where there are none.
+fn causes(counts: &std::collections::BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let rows: String =
+        counts.iter().map(|(cause, count)| format!("<tr><td>{cause}</td><td>{count}</td></tr>")).collect();
+    format!("<table><tr><th>late by cause</th><th>calls</th></tr>{rows}</table>\n")
 }
 
 fn row(name: &str, figures: &Percentiles) -> String {
@@ -148,6 +159,7 @@ mod tests {
             hiccup: inference.clone(),
             inference,
             slice_medians_ns: vec![500],
+            misses: [(crate::attribution::Cause::PageFault, 3)].into(),
         };
         let page = html(&validation, "a <policy>");
         assert!(page.contains("a &lt;policy&gt;") && page.contains("objective missed"), "{page}");

@@ -268,7 +268,10 @@ fn this_package() -> Vec<Source> {
         for entry in entries {
             let path = entry.expect("the directory is readable").path();
             if path.is_dir() {
-                collect(root, &path, tree);
+                // What `benches/rivals` builds is not ours.
+                if path.file_name().is_some_and(|name| name != "target") {
+                    collect(root, &path, tree);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
                 let relative = path.strip_prefix(root).expect("it was found below the root");

@@ -40,6 +40,7 @@ pub(super) fn render(snapshot: &Value, latch: &LatchState, trouble: Option<&str>
     deadline(snapshot, &mut line);
     feed(snapshot, &mut line);
     outcomes(snapshot, &mut line);
+    misses(snapshot, &mut line);
     latencies(snapshot, &mut line);
     for degraded in snapshot["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         line("degraded", degraded.to_owned());
@@ -132,6 +133,20 @@ fn outcomes(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
     let outcomes = counters["outcomes"].as_object();
     for (index, (reason, count)) in outcomes.into_iter().flatten().enumerate() {
         line(if index == 0 { "outcomes" } else { "" }, format!("{reason:<28} {:>14}", count.to_string()));
+    }
+}
+
+/// Misses by cause, as far as there are any, and what this machine hides about them.
+fn misses(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
+    let misses = &snapshot["misses"];
+    let counts = misses["by_cause"].as_object().into_iter().flatten();
+    let counts =
+        counts.filter_map(|(cause, count)| Some((cause, count.as_u64().filter(|count| *count > 0)?)));
+    for (index, (cause, count)) in counts.enumerate() {
+        line(if index == 0 { "misses" } else { "" }, format!("{cause:<28} {:>14}", count.to_string()));
+    }
+    for hidden in misses["cannot_tell"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        line("cannot tell", hidden.to_owned());
     }
 }
 

@@ -74,9 +74,11 @@ fn each_layer_at_its_edge() {
 /// Time that passes between any two looks at the clock counts end to end, not only the policy's.
 #[test]
 fn time_outside_the_inference_counts_end_to_end() {
-    // Peeked, called, returned, about to commit: three intervals.
+    // Peeked, called, returned, judged, claimed: four intervals. The last one is that of an engine which was stopped after
+    // its verdict: the action was on time by then, and is not any more.
     for (per_read, expected) in [
-        (END_TO_END / 3, (Outcome::Policy, Reason::None)),
+        (END_TO_END / 4, (Outcome::Policy, Reason::None)),
+        (END_TO_END / 4 + 1, (Outcome::SafeDefault, Reason::EndToEndLate)),
         (END_TO_END / 3 + 1, (Outcome::SafeDefault, Reason::EndToEndLate)),
     ] {
         let clock = ScriptedClock { after_every_read: per_read, ..ScriptedClock::new() };

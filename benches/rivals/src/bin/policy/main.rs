@@ -79,7 +79,9 @@ fn check(engine: &mut dyn Engine, network: &Network, files: &Files) -> Result<()
     let tolerance = engine.tolerance();
     let agrees = |(&a, &b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs().max(1.0);
     if output.len() != expected.len() || !output.iter().zip(&expected).all(agrees) {
-        return Err(format!("{} does not compute what PyTorch computed for {}", engine.name(), network.name).into());
+        return Err(
+            format!("{} does not compute what PyTorch computed for {}", engine.name(), network.name).into()
+        );
     }
     Ok(())
 }

@@ -16,7 +16,8 @@ struct Loaded {
     outputs: usize,
 }
 
-type Load = unsafe extern "C" fn(*const c_char, *const f32, usize, *const f32, usize) -> Option<NonNull<Loaded>>;
+type Load =
+    unsafe extern "C" fn(*const c_char, *const f32, usize, *const f32, usize) -> Option<NonNull<Loaded>>;
 
 /// Declares what each compilation of `rtneural/engine.cpp` exports.
 macro_rules! exported {

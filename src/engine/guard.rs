@@ -169,9 +169,15 @@ impl<C: Clock> DeadlineGuard<C> {
 
     fn take_over(&mut self, turn: u64, now: Nanos) -> Look {
         let clock = &self.clock;
-        let verdict = self.deputy.take(turn, |desk| desk.take_over(now, || clock.now()));
-        match verdict {
-            Some(Verdict { outcome, .. }) => Look::TookOver { halted: outcome == Outcome::Halt },
+        let taken = self.deputy.take(turn, |desk| (desk.take_over(now, || clock.now()), desk.tick.peeked));
+        match taken {
+            Some((Verdict { outcome, .. }, peeked)) => {
+                // Now it is known when the tick began, which is before it was first seen.
+                if let Some(known) = &mut self.in_flight {
+                    known.watched = known.watched.max(now.since(peeked).min(MOST_PER_LOOK));
+                }
+                Look::TookOver { halted: outcome == Outcome::Halt }
+            }
             // The engine was faster. It lends again before long.
             None => Look::Later(now.plus(self.pace())),
         }

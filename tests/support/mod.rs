@@ -269,6 +269,11 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for the end and gives the status and what was said on standard error.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = wait_for("the process to end", || self.child.try_wait().unwrap());

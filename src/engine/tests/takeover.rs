@@ -163,7 +163,8 @@ fn where_nothing_is_enforced_the_guard_stays_out_but_notices_a_hang() {
 #[test]
 fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     let mut watched = WatchedRig::new(|_| ());
-    watched.answer(&[INFERENCE + 1, HANG, 1]);
+    // From the tick's beginning, which the guard learns when it takes over.
+    watched.answer(&[INFERENCE + 1, HANG - INFERENCE - 1, 1]);
     let looks = watched.looks();
     assert_eq!(looks[0], Look::TookOver { halted: false });
     assert!(matches!(looks[1], Look::Later(_)), "{looks:?}");

@@ -36,15 +36,15 @@ use crate::host::{
     AgentDirectory, ControlSocket, DirectoryError, Emergency, Request, Role, RunFile, ServiceManager,
     Signals, StateDirectory,
 };
-use crate::ring::{Consumer, Producer};
+use crate::ring::{Consumer, Header, Producer};
 use crate::telemetry::Counters;
 use crate::wire::{AgentState, Reason};
 use candidate::Loaded;
 use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
-use guard_thread::Handed;
-use halting::{HaltKeeper, LineFacts};
+use guard_thread::{GuardParts, Handed};
+use halting::{HaltKeeper, Haste, LineFacts};
 use loading::Loading;
 use reloading::{ReadConfig, Reloads, Standing};
 use rings::Rings;
@@ -109,8 +109,9 @@ pub fn run(
     RunFile::of_this_process(absolute(state.path()), absolute(file))
         .and_then(|run_file| run_file.write(&directory))
         .map_err(DaemonError::system("write daemon.json"))?;
-    let keeper = HaltKeeper::new(state, file);
+    let keeper = Arc::new(HaltKeeper::new(state, file));
     keeper.refuse_halted(&directory)?;
+    keeper.discard_prepared();
 
     let rings = Rings::open(&directory, config)?;
     let action_header = rings.actions.header();
@@ -173,7 +174,7 @@ struct Agent<'a> {
     config: &'a AgentConfig,
     read: ReadConfig,
     directory: &'a AgentDirectory,
-    keeper: &'a HaltKeeper,
+    keeper: &'a Arc<HaltKeeper>,
     rings: &'a Rings,
 }
 
@@ -189,7 +190,7 @@ impl Agent<'_> {
             Loading::Done(loaded) => *loaded,
             Loading::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
             Loading::Halted => {
-                self.keeper.keep(&action_header, None)?;
+                self.keeper.keep(&action_header, None, Haste::None)?;
                 tracing::error!("halted while the policy was being loaded");
                 return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
             }
@@ -207,7 +208,7 @@ impl Agent<'_> {
             serving,
             company,
             confine: served_by_torch.then(|| provenance.sandbox()),
-            guard: self.start_guard(events, meter)?,
+            guard: self.start_guard(events, meter, &action_header)?,
             updates,
             observations: Consumer::attach(self.rings.observations.clone()).map_err(EngineError::from)?,
             observation_header: observation_header.clone(),
@@ -235,6 +236,7 @@ impl Agent<'_> {
         let mut supervisor = Supervisor {
             status: Status::new(config, epoch, counters),
             causes: Causes::new(config.settings.deadlines, gaps),
+            unjudged: Vec::new(),
             reloads: Reloads::new(
                 Standing { config: config.clone(), sources, provenance },
                 Arc::clone(&self.read),
@@ -250,7 +252,7 @@ impl Agent<'_> {
             commands,
             stop_by: None,
             halt_by: None,
-            kept: false,
+            overdue: None,
         };
         let ending = supervisor.supervise(inbox, &mut records);
         if matches!(ending, Ok(Ending { abandoned: true, .. })) {
@@ -268,15 +270,19 @@ impl Agent<'_> {
     fn start_guard(
         &self,
         events: &Sender<Event>,
-        mut meter: GapMeter,
+        meter: GapMeter,
+        action_header: &Header,
     ) -> Result<(Sender<Handed>, Receiver<Vec<String>>), DaemonError> {
-        let ((guards, guard), (placed, place)) = (bounded(1), bounded(1));
-        let (config, events) = (self.config.clone(), events.clone());
+        let ((guards_in, guards), (placed, place)) = (bounded(1), bounded(1));
+        let config = self.config.clone();
+        let (events, keeper, action_header) =
+            (events.clone(), Arc::clone(self.keeper), action_header.clone());
+        let parts = GuardParts { guards, placed, events, meter, keeper, action_header };
         std::thread::Builder::new()
             .name("guard".to_owned())
-            .spawn(move || guard_thread::serve(&config, &guard, &placed, &events, &mut meter))
+            .spawn(move || guard_thread::serve(&config, parts))
             .map_err(DaemonError::system("start the guard's thread"))?;
-        Ok((guards, place))
+        Ok((guards_in, place))
     }
 
     /// Answers `status` from now on. Without the socket an agent trades as well as with it, so that this degrades.

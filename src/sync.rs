@@ -45,3 +45,16 @@ impl<T> SharedCell<T> {
         body(unsafe { &mut *self.0.get() })
     }
 }
+
+/// Runs a scenario under loom in every interleaving with at most `bound` preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound,
+/// and `ESCAPEMENT_LOOM_FULL=1` lifts it altogether, which is for releases.
+#[cfg(all(loom, test))]
+pub(crate) fn explore(bound: usize, scenario: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    if std::env::var_os("ESCAPEMENT_LOOM_FULL").is_some() {
+        model.preemption_bound = None;
+    } else if model.preemption_bound.is_none() {
+        model.preemption_bound = Some(bound);
+    }
+    model.check(scenario);
+}

@@ -169,6 +169,30 @@ fn a_deadline_that_the_policy_cannot_meet_is_refused_where_a_miss_halts() {
     assert_eq!(process.stop().0.code(), Some(0));
 }
 
+/// What ran before draws what it drew before: a seed that nobody gave is part of it.
+#[test]
+fn a_rollback_brings_the_drawn_seed_back() {
+    let small = format!("{:?}", format!("{}/tests/data/small.bundle", env!("CARGO_MANIFEST_DIR")));
+    let stochastic = [
+        ("policy.backend", "\"native\""),
+        ("policy.path", small.as_str()),
+        ("policy.deterministic", "false"),
+        ("observation.dimension", "3"),
+    ];
+    let agent = Agent::new(&stochastic);
+    let process = agent.start_armed();
+    let seed = || status(&agent)["policy"]["seed"].as_u64().expect("a seed");
+    let drawn = seed();
+    let mut given = stochastic.to_vec();
+    given.push(("policy.seed", "7"));
+    agent.reconfigure(&given);
+    assert_eq!(reload(&agent, &[]).0, 0);
+    assert_eq!(seed(), 7);
+    assert_eq!(reload(&agent, &["--to", "previous"]).0, 0);
+    assert_eq!(seed(), drawn);
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
 /// The policy may hang while it is loaded: whoever waits for it is told, and the daemon still stops.
 #[test]
 #[cfg(debug_assertions)]

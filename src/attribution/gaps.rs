@@ -59,6 +59,8 @@ impl GapMeter {
         let (expected, now) = match moment {
             Moment::Awake(now) => (self.last.unwrap_or(now), now),
             Moment::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
+            // Nothing was waited for.
+            Moment::Overdue(_) => return,
         };
         self.last = Some(now);
         if now.since(expected) >= NOTABLE_GAP {

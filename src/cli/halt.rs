@@ -17,7 +17,7 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use super::locate::{AgentArguments, Located, spoken_reason};
+use super::locate::{Located, Order};
 use crate::bundle::hex;
 use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::host::{AuditLine, Engaged, Halt, StateError, User, halt_for_good};
@@ -31,14 +31,11 @@ const REARM_PATIENCE: Nanos = Nanos::from_millis(5_000);
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    agent: AgentArguments,
-    /// Why: it is kept in the latch and in the audit file
-    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
-    reason: String,
+    order: Order,
 }
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    let agent = arguments.agent.locate()?;
+    let agent = arguments.order.agent.locate()?;
     agent.must_exist()?;
     let latch = agent.state.latch();
     // What halts comes first, what explains comes after.
@@ -61,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     match engaged {
         Ok(engaged) => {
             let is_first = engaged.is_some();
-            let kept = explain(&agent, header.as_ref(), engaged, (at_ns, &arguments.reason));
+            let kept = explain(&agent, header.as_ref(), engaged, (at_ns, &arguments.order.reason));
             let latch = latch.path().display().to_string();
             if let Err(error) = no_rearm {
                 let doubt = format!("{}: a re-arm under way may lift this halt: {error}", agent.name);

@@ -21,6 +21,16 @@ pub(super) struct AgentArguments {
     root: Option<PathBuf>,
 }
 
+/// What a person orders of an agent, and has to say why.
+#[derive(Debug, clap::Args)]
+pub(super) struct Order {
+    #[command(flatten)]
+    pub(super) agent: AgentArguments,
+    /// Why: it is kept in the audit file, and a halt's in its latch
+    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
+    pub(super) reason: String,
+}
+
 /// An agent, running or not.
 pub(super) struct Located {
     pub(super) name: String,
@@ -104,7 +114,7 @@ pub(super) fn one_directory(name: &str) -> Result<String, Failure> {
 }
 
 /// What a person says about a halt or a re-arm: something, on one line.
-pub(super) fn spoken_reason(text: &str) -> Result<String, String> {
+fn spoken_reason(text: &str) -> Result<String, String> {
     const MOST: usize = 500;
     let text = text.trim();
     if text.is_empty() || text.chars().count() > MOST || text.chars().any(char::is_control) {

@@ -15,6 +15,7 @@ mod feed;
 mod halt;
 mod inspect;
 mod locate;
+mod log;
 mod npy;
 mod predict;
 mod rearm;

@@ -10,7 +10,7 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use super::locate::{AgentArguments, spoken_reason};
+use super::locate::Order;
 use crate::bundle::hex;
 use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::host::{AuditLine, LatchState, User, latches};
@@ -24,14 +24,11 @@ const HALT_PATIENCE: Nanos = Nanos::from_millis(5_000);
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    agent: AgentArguments,
-    /// Why: it is kept in the audit file
-    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
-    reason: String,
+    order: Order,
 }
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    let agent = arguments.agent.locate()?;
+    let agent = arguments.order.agent.locate()?;
     agent.must_exist()?;
     if !agent.state.path().is_dir() {
         return not_halted(&agent.name);
@@ -62,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         at_ns,
         what: "rearm".to_owned(),
         reason: Some(reason),
-        text: Some(arguments.reason.clone()),
+        text: Some(arguments.order.reason.clone()),
         user: Some(User::current()),
         pid: std::process::id(),
         epoch: header.as_ref().map(Header::epoch),

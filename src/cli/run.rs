@@ -14,6 +14,7 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
+use super::log;
 use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
 use crate::host::{Emergency, end_at_once};
@@ -45,9 +46,12 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         }
         Ok(config)
     };
-    start_logging(&config.log)?;
-    let emergency =
-        Emergency { panic_code: ExitCode::Internal as i32, bus_error_code: ExitCode::BusError as i32 };
+    log::start(&config.log)?;
+    let emergency = Emergency {
+        panic_code: ExitCode::Internal as i32,
+        bus_error_code: ExitCode::BusError as i32,
+        hung_code: ExitCode::Hung as i32,
+    };
     emergency
         .install()
         .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
@@ -81,18 +85,5 @@ fn choose_backend(config: &mut AgentConfig, backend: Backend) -> Result<(), Fail
         config.policy.source = PolicySource::Null;
     }
     config.policy.backend = backend;
-    Ok(())
-}
-
-/// Logs go to standard error, which the service manager keeps.
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .init();
     Ok(())
 }

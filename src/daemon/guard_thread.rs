@@ -1,26 +1,39 @@
 //! The guard's thread: on a core of its own, or any but the engine's.
+//!
+//! It is this thread that ends a process whose policy hangs. It is awake at that moment, and has the core: the supervisor would
+//! have to be woken, and may be waiting for a disk.
 
 use super::causes::Watched;
+use super::halting::{HaltKeeper, Haste, not_kept};
 use super::planted::has_no_guard;
 use super::supervisor::Event;
 use crate::attribution::GapMeter;
 use crate::clock::FollowingClock;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
-use crate::engine::{DeadlineGuard, GuardEnd, GuardWake};
-use crate::host::{ThreadWatch, keep_off, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
+use crate::host::{Emergency, ThreadWatch, keep_off, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::ring::Header;
 use crossbeam::channel::{Receiver, Sender};
+use std::sync::Arc;
 
 /// What the engine's thread hands over once the engine is made.
 pub(super) type Handed = DeadlineGuard<FollowingClock>;
 
+/// What the guard's thread needs.
+pub(super) struct GuardParts {
+    /// The guard itself, once the engine is made.
+    pub(super) guards: Receiver<Handed>,
+    /// What could not be had of its place.
+    pub(super) placed: Sender<Vec<String>>,
+    pub(super) events: Sender<Event>,
+    pub(super) meter: GapMeter,
+    pub(super) keeper: Arc<HaltKeeper>,
+    pub(super) action_header: Header,
+}
+
 /// Takes its place, says how far it got it, waits for the engine to be made, and guards until the engine is gone.
-pub(super) fn serve(
-    config: &AgentConfig,
-    guards: &Receiver<Handed>,
-    placed: &Sender<Vec<String>>,
-    events: &Sender<Event>,
-    meter: &mut GapMeter,
-) {
+pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
+    let GuardParts { guards, placed, events, mut meter, keeper, action_header } = parts;
     // The engine's thread waits for it, except where the process is ending anyway.
     drop(placed.send(take_place(config)));
     let Ok(mut guard) = guards.recv() else { return };
@@ -28,10 +41,24 @@ pub(super) fn serve(
         return;
     }
     drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
-    match guard.run(|moment| meter.note(moment)) {
+    let between = |moment| match moment {
+        // It has time until it has none: a supervisor that is behind does not get to it.
+        Moment::Overdue(hang) => drop(events.try_send(Event::Overdue(hang))),
+        moment => meter.note(moment),
+    };
+    match guard.run(between) {
         GuardEnd::Closed => {}
-        GuardEnd::Hung => drop(events.send(Event::Hung)),
+        GuardEnd::Hung { sequence } => give_up(&keeper, &action_header, sequence),
     }
+}
+
+/// The state word says halted. What is left is to make that last, and to end a process of which a thread does not come back.
+fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
+    if let Err(error) = keeper.keep(action_header, sequence, Haste::Great) {
+        not_kept(&error);
+    }
+    tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
+    Emergency::end_hung()
 }
 
 /// Where it runs and how; gives what could not be had.

@@ -4,7 +4,7 @@ use super::DaemonError;
 use super::engine_thread::halt_reason;
 use super::planted::ignores_the_latch;
 use crate::bundle::hex;
-use crate::clock::{rfc3339, wall_clock_ns};
+use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::host::{
     AgentDirectory, AuditLine, Halt, Latch, LatchState, RingFile, StateDirectory, StateError, User,
     halt_for_good, kill_switch_pulled_by, latches,
@@ -13,9 +13,12 @@ use crate::ring::Header;
 use crate::wire::{AgentState, Reason};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often a start judges a state word that changes meanwhile. An honest one changes once, to halted.
 const MOST_JUDGEMENTS: usize = 16;
+/// A latch that was prepared names the instant at which the hang timeout ends. Later than this, another one is written.
+const MOST_OFF_NS: u64 = 1_000_000;
 /// What is said of a latch whose maker did not come to it.
 const FOUND: &str = "latch found without an explanation";
 
@@ -23,11 +26,33 @@ const FOUND: &str = "latch found without an explanation";
 pub(super) struct HaltKeeper {
     state: StateDirectory,
     config: PathBuf,
+    /// Held while latch and audit line are written: whoever comes second, and may end the process afterwards, waits for the
+    /// first.
+    progress: Mutex<Progress>,
+}
+
+/// How far this process's halt is on disk.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Latch and audit line are written.
+    kept: bool,
+    /// What a latch would say that was made ready beside its place.
+    prepared: Option<Halt>,
+}
+
+/// How a halt's audit line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// It is synced as the latch is.
+    None,
+    /// It is left to the kernel: the process has to be gone. Should the machine crash within the next seconds, the next start
+    /// writes it from the latch.
+    Great,
 }
 
 impl HaltKeeper {
     pub(super) fn new(state: StateDirectory, config: &Path) -> Self {
-        Self { state, config: config.to_owned() }
+        Self { state, config: config.to_owned(), progress: Mutex::default() }
     }
 
     pub(super) fn latch(&self) -> Latch {
@@ -67,12 +92,13 @@ impl HaltKeeper {
         let summary = match self.latch().read() {
             LatchState::Open => {
                 let Some(header) = header.filter(|header| halted_for_good(header)) else { return Ok(()) };
-                let halt = self.keep(header, None)?;
+                let halt = self.engage(header, None, Haste::None)?;
                 tracing::warn!("it was halted by its state word alone; its latch is written now");
                 halt.summary()
             }
             LatchState::Halted(halt) => {
                 say_halted(header, &halt.reason);
+                self.complete_the_audit(&halt);
                 halt.summary()
             }
             LatchState::Unexplained(why) => {
@@ -83,39 +109,97 @@ impl HaltKeeper {
         Err(DaemonError::Latched { summary, config: self.config.clone() })
     }
 
-    /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; all of
-    /// it is on disk when this returns. A latch that is there already keeps its reason, and whoever made it has its line;
-    /// one whose maker was killed before it could say anything is explained here.
-    pub(super) fn keep(&self, header: &Header, sequence: Option<u64>) -> Result<Halt, StateError> {
+    /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; once in
+    /// a process, however often it is asked for. The latch is on disk when this returns.
+    pub(super) fn keep(
+        &self,
+        header: &Header,
+        sequence: Option<u64>,
+        haste: Haste,
+    ) -> Result<(), StateError> {
+        let mut progress = self.progress();
+        if !progress.kept {
+            if !self.engage_prepared(header, sequence, progress.prepared.take()) {
+                self.engage(header, sequence, haste)?;
+            }
+            progress.kept = true;
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // A thread that panicked while it held this has ended the process.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes ready what is to be on disk if the policy, which was answered for at the observation `sequence`, does not return
+    /// until `at_ns`.
+    pub(super) fn prepare_for_a_hang(&self, header: &Header, sequence: Option<u64>, at_ns: u64) {
+        let halt = halt_of(header, Reason::PolicyHung.name(), at_ns, sequence);
+        let mut progress = self.progress();
+        progress.prepared = match self.latch().prepare(&halt) {
+            Ok(()) => Some(halt),
+            // It takes longer without.
+            Err(error) => {
+                tracing::warn!(%error, "no latch was prepared");
+                None
+            }
+        };
+    }
+
+    /// The policy has returned, or what a killed predecessor left is found.
+    pub(super) fn discard_prepared(&self) {
+        self.progress().prepared = None;
+        self.latch().discard_prepared();
+    }
+
+    /// Whether what was prepared is this halt, and the latch now.
+    fn engage_prepared(&self, header: &Header, sequence: Option<u64>, prepared: Option<Halt>) -> bool {
+        let Some(halt) = prepared else { return false };
+        let fits = halt.reason == reason_name(header)
+            && halt.sequence == sequence
+            && wall_clock_ns().abs_diff(halt.at_ns) <= MOST_OFF_NS;
+        let engaged = fits && self.latch().engage_prepared().unwrap_or(false);
+        if engaged {
+            self.append(&AuditLine::of_halt(&halt), Haste::Great);
+        }
+        engaged
+    }
+
+    /// A latch that is there already keeps its reason, and whoever made it has its line; one whose maker was killed before it
+    /// could say anything is explained here.
+    fn engage(&self, header: &Header, sequence: Option<u64>, haste: Haste) -> Result<Halt, StateError> {
         let latch = self.latch();
         let (engaged, text) = match latch.engage()? {
             Some(engaged) => (Some(engaged), None),
             None => (latch.adopt(), Some(FOUND.to_owned())),
         };
-        // A rule has no user.
-        let by_a_person = halt_reason(header) == Reason::Operator;
-        let user = kill_switch_pulled_by().filter(|_| by_a_person).map(User::of);
-        let at_ns = wall_clock_ns();
         let halt = Halt {
-            reason: reason_name(header).to_owned(),
-            text: text.clone().filter(|_| engaged.is_some()),
-            at: rfc3339(at_ns),
-            at_ns,
-            sequence,
-            epoch: Some(header.epoch()),
-            bundle_sha256: Some(hex(&header.bundle_hash())),
-            user: user.clone(),
-            pid: std::process::id(),
+            text: text.filter(|_| engaged.is_some()),
+            // A rule has no user.
+            user: kill_switch_pulled_by().filter(|_| halt_reason(header) == Reason::Operator).map(User::of),
+            ..halt_of(header, reason_name(header), wall_clock_ns(), sequence)
         };
         match engaged {
             Some(engaged) => {
                 latch.explain(engaged, &halt)?;
-                let line = LineFacts { text, sequence, user, ..LineFacts::default() };
-                self.note("halt", header, &line);
+                self.append(&AuditLine::of_halt(&halt), haste);
             }
             None => latch.keep()?,
         }
         Ok(halt)
+    }
+
+    /// The latch of a process that was killed, or of a machine that crashed, before the audit line was on disk tells all that
+    /// the line would have.
+    fn complete_the_audit(&self, halt: &Halt) {
+        // Whoever holds it is halting or re-arming, and writes lines of its own.
+        let Ok(_alone) = self.state.lock_rearm(Nanos(0)) else { return };
+        match self.state.audit().tells_of_halt_at(halt.at_ns) {
+            Ok(true) => {}
+            Ok(false) => self.append(&AuditLine::of_halt(halt), Haste::None),
+            Err(error) => tracing::error!(%error, "the audit file cannot be read"),
+        }
     }
 
     /// Adds a line to the audit file. It is no reason to stop when that fails, but one to be heard.
@@ -125,7 +209,7 @@ impl HaltKeeper {
             at: rfc3339(at_ns),
             at_ns,
             what: what.to_owned(),
-            reason: line.reason.clone().or_else(|| (what == "halt").then(|| reason_name(header).to_owned())),
+            reason: line.reason.clone(),
             text: line.text.clone(),
             user: line.user.clone(),
             pid: std::process::id(),
@@ -133,8 +217,17 @@ impl HaltKeeper {
             sequence: line.sequence,
             bundle_sha256: Some(hex(&header.bundle_hash())),
         };
-        if let Err(error) = self.state.audit().append(&line) {
-            tracing::error!(what, %error, "not in the audit file");
+        self.append(&line, Haste::None);
+    }
+
+    fn append(&self, line: &AuditLine, haste: Haste) {
+        let audit = self.state.audit();
+        let appended = match haste {
+            Haste::None => audit.append(line),
+            Haste::Great => audit.append_in_haste(line),
+        };
+        if let Err(error) = appended {
+            tracing::error!(what = line.what, %error, "not in the audit file");
         }
     }
 }
@@ -146,6 +239,21 @@ pub(super) struct LineFacts {
     pub(super) text: Option<String>,
     pub(super) user: Option<User>,
     pub(super) sequence: Option<u64>,
+}
+
+/// A halt by a rule.
+fn halt_of(header: &Header, reason: &str, at_ns: u64, sequence: Option<u64>) -> Halt {
+    Halt {
+        reason: reason.to_owned(),
+        text: None,
+        at: rfc3339(at_ns),
+        at_ns,
+        sequence,
+        epoch: Some(header.epoch()),
+        bundle_sha256: Some(hex(&header.bundle_hash())),
+        user: None,
+        pid: std::process::id(),
+    }
 }
 
 /// The name of the reason that the state word gives; `unknown` for a number of a later version.
@@ -167,4 +275,9 @@ fn say_halted(header: Option<&Header>, reason: &str) {
     if let Some(header) = header {
         halt_for_good(header, known.unwrap_or(Reason::Operator));
     }
+}
+
+/// The state word still says it, and the next start writes what is missing.
+pub(super) fn not_kept(error: &StateError) {
+    tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
 }

@@ -15,7 +15,7 @@ use super::reload::plan;
 use super::supervisor::Event;
 use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
-use crate::engine::{Company, PolicyChange, Update};
+use crate::engine::{Company, Fate, PolicyChange, Update};
 use crate::handover;
 use crate::host::{ReloadTarget, User, keep_off};
 use crossbeam::channel::Sender;
@@ -249,12 +249,14 @@ impl Reloads {
 
     /// Looks whether the engine has taken what was offered. What it replaced is freed here.
     pub(super) fn look(&mut self) -> Option<Outcome> {
-        let mut update = self.mailbox.collect()?;
+        let update = self.mailbox.collect()?;
         let Some(UnderWay::Offered { asked, standing, waiting, tail }) = self.under_way.take() else {
             return None;
         };
-        if let Some(error) = update.refused() {
-            return Some(self.refuse(&asked, error.to_string()));
+        match update.fate() {
+            Fate::Taken => {}
+            Fate::Refused(error) => return Some(self.refuse(&asked, error.to_string())),
+            Fate::NotTaken => return Some(self.refuse(&asked, "the engine could not take it".to_owned())),
         }
         let policy_changed = update.changes_the_policy();
         self.generation += 1;

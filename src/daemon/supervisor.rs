@@ -2,16 +2,16 @@
 
 use super::causes::{Causes, Watched};
 use super::engine_thread::halt_reason;
-use super::halting::{HaltKeeper, LineFacts};
+use super::halting::{HaltKeeper, Haste, LineFacts, not_kept};
 use super::planted::panic_if_planted;
 use super::reloading::{NotPrepared, Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
 use super::{DaemonError, End, Ending};
-use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
 use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use crate::host::{
     AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
-    ThreadWatch, User, WatchError, halt_for_good, latches,
+    ThreadWatch, User, WatchError, dismiss_caretaker, halt_for_good, latches, prepare_to_end,
 };
 use crate::ring::{Consumer, Header};
 use crate::wire::{AgentState, Reason};
@@ -26,6 +26,10 @@ const STOP_GRACE: Nanos = Nanos::from_millis(500);
 /// engine still does is sent; the process ends without an engine that hangs.
 const HALT_GRACE: Nanos = Nanos::from_millis(5);
 
+/// How long before a hang the prepared latch is synced once more: a disk that has just been awake puts it in its place in half the
+/// time. And how long before it at the latest, so that the guard does not have to wait for that.
+const TOUCH: (Nanos, Nanos) = (Nanos::from_micros(4_000), Nanos::from_micros(1_500));
+
 /// How long a panic's report may take to be written before the process ends without it.
 const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
 
@@ -39,8 +43,8 @@ pub(super) enum Event {
     Refused(DaemonError),
     /// The engine's thread is at its end.
     Ended(RunEnd),
-    /// The guard noticed that the policy does not return.
-    Hung,
+    /// The policy has not returned for so long that the guard is about to end the process, after this instant.
+    Overdue(Nanos),
     /// A reload is ready to be offered to the engine, or refused.
     Prepared(Box<Result<Prepared, NotPrepared>>),
     /// A signal came. At [`Request::Halt`] the state word says halted by now.
@@ -49,10 +53,21 @@ pub(super) enum Event {
     Asked(Pending),
 }
 
+/// A policy that has not returned for most of the hang timeout.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Overdue {
+    /// When the guard gives it up.
+    hang: Nanos,
+    /// When the latch that was prepared is to be synced once more.
+    touch: Option<Nanos>,
+}
+
 /// The supervisor's view of a running agent.
 pub(super) struct Supervisor<'a> {
     pub(super) status: Status,
     pub(super) causes: Causes,
+    /// Records that are taken in, but not judged yet.
+    pub(super) unjudged: Vec<TickRecord>,
     pub(super) reloads: Reloads,
     pub(super) service: ServiceManager,
     pub(super) directory: &'a AgentDirectory,
@@ -65,8 +80,8 @@ pub(super) struct Supervisor<'a> {
     pub(super) stop_by: Option<Nanos>,
     /// When the process ends without the engine.
     pub(super) halt_by: Option<Nanos>,
-    /// Whether latch and audit line are on disk.
-    pub(super) kept: bool,
+    /// A policy that the guard may be about to give up.
+    pub(super) overdue: Option<Overdue>,
 }
 
 impl Supervisor<'_> {
@@ -76,23 +91,18 @@ impl Supervisor<'_> {
         inbox: &Receiver<Event>,
         records: &mut Consumer,
     ) -> Result<Ending, DaemonError> {
-        let mut taken = Vec::new();
         loop {
-            let event = inbox.recv_timeout(PERIOD);
-            // The halt goes first: all that is done before it is on disk may be cut off. It names the sequence number
-            // answered last, which the records tell; judging them has time.
-            taken.extend(std::iter::from_fn(|| TickRecord::take(records)));
-            taken.iter().for_each(|record| self.status.note(record));
-            if self.halt_by.is_none() {
-                self.keep_the_halt();
-            }
-            taken.drain(..).for_each(|record| self.causes.note(&record));
+            let event = inbox.recv_timeout(self.until_next_look());
+            // The halt goes first: all that is done before it is on disk may be cut off.
+            self.look_for_a_halt(MonotonicClock.now(), records);
+            self.take_records(records);
+            self.unjudged.drain(..).for_each(|record| self.causes.note(&record));
             match event {
                 Ok(Event::Watched(who, watch)) => self.causes.watched(who, *watch),
                 Ok(Event::Refused(error)) => return Err(error),
                 Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
                 Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
-                Ok(Event::Hung) => return Ok(self.on_hung()),
+                Ok(Event::Overdue(hang)) => self.on_overdue(hang),
                 Ok(Event::Prepared(prepared)) => {
                     let outcome = self.reloads.on_prepared(*prepared);
                     self.account_for_reload(outcome);
@@ -112,7 +122,8 @@ impl Supervisor<'_> {
             self.causes.look(now);
             let refused = self.reloads.start_next();
             self.account_for_reload(refused);
-            self.look_for_a_halt(now);
+            self.look_for_a_halt(now, records);
+            self.look_at_what_is_overdue(now);
             if self.halt_by.is_some_and(|by| now > by) {
                 return Ok(self.leave_behind());
             }
@@ -127,9 +138,16 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Takes in what the engine and the guard have put on record. Judging the causes of misses has time.
+    fn take_records(&mut self, records: &mut Consumer) {
+        let known = self.unjudged.len();
+        self.unjudged.extend(std::iter::from_fn(|| TickRecord::take(records)));
+        self.unjudged[known..].iter().for_each(|record| self.status.note(record));
+    }
+
     /// Notices a halt whoever made it: the `halt` command and the guard write the state word, and a command that was
     /// killed after its first step has left a latch and nothing else.
-    fn look_for_a_halt(&mut self, now: Nanos) {
+    fn look_for_a_halt(&mut self, now: Nanos, records: &mut Consumer) {
         if self.halt_by.is_some() {
             return;
         }
@@ -140,16 +158,17 @@ impl Supervisor<'_> {
             return;
         }
         self.commands.request(Command::Halt);
-        // Whatever becomes of the engine's thread, the halt is to last.
+        // Whatever becomes of the engine's thread, the halt is to last. It names the observation answered last, which the
+        // records tell: that of a halt follows right behind the state word.
+        self.take_records(records);
         self.keep_the_halt();
         let grace = match halt_reason(&self.action_header) {
             Reason::Operator => HALT_GRACE,
-            Reason::PolicyHung => Nanos(0),
-            // The policy is late, and may yet return; where it does not, the guard says so in time.
+            // The policy is late, and may yet return; where it does not, the guard ends the process in time.
             Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
             // The process is dying of it, as soon as the handler has said so.
             Reason::Panic | Reason::BusError => DEATH_GRACE,
-            // The engine's own doing: it is about to say how it ended.
+            // The engine's own doing, which is about to say how it ended; or the guard's, which is about to end the process.
             _ => STOP_GRACE,
         };
         self.halt_by = Some(now.plus(grace));
@@ -256,6 +275,7 @@ impl Supervisor<'_> {
 
     /// The engine said how it ended. A halt that somebody else made first keeps its reason.
     fn on_ended(&mut self, end: RunEnd) -> Ending {
+        self.on_returned();
         self.keep_the_halt();
         self.causes.close(MonotonicClock.now());
         if let RunEnd::Violated(violation) = end {
@@ -267,6 +287,46 @@ impl Supervisor<'_> {
             tracing::warn!("a thread still loads a policy for a reload; it is left behind");
         }
         Ending { end, abandoned }
+    }
+
+    /// The policy may hang. Then the guard ends the process, and has no time: what can be done before is done now.
+    fn on_overdue(&mut self, hang: Nanos) {
+        self.overdue = Some(Overdue { hang, touch: Some(Nanos(hang.0.saturating_sub(TOUCH.0.0))) });
+        self.prepare_for_a_hang(hang);
+        prepare_to_end();
+        tracing::warn!(sequence = self.status.last_sequence(), "the policy does not return: overdue");
+        // The last status file is to say why.
+        self.causes.close(MonotonicClock.now());
+        self.dump();
+    }
+
+    fn prepare_for_a_hang(&self, hang: Nanos) {
+        let at_ns = wall_clock_ns() + hang.since(MonotonicClock.now()).0;
+        self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
+    }
+
+    fn look_at_what_is_overdue(&mut self, now: Nanos) {
+        let Some(Overdue { hang, touch }) = &mut self.overdue else { return };
+        let hang = *hang;
+        if touch.take_if(|touch| now >= *touch).is_some() && now.plus(TOUCH.1) < hang {
+            self.prepare_for_a_hang(hang);
+        }
+        if now > hang.plus(STOP_GRACE) {
+            self.on_returned();
+        }
+    }
+
+    /// A policy that was overdue has returned after all, or the guard would have ended the process.
+    fn on_returned(&mut self) {
+        if self.overdue.take().is_some() {
+            self.keeper.discard_prepared();
+            dismiss_caretaker();
+        }
+    }
+
+    fn until_next_look(&self) -> Duration {
+        let touch = self.overdue.and_then(|overdue| overdue.touch);
+        touch.map_or(PERIOD, |touch| touch.since(MonotonicClock.now()).to_duration().min(PERIOD))
     }
 
     /// The policy does not return. Where the guard's takeover has halted the agent before, that reason stands in the latch; the
@@ -307,13 +367,11 @@ impl Supervisor<'_> {
     /// Puts the latch of a halt and its audit line on disk, where the agent is halted for a reason that latches; once, however
     /// often it is asked for.
     fn keep_the_halt(&mut self) {
-        if self.kept || !self.is_halted() || !latches(halt_reason(&self.action_header)) {
+        if !self.is_halted() || !latches(halt_reason(&self.action_header)) {
             return;
         }
-        match self.keeper.keep(&self.action_header, self.status.last_sequence()) {
-            Ok(_) => self.kept = true,
-            // The state word still says it, and the next start writes what is missing here.
-            Err(error) => tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written"),
+        if let Err(error) = self.keeper.keep(&self.action_header, self.status.last_sequence(), Haste::None) {
+            not_kept(&error);
         }
     }
 

@@ -51,6 +51,10 @@ struct InFlight {
     seen: Nanos,
     /// How long it has been in flight under the guard's eyes.
     watched: Nanos,
+    /// The sequence number of its observation, once the guard has answered it.
+    answered: Option<u64>,
+    /// Whether it was said that it is overdue.
+    told: bool,
 }
 
 /// What the guard found when it looked.
@@ -65,13 +69,18 @@ pub enum Look {
         /// Whether that halted the agent.
         halted: bool,
     },
+    /// The policy has been away so long that it may well hang, which it does after this instant. Said once of a tick.
+    Overdue(Nanos),
     /// The policy has not returned within the hang timeout; the state word says halted.
-    Hung,
+    Hung {
+        /// The observation that it does not return from, where the guard has answered it.
+        sequence: Option<u64>,
+    },
     /// The engine is gone.
     Closed,
 }
 
-/// What the guard says while it waits, for whoever watches when the platform stands still.
+/// What the guard says while it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// It is awake, and was so since the last time it said this.
@@ -83,6 +92,8 @@ pub enum Moment {
         /// When it did.
         now: Nanos,
     },
+    /// The policy may well hang: what should be done before the process ends has time until this instant.
+    Overdue(Nanos),
 }
 
 /// How the guard's work ended.
@@ -90,8 +101,11 @@ pub enum Moment {
 pub enum GuardEnd {
     /// The engine is gone.
     Closed,
-    /// The policy hangs.
-    Hung,
+    /// The policy hangs; see [`Look::Hung`].
+    Hung {
+        /// The observation that it does not return from, where the guard has answered it.
+        sequence: Option<u64>,
+    },
 }
 
 /// Looks in the shortest deadline.
@@ -103,6 +117,9 @@ const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
 /// The most that one look adds to the time a turn has been in flight. A guard that was itself stopped (with the whole process,
 /// mostly) knows nothing of what the policy could have done meanwhile.
 const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
+/// How long before the end of the hang timeout a policy is called overdue, at the most: time to make ready what is done then,
+/// also for a thread that has to wait for its core. At most half of that timeout.
+const OVERDUE_BEFORE: Nanos = Nanos::from_millis(100);
 /// While it spins towards a deadline it looks this often whether the tick is still in flight.
 const GLANCE: Nanos = Nanos::from_micros(20);
 
@@ -134,6 +151,8 @@ impl<C: Clock> DeadlineGuard<C> {
                     self.halt()
                 } else if now > deadline {
                     self.take_over(turn, now)
+                } else if self.is_overdue(now, hang) {
+                    Look::Overdue(hang)
                 } else if deadline <= now.plus(self.pace()).plus(AWAKE_BEFORE) {
                     Look::Due(deadline.min(hang))
                 } else {
@@ -142,13 +161,20 @@ impl<C: Clock> DeadlineGuard<C> {
             }
             View::Returned { turn } => {
                 let hang = self.hang_at(turn, now);
-                if now > hang { self.halt() } else { Look::Later(now.plus(self.pace()).min(hang)) }
+                if now > hang {
+                    self.halt()
+                } else if self.is_overdue(now, hang) {
+                    Look::Overdue(hang)
+                } else {
+                    Look::Later(now.plus(self.pace()).min(hang))
+                }
             }
         }
     }
 
     /// Looks until the engine is gone or hangs. `between` is called in every turn of the loop while the guard is awake, and
-    /// after every sleep: what watches the platform's own gaps hears of them there.
+    /// after every sleep: what watches the platform's own gaps hears of them there, and whoever has something to do before a
+    /// policy that may hang is given up.
     pub fn run(&mut self, mut between: impl FnMut(Moment)) -> GuardEnd {
         if self.wake == GuardWake::Sleep {
             MonotonicClock.sleep_exactly();
@@ -161,20 +187,22 @@ impl<C: Clock> DeadlineGuard<C> {
                 },
                 Look::Due(deadline) => self.wait_for_deadline(deadline, &mut between),
                 Look::TookOver { .. } => {}
+                Look::Overdue(hang) => between(Moment::Overdue(hang)),
                 Look::Closed => return GuardEnd::Closed,
-                Look::Hung => return GuardEnd::Hung,
+                Look::Hung { sequence } => return GuardEnd::Hung { sequence },
             }
         }
     }
 
     fn take_over(&mut self, turn: u64, now: Nanos) -> Look {
         let clock = &self.clock;
-        let taken = self.deputy.take(turn, |desk| (desk.take_over(now, || clock.now()), desk.tick.peeked));
+        let taken = self.deputy.take(turn, |desk| (desk.take_over(now, || clock.now()), desk.tick));
         match taken {
-            Some((Verdict { outcome, .. }, peeked)) => {
+            Some((Verdict { outcome, .. }, tick)) => {
                 // Now it is known when the tick began, which is before it was first seen.
                 if let Some(known) = &mut self.in_flight {
-                    known.watched = known.watched.max(now.since(peeked).min(MOST_PER_LOOK));
+                    known.watched = known.watched.max(now.since(tick.peeked).min(MOST_PER_LOOK));
+                    known.answered = Some(tick.observation.sequence);
                 }
                 Look::TookOver { halted: outcome == Outcome::Halt }
             }
@@ -187,19 +215,31 @@ impl<C: Clock> DeadlineGuard<C> {
     #[cold]
     fn halt(&self) -> Look {
         self.action_header.halt(Reason::PolicyHung.number().into());
-        Look::Hung
+        Look::Hung { sequence: self.in_flight.and_then(|known| known.answered) }
+    }
+
+    /// True once for a turn, from shortly before the hang timeout on.
+    fn is_overdue(&mut self, now: Nanos, hang: Nanos) -> bool {
+        let (Some(known), Some(timeout)) = (&mut self.in_flight, self.hang_timeout) else { return false };
+        let before = OVERDUE_BEFORE.min(Nanos(timeout.0 / 2));
+        let is_so = !known.told && now.plus(before) > hang;
+        known.told |= is_so;
+        is_so
     }
 
     /// The instant after which the turn in flight counts as hung: when it has been watched for the hang timeout.
     fn hang_at(&mut self, turn: u64, now: Nanos) -> Nanos {
-        let watched = match self.in_flight {
-            Some(known) if known.turn == turn => known.watched.plus(now.since(known.seen).min(MOST_PER_LOOK)),
-            _ => Nanos(0),
+        let known = match self.in_flight {
+            Some(known) if known.turn == turn => {
+                let watched = known.watched.plus(now.since(known.seen).min(MOST_PER_LOOK));
+                InFlight { seen: now, watched, ..known }
+            }
+            _ => InFlight { turn, seen: now, watched: Nanos(0), answered: None, told: false },
         };
-        self.in_flight = Some(InFlight { turn, seen: now, watched });
+        self.in_flight = Some(known);
         let Some(timeout) = self.hang_timeout else { return Nanos(u64::MAX) };
         // Over by as much as it was watched too long, so that `now` is beyond it.
-        Nanos(now.plus(timeout).0.saturating_sub(watched.0))
+        Nanos(now.plus(timeout).0.saturating_sub(known.watched.0))
     }
 
     fn pace(&self) -> Nanos {

@@ -37,7 +37,7 @@ pub use serving::Serving;
 pub(crate) use settings::all_finite;
 pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings};
 pub use tick::{Engine, Parts, Progress};
-pub use update::{Company, PolicyChange, Update};
+pub use update::{Company, Fate, PolicyChange, Update};
 pub use warm_up::{WarmUp, WarmUpSpec, made_up_observations};
 
 #[cfg(all(test, not(loom)))]

@@ -25,7 +25,18 @@ pub struct Update {
     noise: Option<Noise>,
     carry: Option<CarryRules>,
     change: Option<PolicyChange>,
-    refused: Option<PolicyError>,
+    fate: Fate,
+}
+
+/// What became of an [`Update`].
+#[derive(Debug)]
+pub enum Fate {
+    /// It has not come to it: nothing was changed.
+    NotTaken,
+    /// The engine goes by it.
+    Taken,
+    /// The new policy refuses the engine's thread: nothing was changed.
+    Refused(PolicyError),
 }
 
 /// A new policy that comes with the settings.
@@ -66,7 +77,7 @@ impl Update {
             noise,
             carry,
             change,
-            refused: None,
+            fate: Fate::NotTaken,
         }
     }
 
@@ -75,9 +86,9 @@ impl Update {
         self.change.is_some()
     }
 
-    /// Why the engine's thread could not take it, after it came back; then nothing was changed.
-    pub fn refused(&mut self) -> Option<PolicyError> {
-        self.refused.take()
+    /// What became of it, after it came back.
+    pub fn fate(&self) -> &Fate {
+        &self.fate
     }
 }
 
@@ -126,7 +137,7 @@ impl<C: Clock> Engine<C> {
             let back = self.desk.reclaim();
             debug_assert!(back, "nobody takes what has no deadline");
             if let Err(refused) = entered {
-                update.refused = Some(refused);
+                update.fate = Fate::Refused(refused);
                 return false;
             }
             self.desk.with(|desk| desk.action_header.set_bundle_hash(&change.sha256));
@@ -153,6 +164,7 @@ impl<C: Clock> Engine<C> {
                 std::mem::swap(&mut desk.errors, &mut update.errors);
             }
         });
+        update.fate = Fate::Taken;
         true
     }
 }

@@ -27,13 +27,7 @@ enum Who {
 }
 
 fn check(scenario: impl Fn() + Sync + Send + 'static) {
-    let mut model = loom::model::Builder::new();
-    if std::env::var_os("ESCAPEMENT_LOOM_FULL").is_some() {
-        model.preemption_bound = None;
-    } else if model.preemption_bound.is_none() {
-        model.preemption_bound = Some(2);
-    }
-    model.check(scenario);
+    crate::sync::explore(2, scenario);
 }
 
 /// How a side comes by its right: as shipped, or with a bug planted.

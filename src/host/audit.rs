@@ -104,10 +104,23 @@ impl Audit {
     /// # Errors
     /// When it cannot be read.
     pub fn halt_since(&self, length: u64) -> Result<Option<AuditLine>, StateError> {
+        Ok(self.halts_since(length)?.pop())
+    }
+
+    /// Whether the file tells of the halt that was made at this time, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn tells_of_halt_at(&self, at_ns: u64) -> Result<bool, StateError> {
+        Ok(self.halts_since(0)?.iter().any(|line| line.at_ns == at_ns))
+    }
+
+    /// The halts in the file behind its first `length` bytes, as far as their lines can be read.
+    fn halts_since(&self, length: u64) -> Result<Vec<AuditLine>, StateError> {
         let path = self.directory.path().join(NAME);
         let mut text = Vec::new();
         match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             file => file
                 .and_then(|mut file| {
                     file.seek(SeekFrom::Start(length))?;
@@ -115,17 +128,32 @@ impl Audit {
                 })
                 .map_err(StateError::new(&path, "read the audit file"))?,
         };
-        let mut lines =
-            text.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        Ok(lines.find(|line: &AuditLine| line.what == "halt"))
+        let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        Ok(lines.filter(|line: &AuditLine| line.what == "halt").collect())
     }
 
-    /// Adds a line, in one write, and makes it survive a crash of the machine. A torn last line of a process that was
-    /// killed is closed first, so that it stays the only one that cannot be read.
+    /// Adds a line and makes it survive a crash of the machine.
     ///
     /// # Errors
     /// When it cannot be written or synced.
     pub fn append(&self, line: &AuditLine) -> Result<(), StateError> {
+        let (file, is_new) = self.write(line)?;
+        file.sync_all().map_err(StateError::new(&self.directory.path().join(NAME), "sync the audit file"))?;
+        if is_new { self.directory.sync() } else { Ok(()) }
+    }
+
+    /// Adds a line that survives the process, but not a crash of the machine within the next seconds: where there is no time
+    /// for more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append_in_haste(&self, line: &AuditLine) -> Result<(), StateError> {
+        self.write(line).map(drop)
+    }
+
+    /// Writes a line at once. A torn last line of a process that was killed is closed first, so that it stays the only one
+    /// that cannot be read. Gives the file, and whether it is new.
+    fn write(&self, line: &AuditLine) -> Result<(File, bool), StateError> {
         let path = self.directory.path().join(NAME);
         let error = |action| StateError::new(&path, action);
         let mut options = OpenOptions::new();
@@ -144,7 +172,7 @@ impl Audit {
         }
         serde_json::to_writer(&mut bytes, line).expect("a line has only strings and numbers");
         bytes.push(b'\n');
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(error("write to the audit file"))?;
-        if length == 0 { self.directory.sync() } else { Ok(()) }
+        file.write_all(&bytes).map_err(error("write to the audit file"))?;
+        Ok((file, length == 0))
     }
 }

@@ -74,6 +74,20 @@ pub fn keep_off(core: usize) {
     }
 }
 
+/// Runs `start` with the calling thread kept on the core that it is on. What it starts begins there: a new task may be placed on
+/// any core that it may use, also behind a thread that spins.
+pub(super) fn on_this_core(start: impl FnOnce()) {
+    let before = rustix::thread::sched_getaffinity(None);
+    let mut here = rustix::thread::CpuSet::new();
+    here.set(rustix::thread::sched_getcpu());
+    // Refused, what is started may have to wait for its core.
+    let _ = rustix::thread::sched_setaffinity(None, &here);
+    start();
+    if let Ok(before) = before {
+        let _ = rustix::thread::sched_setaffinity(None, &before);
+    }
+}
+
 /// Puts the calling thread under `SCHED_FIFO`.
 ///
 /// # Errors

@@ -1,10 +1,12 @@
 //! The last things a dying process does: the state word says `halted` before anything else, so that the gateway stops
 //! sending, and the exit code says what it died of.
 //!
-//! Two deaths are handled: a panic in any thread, and SIGBUS from a mapped file that was truncated under us. A killed
-//! process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2) is pulled here too.
+//! Three deaths are handled: a panic in any thread, SIGBUS from a mapped file that was truncated under us, and a policy that
+//! does not return. A killed process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2)
+//! is pulled here too.
 
 use super::latch::halt_for_good;
+use super::process_end::end_at_once;
 use crate::ring::{HALTED, Header};
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::{AgentState, Reason};
@@ -24,6 +26,8 @@ pub struct Emergency {
     pub panic_code: i32,
     /// After SIGBUS.
     pub bus_error_code: i32,
+    /// After a policy that did not return.
+    pub hung_code: i32,
 }
 
 static CODES: OnceLock<Emergency> = OnceLock::new();
@@ -48,20 +52,16 @@ impl Emergency {
         install_bus_handler()
     }
 
+    /// Ends the process in which a policy does not return.
+    pub fn end_hung() -> ! {
+        end_at_once(CODES.get().map_or(libc::EXIT_FAILURE, |codes| codes.hung_code))
+    }
+
     /// Tells the handlers which header to write to. Only the first call of a process counts: it has one agent.
     pub fn watch(header: Header) {
         // A second agent in one process does not exist; a repeated call names the same region.
         let _ = ACTION_HEADER.set(header);
     }
-}
-
-/// Ends the process without taking anything down first: no destructor runs, and what other threads are in stays untouched.
-/// For one in which a thread is still inside a policy that does not return: what an orderly end destroys (libtorch's
-/// globals) would make that thread fail, and it would act once more. Logs go to standard error unbuffered, so that nothing
-/// of them is lost.
-pub fn end_at_once(code: i32) -> ! {
-    // SAFETY: _exit ends the process at once; nothing of it runs afterwards.
-    unsafe { libc::_exit(code) }
 }
 
 /// Who pulled the kill switch, plus one; zero as long as nobody has.

@@ -8,7 +8,7 @@ use super::audit::User;
 use super::state::{StateDirectory, StateError};
 use crate::ring::Header;
 use crate::wire::Reason;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -34,6 +34,8 @@ pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
 }
 
 const NAME: &str = "halted";
+/// A latch that may have to be there soon, beside its place.
+const PREPARED: &str = "halted.new";
 /// More than any explanation has; a file longer than that is damage.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -177,13 +179,11 @@ impl Latch {
     /// # Errors
     /// When it cannot be written or synced. The halt stands all the same, as far as the file is there.
     pub fn explain(&self, engaged: Engaged, halt: &Halt) -> Result<(), StateError> {
-        let mut text = serde_json::to_vec(halt).expect("a halt has only strings and numbers");
-        text.push(b'\n');
         engaged
             .file
             // Whoever took it over before its maker had locked it may have written something.
             .set_len(0)
-            .and_then(|()| engaged.file.write_all_at(&text, 0))
+            .and_then(|()| engaged.file.write_all_at(&halt.to_line(), 0))
             .and_then(|()| engaged.file.sync_all())
             .map_err(StateError::new(&self.path(), "write the latch"))?;
         self.directory.sync()
@@ -201,6 +201,47 @@ impl Latch {
         self.directory.sync()
     }
 
+    /// Writes beside the latch's place what it is going to say, and syncs it: what [`Latch::engage_prepared`] has left to do is
+    /// half the work. Nothing is halted by it.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced.
+    pub fn prepare(&self, halt: &Halt) -> Result<(), StateError> {
+        let mut options = OpenOptions::new();
+        self.directory
+            .open(PREPARED, options.write(true).create(true).truncate(true))
+            .and_then(|file| {
+                file.write_all_at(&halt.to_line(), 0)?;
+                file.sync_all()
+            })
+            .map_err(StateError::new(&self.prepared_path(), "prepare the latch"))
+    }
+
+    /// Halts with what was prepared; false where there is a latch already, whose reason stands.
+    ///
+    /// # Errors
+    /// When nothing was prepared, the file system cannot rename without replacing, or the directory cannot be synced. The halt
+    /// stands as far as the file is there.
+    pub fn engage_prepared(&self) -> Result<bool, StateError> {
+        let (from, to) = (self.prepared_path(), self.path());
+        let at = rustix::fs::CWD;
+        match rustix::fs::renameat_with(at, &from, at, &to, RenameFlags::NOREPLACE) {
+            Ok(()) => self.directory.sync().map(|()| true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(error) => Err(StateError::new(&to, "move the latch to its place")(error.into())),
+        }
+    }
+
+    /// Removes what was prepared, if anything was.
+    pub fn discard_prepared(&self) {
+        // What stays is nothing but a file that nobody reads.
+        let _ = std::fs::remove_file(self.prepared_path());
+    }
+
+    fn prepared_path(&self) -> PathBuf {
+        self.directory.path().join(PREPARED)
+    }
+
     /// Lifts the halt. Only for a person's word, under the state directory's lock, and after the audit line.
     ///
     /// # Errors
@@ -212,6 +253,12 @@ impl Latch {
 }
 
 impl Halt {
+    fn to_line(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).expect("a halt has only strings and numbers");
+        text.push(b'\n');
+        text
+    }
+
     /// In one line: since when, why, and by whom.
     pub fn summary(&self) -> String {
         let text = self.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
@@ -259,6 +306,24 @@ mod tests {
         }
         latch.release().expect("it is there");
         assert!(!latch.is_engaged());
+    }
+
+    #[test]
+    fn what_was_prepared_halts_once_and_replaces_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let latch = StateDirectory::at(directory.path().to_owned()).latch();
+        assert!(latch.engage_prepared().is_err(), "nothing was prepared");
+        let longer = Halt { text: Some("x".repeat(1000)), ..halt() };
+        latch.prepare(&longer).expect("the directory can be written");
+        latch.prepare(&halt()).expect("the directory can be written");
+        assert!(!latch.is_engaged(), "a halt that may come is none");
+        assert!(latch.engage_prepared().expect("it was prepared"));
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        latch.prepare(&longer).expect("the directory can be written");
+        assert!(!latch.engage_prepared().expect("it was prepared"), "the first reason stands");
+        latch.discard_prepared();
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 1);
     }
 
     /// An empty latch is explained by whoever finds it, once its maker is gone; one that says something, however little, and

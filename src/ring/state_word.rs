@@ -130,13 +130,7 @@ mod model {
     type Advance = fn(&AtomicU64, u32, u32) -> bool;
 
     fn check(scenario: impl Fn() + Sync + Send + 'static) {
-        let mut model = loom::model::Builder::new();
-        if std::env::var_os("ESCAPEMENT_LOOM_FULL").is_some() {
-            model.preemption_bound = None;
-        } else if model.preemption_bound.is_none() {
-            model.preemption_bound = Some(3);
-        }
-        model.check(scenario);
+        crate::sync::explore(3, scenario);
     }
 
     /// Two kill switches with different reasons against a daemon that arms, drains and stops, with a gateway looking on.

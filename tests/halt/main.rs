@@ -291,7 +291,7 @@ fn a_torn_line_of_the_audit_file_stays_the_only_one() {
     assert_eq!(whats(&agent), ["start", "stop", "?", "halt"]);
 }
 
-/// The test may run as root, which permissions do not bind; then the program runs as nobody.
+/// The test may run as root, which permissions do not bind; then the program runs without the capability that makes it so.
 #[test]
 fn without_a_place_for_the_latch_nothing_starts() {
     let agent = Agent::new(&[("agent.state_root", "\"/proc/escapement\"")]);
@@ -304,12 +304,41 @@ fn without_a_place_for_the_latch_nothing_starts() {
     std::fs::set_permissions(state_directory(&agent), std::fs::Permissions::from_mode(0o555)).unwrap();
     let mut command = agent.command();
     if rustix::process::geteuid().is_root() {
-        std::fs::set_permissions(agent.root.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+        const CAP_DAC_OVERRIDE: libc::c_ulong = 1;
+        // SAFETY: the call takes numbers only.
+        let drop_capability =
+            || match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            };
+        // SAFETY: one system call, which changes nothing but what the program will be allowed.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, drop_capability) };
     }
     let (status, stderr) = Process::spawn(command).wait();
     assert_eq!(status.code(), Some(77), "{stderr}");
     assert!(stderr.contains("write to the state directory"), "{stderr}");
+}
+
+/// A supervisor that waited in a log line would answer nothing any more.
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let agent = Agent::new(&[]);
+    let process = agent.start_armed();
+    process.narrow_stderr();
+    let ask = || {
+        let root = agent.root.path();
+        escapement().args(["status", "test", "--json", "--root"]).arg(root).output().unwrap()
+    };
+    for _ in 0..100 {
+        process.signal(rustix::process::Signal::USR1);
+        // It answers after it has logged what the signal made it do, or before it has seen the signal: most of a hundred do.
+        assert_eq!(code(&ask()), 0);
+    }
+    assert_eq!(code(&halt(&agent, "nobody reads the log")), 0);
+    let (status, stderr) = process.wait();
+    assert_eq!(status.code(), Some(80), "{stderr}");
+    let written = stderr.matches("status written").count();
+    assert!(stderr.len() > 2048 && written < 100, "the test has filled the pipe: {stderr}");
 }
 
 #[test]

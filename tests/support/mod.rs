@@ -258,6 +258,12 @@ impl Process {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Makes room for no more than two pages of what it says on standard error, which nobody reads before [`Process::wait`].
+    pub fn narrow_stderr(&self) {
+        let stderr = self.child.stderr.as_ref().unwrap();
+        rustix::pipe::fcntl_setpipe_size(stderr, 8192).unwrap();
+    }
+
     /// Kills it (SIGKILL) and waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -266,11 +272,6 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 

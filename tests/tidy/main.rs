@@ -25,6 +25,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "src/host/emergency.rs",
     "src/host/memory.rs",
     "src/host/pipe.rs",
+    "src/host/process_end.rs",
     "src/host/signals.rs",
     "src/policy/native/kernels/avx2.rs",
     "src/policy/native/kernels/avx512.rs",

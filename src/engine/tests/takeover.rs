@@ -3,10 +3,12 @@
 
 use super::super::{DeadlineGuard, GuardWake, Look};
 use super::*;
-use crate::wire::ActionFlags;
+use crate::wire::{ActionFlags, ObservationFlags};
 use proptest::prelude::*;
 
 const HANG: u64 = 5_000_000;
+/// How long before that the guard says that it may come to it.
+const OVERDUE: u64 = HANG / 2;
 /// What the fallback policy answers.
 const SPARE: f32 = 0.125;
 
@@ -153,22 +155,29 @@ fn where_nothing_is_enforced_the_guard_stays_out_but_notices_a_hang() {
     let mut watched = WatchedRig::new(|settings| settings.enforce = false);
     let sent = watched.answer(&[INFERENCE, 2 * END_TO_END, HANG - INFERENCE - 2 * END_TO_END, 1]);
     // A hang is measured from when the tick was first seen in flight, here after INFERENCE.
-    assert!(watched.looks().iter().all(|look| matches!(look, Look::Later(_))));
+    let looks = watched.looks();
+    assert!(
+        matches!(looks[..], [Look::Later(_), Look::Later(_), Look::Overdue(_), Look::Later(_)]),
+        "{looks:?}"
+    );
     assert_eq!(sent.verdict(), (Outcome::Policy, Reason::None));
     assert_eq!(sent.header.flags, ActionFlags::INFERENCE_LATE | ActionFlags::END_TO_END_LATE);
     watched.answer(&[1, HANG, 1]);
-    assert!(matches!(watched.looks()[..], [Look::Later(_), Look::Later(_), Look::Hung]));
+    assert!(matches!(watched.looks()[..], [Look::Later(_), Look::Overdue(_), Look::Hung { sequence: None }]));
 }
 
 #[test]
 fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     let mut watched = WatchedRig::new(|_| ());
     // From the tick's beginning, which the guard learns when it takes over.
-    watched.answer(&[INFERENCE + 1, HANG - INFERENCE - 1, 1]);
+    let sent = watched.answer(&[INFERENCE + 1, HANG - OVERDUE - INFERENCE - 1, 1, 1, OVERDUE - 2, 1]);
     let looks = watched.looks();
     assert_eq!(looks[0], Look::TookOver { halted: false });
     assert!(matches!(looks[1], Look::Later(_)), "{looks:?}");
-    assert_eq!(looks[2], Look::Hung);
+    let Look::Overdue(hang) = looks[2] else { panic!("{looks:?}") };
+    assert!(matches!(looks[3..5], [Look::Later(_), Look::Later(_)]), "said once: {looks:?}");
+    assert_eq!(hang.0, sent.header.ts_publish_ns + sent.header.queue_ns + HANG);
+    assert_eq!(looks[5], Look::Hung { sequence: Some(sent.header.sequence) });
     assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::PolicyHung)));
 }
 
@@ -224,6 +233,53 @@ fn a_fallback_stands_in_for_the_policy_and_not_for_the_observation() {
             ((Outcome::SafeDefault, Reason::GuardTakeover), vec![SAFE; 2])
         );
     }
+}
+
+/// A policy that knows nothing but how often it began anew.
+struct Beginner(Arc<Mutex<u64>>);
+
+impl Policy for Beginner {
+    fn dimensions(&self) -> Dimensions {
+        NARROW
+    }
+
+    fn backend(&self) -> &'static str {
+        "beginner"
+    }
+
+    fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+        action.fill(SPARE);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        *self.0.lock().unwrap() += 1;
+    }
+}
+
+/// What a fallback remembers is of observations that follow each other.
+#[test]
+fn a_fallback_begins_anew_where_the_stream_does() {
+    let mut rig = Rig::new(|_| ());
+    let resets: Arc<Mutex<u64>> = Arc::default();
+    rig.engine.serving.fallback = Some(Box::new(Beginner(Arc::clone(&resets))));
+    let count = || *resets.lock().unwrap();
+    for _ in 0..2 {
+        let observation = rig.ordinary();
+        rig.answer(&observation);
+    }
+    assert_eq!(count(), 0);
+    let episode = Published { flags: ObservationFlags::RESTART, ..rig.ordinary() };
+    rig.answer(&episode);
+    assert_eq!(count(), 1, "an episode");
+    let ordinary = rig.ordinary();
+    rig.answer(&Published { sequence: ordinary.sequence + 5, ..ordinary });
+    assert_eq!(count(), 2, "a gap");
+    for _ in 0..3 {
+        rig.publish_ordinary();
+    }
+    rig.engine.tick();
+    assert_eq!(count(), 3, "observations that were skipped");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! New settings between two ticks: all of a set or nothing of it, and the old one comes back.
 
-use super::super::{Company, PolicyChange, Update};
+use super::super::{Company, Fate, PolicyChange, Update};
 use super::*;
 use crate::handover::mailbox;
 use crate::policy::PolicyError;
@@ -108,11 +108,24 @@ fn a_policy_that_refuses_the_thread_changes_nothing() {
     let mut rig = Rig::new(|_| ());
     let mut refused = successor(Err(()), 2);
     assert!(!rig.engine.adopt(&mut refused));
-    assert!(refused.refused().is_some_and(|error| error.to_string().contains("not here")));
+    assert!(matches!(refused.fate(), Fate::Refused(error) if error.to_string().contains("not here")));
     let observation = rig.ordinary();
     let sent = rig.answer(&observation);
     assert_eq!((sent.payload, sent.header.generation), (vec![ANSWER; 2], 1));
     assert_eq!(rig.actions.region.header().bundle_hash(), [0; 32]);
+}
+
+/// Nothing may be booked as applied that was not.
+#[test]
+fn what_is_not_taken_says_so() {
+    let mut rig = Rig::new(|_| ());
+    let mut offered = update(2, |_| ());
+    rig.engine.desk.lend(Nanos(u64::MAX));
+    assert!(!rig.engine.adopt(&mut offered));
+    assert!(matches!(offered.fate(), Fate::NotTaken));
+    assert!(rig.engine.desk.reclaim());
+    assert!(rig.engine.adopt(&mut offered));
+    assert!(matches!(offered.fate(), Fate::Taken));
 }
 
 /// The mailbox is looked into between ticks only: while the guard answers, the old set holds.

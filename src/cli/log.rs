@@ -1,0 +1,146 @@
+//! The daemon's log: on standard error, which the service manager keeps, and without waiting for it.
+//!
+//! Whoever reads a pipe may stop reading it. A supervisor that waits in a log line then neither reloads nor feeds the
+//! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
+
+use super::exit::{ExitCode, Failure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What a pipe takes without waiting once it says that it takes something: `PIPE_BUF` on Linux.
+const PIECE: usize = 4096;
+
+/// Logs to standard error what the filter lets through.
+pub(super) fn start(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Log::new(io::stderr()))
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// Lines into a file that may not take them.
+struct Log<F> {
+    file: F,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Lines that were not written since the last one that was.
+    lost: u64,
+    /// Whether the last line was not written to its end.
+    torn: bool,
+}
+
+/// The writer of one line.
+struct LineWriter<'a, F>(&'a Log<F>);
+
+impl<F: AsFd> Log<F> {
+    fn new(file: F) -> Self {
+        Self { file, state: Mutex::default() }
+    }
+
+    fn line(&self, line: &[u8]) {
+        // One line at a time: what fits now is not to be taken by another thread. It is held for no wait.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.lost > 0 || state.torn {
+            let end = if state.torn { "\n" } else { "" };
+            let lost = format!("{end}{} lines of this log are lost here: nobody read it\n", state.lost);
+            if !self.piece(lost.as_bytes()) {
+                state.lost += 1;
+                return;
+            }
+            *state = State::default();
+        }
+        for (index, piece) in line.chunks(PIECE).enumerate() {
+            if !self.piece(piece) {
+                state.lost += 1;
+                state.torn = index > 0;
+                return;
+            }
+        }
+    }
+
+    /// Whether it could be written at once.
+    fn piece(&self, piece: &[u8]) -> bool {
+        let file = self.file.as_fd();
+        takes_something(file) && rustix::io::retry_on_intr(|| rustix::io::write(file, piece)).is_ok()
+    }
+}
+
+fn takes_something(file: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::new(&file, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now))).is_ok_and(|ready| ready > 0)
+}
+
+impl<'a, F: AsFd + 'a> MakeWriter<'a> for Log<F> {
+    type Writer = LineWriter<'a, F>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        LineWriter(self)
+    }
+}
+
+/// A line comes in one write.
+impl<F: AsFd> Write for LineWriter<'_, F> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// The writer would wait for ever: there is nobody but the test to read.
+    #[test]
+    fn a_pipe_that_nobody_reads_costs_lines_and_no_time() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let log = Log::new(writer);
+        let line = |number: u32| format!("{number:05} {}\n", "x".repeat(1_000)).into_bytes();
+        for number in 0..1_000 {
+            log.make_writer().write_all(&line(number)).expect("it never fails");
+        }
+        let mut read = vec![0; 1 << 20];
+        let length = reader.read(&mut read).expect("it has something");
+        let text = String::from_utf8(read[..length].to_vec()).expect("text");
+        let whole = text.lines().count();
+        assert!(whole < 1_000 && text.ends_with('\n'), "{whole} lines");
+        assert!(text.lines().enumerate().all(|(at, line)| line.starts_with(&format!("{at:05} "))));
+
+        log.make_writer().write_all(b"after\n").expect("it never fails");
+        let length = reader.read(&mut read).expect("it has something");
+        let lost = 1_000 - whole;
+        let expected = format!("{lost} lines of this log are lost here: nobody read it\nafter\n");
+        assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
+    }
+
+    #[test]
+    fn a_line_that_is_longer_than_there_is_room_is_torn_once() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let log = Log::new(writer);
+        log.line(&vec![b'y'; 1 << 20]);
+        let mut read = vec![0; 1 << 20];
+        let length = reader.read(&mut read).expect("it has something");
+        assert!(length >= PIECE && read[..length].iter().all(|byte| *byte == b'y'));
+        log.line(b"after\n");
+        let length = reader.read(&mut read).expect("it has something");
+        let expected = "\n1 lines of this log are lost here: nobody read it\nafter\n";
+        assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
+    }
+}

@@ -5,9 +5,12 @@
 mod fixtures;
 mod support;
 
+use escapement::clock::Nanos;
+use escapement::host::RingFile;
 use escapement::ring::Consumer;
 use escapement::wire::{ActionHeader, AgentState, Outcome, Reason};
 use fixtures::{ACTION, FAULTY, GOOD, OBSERVATION, fixture};
+use support::bounds::{instantly, report};
 use support::{Agent, next_action, wait_for};
 
 const SAFE_DEFAULT: [f32; ACTION] = [0.125, 0.25, 0.5];
@@ -151,6 +154,46 @@ fn nan_wrong_shape_and_non_tensor_give_the_safe_default() {
     }
 }
 
+/// The forward never returns, and libtorch with it: the safe default, the halt word, the latch and exit code 81, though most of
+/// the process's memory is libtorch's.
+#[test]
+fn a_policy_that_hangs_in_libtorch_is_given_up() {
+    const TIMEOUT: Nanos = Nanos::from_millis(300);
+    let runs = if std::env::var_os("ESCAPEMENT_LONG").is_some() { 50 } else { 3 };
+    let (mut words, mut exits) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let agent = agent(
+            "hang_sometimes.pt",
+            &[
+                ("deadline.inference_us", "100000"),
+                ("deadline.end_to_end_us", "100000"),
+                ("deadline.on_miss", "\"safe_default\""),
+                ("deadline.hang_timeout_ms", "300"),
+            ],
+        );
+        let mut process = agent.start_armed();
+        let header = agent.attach(RingFile::Actions).expect("it is armed").header();
+        agent.feed().commit(&FAULTY);
+        let (outcome, reason, action, payload) = answered(&mut agent.gateway());
+        assert_eq!((outcome, reason, payload), (Outcome::SafeDefault, Reason::GuardTakeover, SAFE_DEFAULT));
+        let due = Nanos(action.ts_publish_ns + action.queue_ns).plus(TIMEOUT);
+        words.push(instantly("the halt", || header.state().0 == AgentState::Halted.number()));
+        exits.push(instantly("the end", || process.try_wait().is_some()));
+        let (status, stderr) = process.wait();
+        assert_eq!(status.code(), Some(81), "{stderr}");
+        let latch = std::fs::read_to_string(agent.state_path().join("halted")).expect("a latch");
+        assert!(latch.contains("policy_hung"), "{latch}");
+        for seen in [&mut words, &mut exits] {
+            let seen = seen.last_mut().expect("just pushed");
+            *seen = seen.map(|at| at.since(due));
+        }
+        // Its locks went with it, whatever still has its memory.
+        assert_eq!(agent.start().wait().0.code(), Some(80));
+    }
+    report("halt word, hung in libtorch, past the hang timeout", words, Nanos::from_millis(1));
+    report("exit 81, hung in libtorch, past the hang timeout", exits, Nanos::from_millis(1));
+}
+
 /// The forward never returns; told to stop, the agent halts and says why instead of waiting for ever.
 #[test]
 fn code_81_hung_policy() {
@@ -166,9 +209,9 @@ fn code_81_hung_policy() {
     let process = agent.start_armed();
     agent.feed().commit(&FAULTY);
     wait_for("the observation to be taken up", || {
-        let before = agent.attach(escapement::host::RingFile::Actions)?.header().producer_heartbeat_ns();
+        let before = agent.attach(RingFile::Actions)?.header().producer_heartbeat_ns();
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let after = agent.attach(escapement::host::RingFile::Actions)?.header().producer_heartbeat_ns();
+        let after = agent.attach(RingFile::Actions)?.header().producer_heartbeat_ns();
         (before == after).then_some(())
     });
     let (status, stderr) = process.stop();

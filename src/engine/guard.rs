@@ -47,7 +47,8 @@ pub struct DeadlineGuard<C> {
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     turn: u64,
-    /// When it was last seen so.
+    /// When it was first seen so, and when last.
+    first: Nanos,
     seen: Nanos,
     /// How long it has been in flight under the guard's eyes.
     watched: Nanos,
@@ -201,7 +202,8 @@ impl<C: Clock> DeadlineGuard<C> {
             Some((Verdict { outcome, .. }, tick)) => {
                 // Now it is known when the tick began, which is before it was first seen.
                 if let Some(known) = &mut self.in_flight {
-                    known.watched = known.watched.max(now.since(tick.peeked).min(MOST_PER_LOOK));
+                    let unseen = known.first.since(tick.peeked).min(MOST_PER_LOOK);
+                    known.watched = known.watched.plus(unseen);
                     known.answered = Some(tick.observation.sequence);
                 }
                 Look::TookOver { halted: outcome == Outcome::Halt }
@@ -234,7 +236,7 @@ impl<C: Clock> DeadlineGuard<C> {
                 let watched = known.watched.plus(now.since(known.seen).min(MOST_PER_LOOK));
                 InFlight { seen: now, watched, ..known }
             }
-            _ => InFlight { turn, seen: now, watched: Nanos(0), answered: None, told: false },
+            _ => InFlight { turn, first: now, seen: now, watched: Nanos(0), answered: None, told: false },
         };
         self.in_flight = Some(known);
         let Some(timeout) = self.hang_timeout else { return Nanos(u64::MAX) };

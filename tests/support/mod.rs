@@ -3,6 +3,8 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub mod bounds;
+
 use escapement::clock::{Clock, MonotonicClock};
 use escapement::host::{AgentDirectory, RingFile};
 use escapement::ring::{Consumer, Producer, Region};

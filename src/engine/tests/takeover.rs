@@ -58,6 +58,10 @@ struct WatchedRig {
 
 impl WatchedRig {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::hung_after(HANG, change)
+    }
+
+    fn hung_after(hang: u64, change: impl FnOnce(&mut Settings)) -> Self {
         let mut rig = Rig::new(change);
         let guard: Guard = Arc::default();
         let looks: Arc<Mutex<Vec<Look>>> = Arc::default();
@@ -70,7 +74,7 @@ impl WatchedRig {
             answer: Ok(ANSWER),
             calls: Arc::clone(&main_calls),
         });
-        *guard.lock().unwrap() = rig.engine.guard(GuardWake::Spin, Some(Nanos(HANG)));
+        *guard.lock().unwrap() = rig.engine.guard(GuardWake::Spin, Some(Nanos(hang)));
         assert!(rig.engine.guard(GuardWake::Spin, None).is_none(), "there is one guard");
         Self { rig, guard, looks, main, fallback, main_calls }
     }
@@ -179,6 +183,23 @@ fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     assert_eq!(hang.0, sent.header.ts_publish_ns + sent.header.queue_ns + HANG);
     assert_eq!(looks[5], Look::Hung { sequence: Some(sent.header.sequence) });
     assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::PolicyHung)));
+}
+
+/// However late a tick was first seen, and however long its deadline is.
+#[test]
+fn a_hang_is_measured_from_the_ticks_beginning() {
+    // What one look may add to the time that a policy was watched.
+    const LOOK: u64 = 5_000_000;
+    for first in [1, LOOK / 5, LOOK] {
+        let mut watched = WatchedRig::hung_after(4 * LOOK, |settings| {
+            settings.deadlines.inference = Nanos(2 * LOOK);
+            settings.deadlines.end_to_end = Nanos(2 * LOOK);
+        });
+        watched.answer(&[first, LOOK, LOOK - first + 1, LOOK, LOOK - 1, 1]);
+        let looks = watched.looks();
+        assert_eq!(looks[2], Look::TookOver { halted: false }, "{first}");
+        assert!(!matches!(looks[4], Look::Hung { .. }) && matches!(looks[5], Look::Hung { .. }), "{looks:?}");
+    }
 }
 
 #[test]

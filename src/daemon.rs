@@ -110,8 +110,8 @@ pub fn run(
         .and_then(|run_file| run_file.write(&directory))
         .map_err(DaemonError::system("write daemon.json"))?;
     let keeper = Arc::new(HaltKeeper::new(state, file));
-    keeper.refuse_halted(&directory)?;
     keeper.discard_prepared();
+    keeper.refuse_halted(&directory)?;
 
     let rings = Rings::open(&directory, config)?;
     let action_header = rings.actions.header();

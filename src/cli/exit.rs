@@ -6,7 +6,7 @@
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::host::{DirectoryError, StateError};
+use crate::host::{DirectoryError, StateError, say};
 use crate::policy::PolicyError;
 use crate::ring::ProtocolViolation;
 use crate::shm::ShmError;
@@ -97,7 +97,7 @@ impl Failure {
     /// Prints the lines and gives the code.
     pub fn report(self) -> ExitCode {
         for line in self.message.lines() {
-            eprintln!("escapement: {line}");
+            say(&format!("escapement: {line}\n"));
         }
         self.code
     }

@@ -4,14 +4,11 @@
 //! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
 
 use super::exit::{ExitCode, Failure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::host::{PIECE, write_at_once};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
-
-/// What a pipe takes without waiting once it says that it takes something: `PIPE_BUF` on Linux.
-const PIECE: usize = 4096;
 
 /// Logs to standard error what the filter lets through.
 pub(super) fn start(filter: &str) -> Result<(), Failure> {
@@ -54,32 +51,22 @@ impl<F: AsFd> Log<F> {
         if state.lost > 0 || state.torn {
             let end = if state.torn { "\n" } else { "" };
             let lost = format!("{end}{} lines of this log are lost here: nobody read it\n", state.lost);
-            if !self.piece(lost.as_bytes()) {
+            if write_at_once(self.file.as_fd(), lost.as_bytes()) < lost.len() {
                 state.lost += 1;
                 return;
             }
             *state = State::default();
         }
-        for (index, piece) in line.chunks(PIECE).enumerate() {
-            if !self.piece(piece) {
-                state.lost += 1;
-                state.torn = index > 0;
+        let mut written = 0;
+        for piece in line.chunks(PIECE) {
+            let taken = write_at_once(self.file.as_fd(), piece);
+            written += taken;
+            if taken < piece.len() {
+                *state = State { lost: 1, torn: written > 0 };
                 return;
             }
         }
     }
-
-    /// Whether it could be written at once.
-    fn piece(&self, piece: &[u8]) -> bool {
-        let file = self.file.as_fd();
-        takes_something(file) && rustix::io::retry_on_intr(|| rustix::io::write(file, piece)).is_ok()
-    }
-}
-
-fn takes_something(file: BorrowedFd<'_>) -> bool {
-    let mut asked = [PollFd::new(&file, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now))).is_ok_and(|ready| ready > 0)
 }
 
 impl<'a, F: AsFd + 'a> MakeWriter<'a> for Log<F> {

@@ -53,6 +53,9 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         (LatchState::Halted(halt), _) => (halt.reason.clone(), halt.summary()),
         (LatchState::Unexplained(why), _) => ("unexplained".to_owned(), why.clone()),
     };
+    if let LatchState::Halted(halt) = &found {
+        agent.state.audit().complete(halt)?;
+    }
     let at_ns = wall_clock_ns();
     agent.state.audit().append(&AuditLine {
         at: rfc3339(at_ns),

@@ -11,8 +11,11 @@ use crate::attribution::GapMeter;
 use crate::clock::FollowingClock;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
 use crate::engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
-use crate::host::{Emergency, ThreadWatch, keep_off, pin_to, prefault_stack, use_fifo_scheduler};
+use crate::host::{
+    Emergency, ThreadWatch, halt_for_good, keep_off, pin_to, prefault_stack, use_fifo_scheduler,
+};
 use crate::ring::Header;
+use crate::wire::Reason;
 use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 
@@ -54,9 +57,12 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
 
 /// The state word says halted. What is left is to make that last, and to end a process of which a thread does not come back.
 fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
+    // The guard has said so; not over a reason that does not last, which a dying process may have given meanwhile.
+    halt_for_good(action_header, Reason::PolicyHung);
     if let Err(error) = keeper.keep(action_header, sequence, Haste::Great) {
         not_kept(&error);
     }
+    keeper.note_hung_stop(action_header);
     tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
     Emergency::end_hung()
 }

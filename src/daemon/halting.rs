@@ -118,12 +118,16 @@ impl HaltKeeper {
         haste: Haste,
     ) -> Result<(), StateError> {
         let mut progress = self.progress();
-        if !progress.kept {
-            if !self.engage_prepared(header, sequence, progress.prepared.take()) {
-                self.engage(header, sequence, haste)?;
-            }
-            progress.kept = true;
+        if progress.kept {
+            return Ok(());
         }
+        let prepared = progress.prepared.take();
+        // Who halts knows it, unless it did not come to an answer; what was prepared tells it then.
+        let sequence = sequence.or_else(|| prepared.as_ref().and_then(|halt| halt.sequence));
+        if !self.engage_prepared(header, sequence, prepared) {
+            self.engage(header, sequence, haste)?;
+        }
+        progress.kept = true;
         Ok(())
     }
 
@@ -135,16 +139,18 @@ impl HaltKeeper {
     /// Makes ready what is to be on disk if the policy, which was answered for at the observation `sequence`, does not return
     /// until `at_ns`.
     pub(super) fn prepare_for_a_hang(&self, header: &Header, sequence: Option<u64>, at_ns: u64) {
-        let halt = halt_of(header, Reason::PolicyHung.name(), at_ns, sequence);
         let mut progress = self.progress();
-        progress.prepared = match self.latch().prepare(&halt) {
-            Ok(()) => Some(halt),
-            // It takes longer without.
-            Err(error) => {
-                tracing::warn!(%error, "no latch was prepared");
-                None
-            }
-        };
+        progress.prepared = None;
+        if progress.kept {
+            return;
+        }
+        // Nobody waits for this disk: whoever halts meanwhile writes a latch of its own.
+        drop(progress);
+        let halt = halt_of(header, Reason::PolicyHung.name(), at_ns, sequence);
+        match self.latch().prepare(&halt) {
+            Ok(()) => self.progress().prepared = Some(halt),
+            Err(error) => tracing::warn!(%error, "no latch was prepared"),
+        }
     }
 
     /// The policy has returned, or what a killed predecessor left is found.
@@ -195,29 +201,20 @@ impl HaltKeeper {
     fn complete_the_audit(&self, halt: &Halt) {
         // Whoever holds it is halting or re-arming, and writes lines of its own.
         let Ok(_alone) = self.state.lock_rearm(Nanos(0)) else { return };
-        match self.state.audit().tells_of_halt_at(halt.at_ns) {
-            Ok(true) => {}
-            Ok(false) => self.append(&AuditLine::of_halt(halt), Haste::None),
-            Err(error) => tracing::error!(%error, "the audit file cannot be read"),
+        if let Err(error) = self.state.audit().complete(halt) {
+            tracing::error!(%error, "the audit file does not tell of its halt");
         }
+    }
+
+    /// The end of a process that has no time for more.
+    pub(super) fn note_hung_stop(&self, header: &Header) {
+        let line = LineFacts { reason: Some(Reason::PolicyHung.name().to_owned()), ..LineFacts::default() };
+        self.append(&line.about("stop", header), Haste::Great);
     }
 
     /// Adds a line to the audit file. It is no reason to stop when that fails, but one to be heard.
     pub(super) fn note(&self, what: &str, header: &Header, line: &LineFacts) {
-        let at_ns = wall_clock_ns();
-        let line = AuditLine {
-            at: rfc3339(at_ns),
-            at_ns,
-            what: what.to_owned(),
-            reason: line.reason.clone(),
-            text: line.text.clone(),
-            user: line.user.clone(),
-            pid: std::process::id(),
-            epoch: Some(header.epoch()),
-            sequence: line.sequence,
-            bundle_sha256: Some(hex(&header.bundle_hash())),
-        };
-        self.append(&line, Haste::None);
+        self.append(&line.about(what, header), Haste::None);
     }
 
     fn append(&self, line: &AuditLine, haste: Haste) {
@@ -239,6 +236,24 @@ pub(super) struct LineFacts {
     pub(super) text: Option<String>,
     pub(super) user: Option<User>,
     pub(super) sequence: Option<u64>,
+}
+
+impl LineFacts {
+    fn about(&self, what: &str, header: &Header) -> AuditLine {
+        let at_ns = wall_clock_ns();
+        AuditLine {
+            at: rfc3339(at_ns),
+            at_ns,
+            what: what.to_owned(),
+            reason: self.reason.clone(),
+            text: self.text.clone(),
+            user: self.user.clone(),
+            pid: std::process::id(),
+            epoch: Some(header.epoch()),
+            sequence: self.sequence,
+            bundle_sha256: Some(hex(&header.bundle_hash())),
+        }
+    }
 }
 
 /// A halt by a rule.

@@ -46,6 +46,8 @@ pub(super) struct Observed {
     pub(super) latch: LatchState,
     /// Misses by cause.
     pub(super) misses: MissReport,
+    /// Whether the policy has not returned for most of the hang timeout.
+    pub(super) overdue: bool,
 }
 
 /// What is known of the feed's life, by its heartbeat.
@@ -82,6 +84,8 @@ struct Snapshot<'a> {
     last_sequence: Option<u64>,
     /// How long the engine has not said that it is alive.
     heartbeat_age_ns: u64,
+    /// Whether the policy may hang: in a file that is the last one of a process, it did.
+    overdue: bool,
     /// `null`, or what the latch says.
     latch: Value,
     pid: u32,
@@ -248,6 +252,7 @@ impl Status {
             },
             last_sequence: self.last_sequence,
             heartbeat_age_ns: now.since(observed.heartbeat).0,
+            overdue: observed.overdue,
             latch: observed.latch.to_json(),
             pid: std::process::id(),
             at_ns: now.0,

@@ -27,8 +27,11 @@ const STOP_GRACE: Nanos = Nanos::from_millis(500);
 const HALT_GRACE: Nanos = Nanos::from_millis(5);
 
 /// How long before a hang the prepared latch is synced once more: a disk that has just been awake puts it in its place in half the
-/// time. And how long before it at the latest, so that the guard does not have to wait for that.
+/// time. And how long before it at the latest, so that it is done by then.
 const TOUCH: (Nanos, Nanos) = (Nanos::from_micros(4_000), Nanos::from_micros(1_500));
+
+/// How long after its time a policy that was overdue and did not hang counts as returned.
+const RETURN_GRACE: Nanos = Nanos::from_millis(1_000);
 
 /// How long a panic's report may take to be written before the process ends without it.
 const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
@@ -289,29 +292,37 @@ impl Supervisor<'_> {
         Ending { end, abandoned }
     }
 
-    /// The policy may hang. Then the guard ends the process, and has no time: what can be done before is done now.
+    /// The policy may hang. Then the guard ends the process, and has no time: what can be done before is done now. A policy that
+    /// is overdue again and again gets it once a second; where it hangs after all, its end takes a little longer.
     fn on_overdue(&mut self, hang: Nanos) {
+        let now = MonotonicClock.now();
+        if self.overdue.is_some() || now >= hang {
+            return;
+        }
         self.overdue = Some(Overdue { hang, touch: Some(Nanos(hang.0.saturating_sub(TOUCH.0.0))) });
-        self.prepare_for_a_hang(hang);
-        prepare_to_end();
         tracing::warn!(sequence = self.status.last_sequence(), "the policy does not return: overdue");
         // The last status file is to say why.
-        self.causes.close(MonotonicClock.now());
+        self.causes.close(now);
         self.dump();
+        prepare_to_end();
+        self.prepare_for_a_hang(hang);
     }
 
     fn prepare_for_a_hang(&self, hang: Nanos) {
-        let at_ns = wall_clock_ns() + hang.since(MonotonicClock.now()).0;
-        self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
+        let left = hang.since(MonotonicClock.now());
+        if left > TOUCH.1 {
+            let at_ns = wall_clock_ns() + left.0;
+            self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
+        }
     }
 
     fn look_at_what_is_overdue(&mut self, now: Nanos) {
         let Some(Overdue { hang, touch }) = &mut self.overdue else { return };
         let hang = *hang;
-        if touch.take_if(|touch| now >= *touch).is_some() && now.plus(TOUCH.1) < hang {
+        if touch.take_if(|touch| now >= *touch).is_some() {
             self.prepare_for_a_hang(hang);
         }
-        if now > hang.plus(STOP_GRACE) {
+        if now > hang.plus(RETURN_GRACE) {
             self.on_returned();
         }
     }
@@ -392,6 +403,7 @@ impl Supervisor<'_> {
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
             misses: self.causes.report(),
+            overdue: self.overdue.is_some(),
         };
         self.status.snapshot(&observed, self.reloads.running(), self.reloads.figures(), MonotonicClock.now())
     }

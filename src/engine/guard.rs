@@ -120,7 +120,7 @@ const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
 const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
 /// How long before the end of the hang timeout a policy is called overdue, at the most: time to make ready what is done then,
 /// also for a thread that has to wait for its core. At most half of that timeout.
-const OVERDUE_BEFORE: Nanos = Nanos::from_millis(100);
+const OVERDUE_BEFORE: Nanos = Nanos::from_millis(250);
 /// While it spins towards a deadline it looks this often whether the tick is still in flight.
 const GLANCE: Nanos = Nanos::from_micros(20);
 
@@ -213,7 +213,7 @@ impl<C: Clock> DeadlineGuard<C> {
         }
     }
 
-    /// The gateway learns of it at once; what else there is to do is the supervisor's.
+    /// The gateway learns of it at once; what else there is to do is for whoever runs the guard.
     #[cold]
     fn halt(&self) -> Look {
         self.action_header.halt(Reason::PolicyHung.number().into());

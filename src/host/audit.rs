@@ -107,12 +107,14 @@ impl Audit {
         Ok(self.halts_since(length)?.pop())
     }
 
-    /// Whether the file tells of the halt that was made at this time, in nanoseconds since 1970.
+    /// Adds the line about a halt that a latch explains, where there is none: whoever made it was killed, or the machine crashed,
+    /// before the line was on disk. For one who keeps out everybody that halts or re-arms.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn tells_of_halt_at(&self, at_ns: u64) -> Result<bool, StateError> {
-        Ok(self.halts_since(0)?.iter().any(|line| line.at_ns == at_ns))
+    /// When the file cannot be read, written or synced.
+    pub fn complete(&self, halt: &Halt) -> Result<(), StateError> {
+        let told = self.halts_since(0)?.iter().any(|line| line.at_ns == halt.at_ns);
+        if told { Ok(()) } else { self.append(&AuditLine::of_halt(halt)) }
     }
 
     /// The halts in the file behind its first `length` bytes, as far as their lines can be read.

@@ -1,5 +1,6 @@
 //! Where and how a thread is scheduled.
 
+use rustix::thread::CpuSet;
 use std::io;
 
 /// Why a thread does not run as it was asked to.
@@ -74,18 +75,16 @@ pub fn keep_off(core: usize) {
     }
 }
 
-/// Runs `start` with the calling thread kept on the core that it is on. What it starts begins there: a new task may be placed on
-/// any core that it may use, also behind a thread that spins.
-pub(super) fn on_this_core(start: impl FnOnce()) {
-    let before = rustix::thread::sched_getaffinity(None);
-    let mut here = rustix::thread::CpuSet::new();
+/// Runs `start` with the calling thread kept on the core that it is on, and tells it where it may be otherwise. What it starts
+/// begins there: a new task may be placed on any core that it may use, also behind a thread that spins.
+pub(super) fn on_this_core(start: impl FnOnce(Option<&CpuSet>)) {
+    let Ok(before) = rustix::thread::sched_getaffinity(None) else { return start(None) };
+    let mut here = CpuSet::new();
     here.set(rustix::thread::sched_getcpu());
     // Refused, what is started may have to wait for its core.
     let _ = rustix::thread::sched_setaffinity(None, &here);
-    start();
-    if let Ok(before) = before {
-        let _ = rustix::thread::sched_setaffinity(None, &before);
-    }
+    start(Some(&before));
+    let _ = rustix::thread::sched_setaffinity(None, &before);
 }
 
 /// Puts the calling thread under `SCHED_FIFO`.

@@ -6,6 +6,7 @@
 //! is pulled here too.
 
 use super::latch::halt_for_good;
+use super::pipe::say;
 use super::process_end::end_at_once;
 use crate::ring::{HALTED, Header};
 use crate::sync::{AtomicU64, Ordering};
@@ -39,12 +40,14 @@ impl Emergency {
     /// When the signal handler cannot be installed.
     pub fn install(self) -> io::Result<()> {
         let codes = *CODES.get_or_init(|| self);
-        let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if let Some(header) = ACTION_HEADER.get() {
                 header.halt(Reason::Panic.number().into());
             }
-            print(info);
+            // What the standard hook says; but that one waits for whoever reads it.
+            let thread = std::thread::current();
+            let backtrace = std::backtrace::Backtrace::capture();
+            say(&format!("thread '{}' {info}\n{backtrace}\n", thread.name().unwrap_or("unnamed")));
             // SAFETY: _exit ends the process at once; nothing of it runs afterwards. Unwinding further would run
             // destructors of a state that is known to be broken.
             unsafe { libc::_exit(codes.panic_code) }
@@ -110,10 +113,15 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
         header.halt(Reason::BusError.number().into());
     }
     let message = b"escapement: SIGBUS: a mapped file was truncated; halted\n";
-    // SAFETY: write and _exit are async-signal-safe; the message is a live buffer of that length. There is nobody left
+    // SAFETY: poll, write and _exit are async-signal-safe; the descriptor's entry is a local, the message a live buffer of that
+    // length. There is nobody left
     // to tell if the write fails.
     unsafe {
-        libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
+        let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+        // Not for whoever has stopped reading it.
+        if libc::poll(&raw mut stderr, 1, 0) > 0 {
+            libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
+        }
         libc::_exit(CODES.get().map_or(libc::EXIT_FAILURE, |codes| codes.bus_error_code))
     }
 }

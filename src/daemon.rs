@@ -44,7 +44,7 @@ use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
 use guard_thread::{GuardParts, Handed};
-use halting::{HaltKeeper, Haste, LineFacts};
+use halting::{HaltKeeper, LineFacts};
 use loading::Loading;
 use reloading::{ReadConfig, Reloads, Standing};
 use rings::Rings;
@@ -190,7 +190,7 @@ impl Agent<'_> {
             Loading::Done(loaded) => *loaded,
             Loading::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
             Loading::Halted => {
-                self.keeper.keep(&action_header, None, Haste::None)?;
+                self.keeper.keep(&action_header, None)?;
                 tracing::error!("halted while the policy was being loaded");
                 return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
             }

@@ -178,6 +178,8 @@ fn a_policy_that_hangs_ends_the_process_with_its_halt_kept() {
         );
         let halts = audit.lines().filter(|line| line.contains(r#""what":"halt""#));
         assert_eq!(halts.count(), 1, "{audit}");
+        let last = audit.lines().last().expect("its end");
+        assert!(last.contains(r#""what":"stop","reason":"policy_hung""#), "{audit}");
         // Written while it was overdue.
         assert_eq!(agent.status()["counters"]["actions"], 1);
         assert_eq!(agent.status()["misses"]["recent"][0]["reason"], "guard_takeover");

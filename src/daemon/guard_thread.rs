@@ -4,7 +4,7 @@
 //! have to be woken, and may be waiting for a disk.
 
 use super::causes::Watched;
-use super::halting::{HaltKeeper, Haste, not_kept};
+use super::halting::{HaltKeeper, not_kept};
 use super::planted::has_no_guard;
 use super::supervisor::Event;
 use crate::attribution::GapMeter;
@@ -59,10 +59,9 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
 fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
     // The guard has said so; not over a reason that does not last, which a dying process may have given meanwhile.
     halt_for_good(action_header, Reason::PolicyHung);
-    if let Err(error) = keeper.keep(action_header, sequence, Haste::Great) {
+    if let Err(error) = keeper.keep_in_haste(action_header, sequence) {
         not_kept(&error);
     }
-    keeper.note_hung_stop(action_header);
     tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
     Emergency::end_hung()
 }

@@ -40,16 +40,6 @@ struct Progress {
     prepared: Option<Halt>,
 }
 
-/// How a halt's audit line is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Haste {
-    /// It is synced as the latch is.
-    None,
-    /// It is left to the kernel: the process has to be gone. Should the machine crash within the next seconds, the next start
-    /// writes it from the latch.
-    Great,
-}
-
 impl HaltKeeper {
     pub(super) fn new(state: StateDirectory, config: &Path) -> Self {
         Self { state, config: config.to_owned(), progress: Mutex::default() }
@@ -92,7 +82,8 @@ impl HaltKeeper {
         let summary = match self.latch().read() {
             LatchState::Open => {
                 let Some(header) = header.filter(|header| halted_for_good(header)) else { return Ok(()) };
-                let halt = self.engage(header, None, Haste::None)?;
+                let (halt, line) = self.engage(header, None, None)?;
+                line.iter().for_each(|line| self.append(line));
                 tracing::warn!("it was halted by its state word alone; its latch is written now");
                 halt.summary()
             }
@@ -110,25 +101,35 @@ impl HaltKeeper {
     }
 
     /// Writes the latch of a halt that the state word tells of, after the observation `sequence`, and its audit line; once in
-    /// a process, however often it is asked for. The latch is on disk when this returns.
-    pub(super) fn keep(
-        &self,
-        header: &Header,
-        sequence: Option<u64>,
-        haste: Haste,
-    ) -> Result<(), StateError> {
+    /// a process, however often it is asked for. All of it is on disk when this returns.
+    pub(super) fn keep(&self, header: &Header, sequence: Option<u64>) -> Result<(), StateError> {
         let mut progress = self.progress();
-        if progress.kept {
-            return Ok(());
+        if !progress.kept {
+            let (_, line) = self.engage(header, sequence, progress.prepared.take())?;
+            line.iter().for_each(|line| self.append(line));
+            progress.kept = true;
         }
-        let prepared = progress.prepared.take();
-        // Who halts knows it, unless it did not come to an answer; what was prepared tells it then.
-        let sequence = sequence.or_else(|| prepared.as_ref().and_then(|halt| halt.sequence));
-        if !self.engage_prepared(header, sequence, prepared) {
-            self.engage(header, sequence, haste)?;
-        }
-        progress.kept = true;
         Ok(())
+    }
+
+    /// The same for a process that has to be gone: its latch is on disk when this returns. The audit lines, that of its end among
+    /// them, are left to the kernel; should the machine crash within the next seconds, whoever comes next to the latch writes
+    /// what it tells.
+    pub(super) fn keep_in_haste(&self, header: &Header, sequence: Option<u64>) -> Result<(), StateError> {
+        let mut progress = self.progress();
+        let mut lines = Vec::with_capacity(2);
+        let kept = if progress.kept {
+            Ok(())
+        } else {
+            self.engage(header, sequence, progress.prepared.take()).map(|(_, line)| lines.extend(line))
+        };
+        progress.kept = kept.is_ok();
+        let why = LineFacts { reason: Some(Reason::PolicyHung.name().to_owned()), ..LineFacts::default() };
+        lines.push(why.about("stop", header));
+        if let Err(error) = self.state.audit().append_in_haste(&lines) {
+            not_audited("stop", &error);
+        }
+        kept
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -159,23 +160,29 @@ impl HaltKeeper {
         self.latch().discard_prepared();
     }
 
-    /// Whether what was prepared is this halt, and the latch now.
-    fn engage_prepared(&self, header: &Header, sequence: Option<u64>, prepared: Option<Halt>) -> bool {
-        let Some(halt) = prepared else { return false };
-        let fits = halt.reason == reason_name(header)
-            && halt.sequence == sequence
-            && wall_clock_ns().abs_diff(halt.at_ns) <= MOST_OFF_NS;
-        let engaged = fits && self.latch().engage_prepared().unwrap_or(false);
-        if engaged {
-            self.append(&AuditLine::of_halt(&halt), Haste::Great);
-        }
-        engaged
-    }
-
-    /// A latch that is there already keeps its reason, and whoever made it has its line; one whose maker was killed before it
-    /// could say anything is explained here.
-    fn engage(&self, header: &Header, sequence: Option<u64>, haste: Haste) -> Result<Halt, StateError> {
+    /// Makes the latch, from what was `prepared` where that fits. Gives the audit line that is to be written: a latch that is
+    /// there already keeps its reason, and whoever made it has its line; one whose maker was killed before it could say
+    /// anything is explained here.
+    fn engage(
+        &self,
+        header: &Header,
+        sequence: Option<u64>,
+        prepared: Option<Halt>,
+    ) -> Result<(Halt, Option<AuditLine>), StateError> {
+        // Who halts knows it, unless it did not come to an answer; what was prepared tells it then.
+        let sequence = sequence.or_else(|| prepared.as_ref().and_then(|halt| halt.sequence));
         let latch = self.latch();
+        let fits = |halt: &Halt| {
+            halt.reason == reason_name(header)
+                && halt.sequence == sequence
+                && wall_clock_ns().abs_diff(halt.at_ns) <= MOST_OFF_NS
+        };
+        if let Some(halt) = prepared.filter(fits)
+            && latch.engage_prepared().unwrap_or(false)
+        {
+            let line = AuditLine::of_halt(&halt);
+            return Ok((halt, Some(line)));
+        }
         let (engaged, text) = match latch.engage()? {
             Some(engaged) => (Some(engaged), None),
             None => (latch.adopt(), Some(FOUND.to_owned())),
@@ -186,14 +193,13 @@ impl HaltKeeper {
             user: kill_switch_pulled_by().filter(|_| halt_reason(header) == Reason::Operator).map(User::of),
             ..halt_of(header, reason_name(header), wall_clock_ns(), sequence)
         };
-        match engaged {
-            Some(engaged) => {
-                latch.explain(engaged, &halt)?;
-                self.append(&AuditLine::of_halt(&halt), haste);
-            }
-            None => latch.keep()?,
-        }
-        Ok(halt)
+        let Some(engaged) = engaged else {
+            latch.keep()?;
+            return Ok((halt, None));
+        };
+        latch.explain(engaged, &halt)?;
+        let line = AuditLine::of_halt(&halt);
+        Ok((halt, Some(line)))
     }
 
     /// The latch of a process that was killed, or of a machine that crashed, before the audit line was on disk tells all that
@@ -206,27 +212,20 @@ impl HaltKeeper {
         }
     }
 
-    /// The end of a process that has no time for more.
-    pub(super) fn note_hung_stop(&self, header: &Header) {
-        let line = LineFacts { reason: Some(Reason::PolicyHung.name().to_owned()), ..LineFacts::default() };
-        self.append(&line.about("stop", header), Haste::Great);
-    }
-
     /// Adds a line to the audit file. It is no reason to stop when that fails, but one to be heard.
     pub(super) fn note(&self, what: &str, header: &Header, line: &LineFacts) {
-        self.append(&line.about(what, header), Haste::None);
+        self.append(&line.about(what, header));
     }
 
-    fn append(&self, line: &AuditLine, haste: Haste) {
-        let audit = self.state.audit();
-        let appended = match haste {
-            Haste::None => audit.append(line),
-            Haste::Great => audit.append_in_haste(line),
-        };
-        if let Err(error) = appended {
-            tracing::error!(what = line.what, %error, "not in the audit file");
+    fn append(&self, line: &AuditLine) {
+        if let Err(error) = self.state.audit().append(line) {
+            not_audited(&line.what, &error);
         }
     }
+}
+
+fn not_audited(what: &str, error: &StateError) {
+    tracing::error!(what, %error, "not in the audit file");
 }
 
 /// What an audit line says beside what it is about.

@@ -2,7 +2,7 @@
 
 use super::causes::{Causes, Watched};
 use super::engine_thread::halt_reason;
-use super::halting::{HaltKeeper, Haste, LineFacts, not_kept};
+use super::halting::{HaltKeeper, LineFacts, not_kept};
 use super::planted::panic_if_planted;
 use super::reloading::{NotPrepared, Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
@@ -381,7 +381,7 @@ impl Supervisor<'_> {
         if !self.is_halted() || !latches(halt_reason(&self.action_header)) {
             return;
         }
-        if let Err(error) = self.keeper.keep(&self.action_header, self.status.last_sequence(), Haste::None) {
+        if let Err(error) = self.keeper.keep(&self.action_header, self.status.last_sequence()) {
             not_kept(&error);
         }
     }

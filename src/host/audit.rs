@@ -139,23 +139,23 @@ impl Audit {
     /// # Errors
     /// When it cannot be written or synced.
     pub fn append(&self, line: &AuditLine) -> Result<(), StateError> {
-        let (file, is_new) = self.write(line)?;
+        let (file, is_new) = self.write(std::slice::from_ref(line))?;
         file.sync_all().map_err(StateError::new(&self.directory.path().join(NAME), "sync the audit file"))?;
         if is_new { self.directory.sync() } else { Ok(()) }
     }
 
-    /// Adds a line that survives the process, but not a crash of the machine within the next seconds: where there is no time
-    /// for more.
+    /// Adds lines that survive the process, but not a crash of the machine within the next seconds: where there is no time for
+    /// more.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn append_in_haste(&self, line: &AuditLine) -> Result<(), StateError> {
-        self.write(line).map(drop)
+    pub fn append_in_haste(&self, lines: &[AuditLine]) -> Result<(), StateError> {
+        self.write(lines).map(drop)
     }
 
-    /// Writes a line at once. A torn last line of a process that was killed is closed first, so that it stays the only one
+    /// Writes lines, all in one write. A torn last line of a process that was killed is closed first, so that it stays the only one
     /// that cannot be read. Gives the file, and whether it is new.
-    fn write(&self, line: &AuditLine) -> Result<(File, bool), StateError> {
+    fn write(&self, lines: &[AuditLine]) -> Result<(File, bool), StateError> {
         let path = self.directory.path().join(NAME);
         let error = |action| StateError::new(&path, action);
         let mut options = OpenOptions::new();
@@ -172,8 +172,10 @@ impl Audit {
         if last != *b"\n" {
             bytes.push(b'\n');
         }
-        serde_json::to_writer(&mut bytes, line).expect("a line has only strings and numbers");
-        bytes.push(b'\n');
+        for line in lines {
+            serde_json::to_writer(&mut bytes, line).expect("a line has only strings and numbers");
+            bytes.push(b'\n');
+        }
         file.write_all(&bytes).map_err(error("write to the audit file"))?;
         Ok((file, length == 0))
     }

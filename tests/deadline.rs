@@ -133,6 +133,41 @@ fn a_fallback_policy_answers_where_the_main_one_is_late() {
     assert_eq!(agent.status()["policy"]["fallback"], "other");
 }
 
+/// A policy that may have hung, and has not: what was made ready for it is thrown away, and halts nothing.
+#[test]
+fn a_policy_that_is_overdue_and_returns_leaves_no_trace() {
+    // In the middle of the quarter of a second in which it is overdue and not hung.
+    const SLEEP: Duration = Duration::from_millis(1_475);
+    let agent = agent(&[("deadline.hang_timeout_ms", "1600"), ("warm_up.quantile", "0.5")]);
+    let prepared = agent.state_path().join("halted.new");
+    let children = |process: &Process| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("it runs");
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.expect("a task").path().join("children")).unwrap_or_default()
+        };
+        tasks.map(of_task).collect::<String>()
+    };
+    let mut process = start(&agent, ("ESCAPEMENT_TEST_SLEEP", "1"));
+    let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+    for round in 0..2 {
+        feed.commit(&sleeping(SLEEP));
+        assert_eq!(next_action::<2>(&mut gateway).0.reason, Reason::GuardTakeover.number());
+        wait_for("a latch to be prepared", || prepared.exists().then_some(()));
+        assert!(!agent.state_path().join("halted").exists());
+        if round == 0 {
+            wait_for("the policy's return", || (!prepared.exists()).then_some(()));
+            wait_for("the caretaker's end", || children(&process).is_empty().then_some(()));
+            feed.commit(&[0.0; 4]);
+            assert_eq!(next_action::<2>(&mut gateway).0.outcome, Outcome::Policy.number());
+        }
+    }
+    // What a killed one leaves is no halt either.
+    process.kill();
+    let next = agent.start_armed();
+    assert!(!prepared.exists());
+    assert_eq!(next.stop().0.code(), Some(0));
+}
+
 /// The policy never returns: the safe default at the deadline, then the halt word, the latch and exit code 81. The latch is on
 /// a disk, as far as this machine has one, so that syncing it takes the time that it takes.
 #[test]

@@ -123,7 +123,7 @@ pub fn run(
     let agent = Agent { config, read, directory: &directory, keeper: &keeper, rings: &rings };
     let result = agent.serve((&events, &inbox), &commands);
     action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
-    keeper.note("stop", &action_header, &ending_line(&result));
+    keeper.note_end(&action_header, &ending_line(&result));
     if leaves_a_thread(&result) {
         // That thread has the rings mapped as long as the process lives: nobody may take them over before. The kernel
         // releases the locks when the process is gone.

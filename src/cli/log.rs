@@ -4,9 +4,10 @@
 //! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
 
 use super::exit::{ExitCode, Failure};
-use crate::host::{PIECE, write_at_once};
+use crate::host::{PIECE, unwaiting, write_at_once};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -16,11 +17,21 @@ pub(super) fn start(filter: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Log::new(io::stderr()))
+        .with_writer(Log::new(stderr()))
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
         .init();
     Ok(())
+}
+
+fn stderr() -> OwnedFd {
+    let stderr = io::stderr();
+    // A file or a socket, which take what they say that they take.
+    unwaiting(stderr.as_fd()).or_else(|| stderr.as_fd().try_clone_to_owned().ok()).unwrap_or_else(nowhere)
+}
+
+fn nowhere() -> OwnedFd {
+    File::options().write(true).open("/dev/null").expect("a system has it").into()
 }
 
 /// Lines into a file that may not take them.

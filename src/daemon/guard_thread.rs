@@ -18,9 +18,13 @@ use crate::ring::Header;
 use crate::wire::Reason;
 use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the engine's thread hands over once the engine is made.
 pub(super) type Handed = DeadlineGuard<FollowingClock>;
+
+/// How long the supervisor may take to end a process, once it has said so.
+const END_GRACE: Duration = Duration::from_secs(1);
 
 /// What the guard's thread needs.
 pub(super) struct GuardParts {
@@ -59,8 +63,11 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
 fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
     // The guard has said so; not over a reason that does not last, which a dying process may have given meanwhile.
     halt_for_good(action_header, Reason::PolicyHung);
-    if let Err(error) = keeper.keep_in_haste(action_header, sequence) {
-        not_kept(&error);
+    match keeper.keep_in_haste(action_header, sequence) {
+        Ok(true) => {}
+        // Halted or stopped in the same moment: the supervisor has said how this process ends, and ends it.
+        Ok(false) => std::thread::sleep(END_GRACE),
+        Err(error) => not_kept(&error),
     }
     tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
     Emergency::end_hung()

@@ -38,6 +38,8 @@ struct Progress {
     kept: bool,
     /// What a latch would say that was made ready beside its place.
     prepared: Option<Halt>,
+    /// The line about this process's end is written: whoever wrote it ends the process.
+    ended: bool,
 }
 
 impl HaltKeeper {
@@ -114,8 +116,8 @@ impl HaltKeeper {
 
     /// The same for a process that has to be gone: its latch is on disk when this returns. The audit lines, that of its end among
     /// them, are left to the kernel; should the machine crash within the next seconds, whoever comes next to the latch writes
-    /// what it tells.
-    pub(super) fn keep_in_haste(&self, header: &Header, sequence: Option<u64>) -> Result<(), StateError> {
+    /// what it tells. Says whether the process's end is the caller's; somebody else may be about to end it.
+    pub(super) fn keep_in_haste(&self, header: &Header, sequence: Option<u64>) -> Result<bool, StateError> {
         let mut progress = self.progress();
         let mut lines = Vec::with_capacity(2);
         let kept = if progress.kept {
@@ -124,12 +126,23 @@ impl HaltKeeper {
             self.engage(header, sequence, progress.prepared.take()).map(|(_, line)| lines.extend(line))
         };
         progress.kept = kept.is_ok();
+        let ends = !std::mem::replace(&mut progress.ended, true);
+        if !ends {
+            return kept.map(|()| false);
+        }
         let why = LineFacts { reason: Some(Reason::PolicyHung.name().to_owned()), ..LineFacts::default() };
         lines.push(why.about("stop", header));
         if let Err(error) = self.state.audit().append_in_haste(&lines) {
             not_audited("stop", &error);
         }
-        kept
+        kept.map(|()| true)
+    }
+
+    /// Adds the line about the process's end, unless the guard has given up the policy and is ending it.
+    pub(super) fn note_end(&self, header: &Header, line: &LineFacts) {
+        if !std::mem::replace(&mut self.progress().ended, true) {
+            self.note("stop", header, line);
+        }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -84,7 +84,7 @@ struct Snapshot<'a> {
     last_sequence: Option<u64>,
     /// How long the engine has not said that it is alive.
     heartbeat_age_ns: u64,
-    /// Whether the policy may hang: in a file that is the last one of a process, it did.
+    /// Whether the policy has not returned for most of the hang timeout, a second ago or less.
     overdue: bool,
     /// `null`, or what the latch says.
     latch: Value,

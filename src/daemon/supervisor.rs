@@ -299,13 +299,19 @@ impl Supervisor<'_> {
         if self.overdue.is_some() || now >= hang {
             return;
         }
-        self.overdue = Some(Overdue { hang, touch: Some(Nanos(hang.0.saturating_sub(TOUCH.0.0))) });
+        self.overdue = Some(Overdue { hang, touch: None });
         tracing::warn!(sequence = self.status.last_sequence(), "the policy does not return: overdue");
         // The last status file is to say why.
         self.causes.close(now);
         self.dump();
         prepare_to_end();
+        let begun = MonotonicClock.now();
         self.prepare_for_a_hang(hang);
+        // Only where it is done by then: meanwhile there is no prepared latch.
+        if MonotonicClock.now().since(begun) < Nanos(TOUCH.0.0 - TOUCH.1.0) {
+            let touch = Some(Nanos(hang.0.saturating_sub(TOUCH.0.0)));
+            self.overdue = Some(Overdue { hang, touch });
+        }
     }
 
     fn prepare_for_a_hang(&self, hang: Nanos) {
@@ -327,11 +333,14 @@ impl Supervisor<'_> {
         }
     }
 
-    /// A policy that was overdue has returned after all, or the guard would have ended the process.
+    /// A policy that was overdue has returned after all, or the guard would have ended the process. (Where the process was
+    /// stopped meanwhile it may still hang; its end takes longer then.)
     fn on_returned(&mut self) {
         if self.overdue.take().is_some() {
             self.keeper.discard_prepared();
             dismiss_caretaker();
+            // The one that was written says that it is overdue.
+            self.dump();
         }
     }
 

@@ -1,8 +1,9 @@
 //! Output into a pipe that nobody reads, any more or for the time being.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What a pipe takes without waiting once it says that it takes something: `PIPE_BUF` on Linux.
 pub const PIECE: usize = 4096;
@@ -18,7 +19,19 @@ pub fn end_quietly_on_closed_pipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Writes a piece of at most [`PIECE`] bytes, if it can be written without waiting. Gives how much was written.
+/// A way to write to what is behind `file` that never waits, where there is one: a pipe or a terminal opened anew, so that
+/// nobody else's way to it changes. A terminal says that it takes something as soon as there is room for a byte.
+pub fn unwaiting(file: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let kind = FileType::from_raw_mode(fstat(file).ok()?.st_mode);
+    if !matches!(kind, FileType::Fifo | FileType::CharacterDevice) {
+        return None;
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// Writes a piece of at most [`PIECE`] bytes, as far as there is room for it. Gives how much was written. What is no pipe, no
+/// socket and nothing that is [`unwaiting`] may wait all the same.
 pub fn write_at_once(file: BorrowedFd<'_>, piece: &[u8]) -> usize {
     debug_assert!(piece.len() <= PIECE);
     write_within(file, piece, 0)
@@ -27,10 +40,15 @@ pub fn write_at_once(file: BorrowedFd<'_>, piece: &[u8]) -> usize {
 /// Says something on standard error before the process ends. Where nobody reads that, the process ends all the same.
 pub fn say(text: &str) {
     let stderr = io::stderr();
-    for piece in text.as_bytes().chunks(PIECE) {
-        if write_within(stderr.as_fd(), piece, PATIENCE_S) < piece.len() {
+    let own = unwaiting(stderr.as_fd());
+    let file = own.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        let written = write_within(file, &rest[..rest.len().min(PIECE)], PATIENCE_S);
+        if written == 0 {
             return;
         }
+        rest = &rest[written..];
     }
 }
 
@@ -42,5 +60,27 @@ fn write_within(file: BorrowedFd<'_>, piece: &[u8], seconds: i64) -> usize {
         rustix::io::retry_on_intr(|| rustix::io::write(file, piece)).unwrap_or(0)
     } else {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A terminal with little room takes a part and says so; one that is opened as usual would wait for the rest.
+    #[test]
+    fn a_terminal_that_nobody_reads_takes_what_it_can() {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let Ok(screen) = rustix::pty::openpt(flags) else {
+            println!("skipped: no terminals here");
+            return;
+        };
+        rustix::pty::grantpt(&screen).and_then(|()| rustix::pty::unlockpt(&screen)).expect("a terminal");
+        let name = rustix::pty::ptsname(&screen, Vec::new()).expect("it has a name");
+        let terminal = open(name, OFlags::WRONLY | OFlags::NOCTTY, Mode::empty()).expect("it is there");
+        let own = unwaiting(terminal.as_fd()).expect("a terminal can be opened anew");
+        let line = [b'x'; 300];
+        let written: usize = (0..10_000).map(|_| write_at_once(own.as_fd(), &line)).sum();
+        assert!(written > 0 && written < 10_000 * line.len(), "{written}");
     }
 }

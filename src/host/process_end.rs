@@ -59,7 +59,11 @@ static BUSY: AtomicU64 = AtomicU64::new(0);
 /// The caretaker's process number, zero where there is none. Until it was waited for, its stack counts as in use.
 static CARETAKER: AtomicU64 = AtomicU64::new(0);
 /// Whether it has closed its copies of all files.
-static HAS_LET_GO: AtomicU64 = AtomicU64::new(0);
+static HAS_LET_GO: AtomicU64 = AtomicU64::new(NOT_YET);
+const NOT_YET: u64 = 0;
+const DONE: u64 = 1;
+/// An old kernel, or a sandbox that forbids it.
+const CANNOT: u64 = 2;
 
 fn with_caretaker(act: impl FnOnce(libc::pid_t)) {
     // SYNC POINT `BUSY`, Acquire: partner is the Release below.
@@ -108,7 +112,7 @@ fn top_of_stack() -> Option<*mut libc::c_void> {
 /// Where it cannot be had, the process ends as one without.
 fn make_caretaker(cores: Option<&CpuSet>) {
     let Some(top) = top_of_stack() else { return };
-    HAS_LET_GO.store(0, Ordering::Relaxed);
+    HAS_LET_GO.store(NOT_YET, Ordering::Relaxed);
     let parent = std::ptr::without_provenance_mut::<libc::c_void>(std::process::id() as usize);
     // SAFETY: the masks are locals; sigfillset fills the one in, pthread_sigmask the other. The caretaker inherits that every
     // signal is blocked: it must run no handler of this process.
@@ -128,7 +132,12 @@ fn make_caretaker(cores: Option<&CpuSet>) {
     CARETAKER.store(number, Ordering::Relaxed);
     // SYNC POINT `LET_GO`, Acquire: partner is the Release in `caretaker`. A lock that the end of this process releases is free
     // from then on.
-    if !yield_until(|| HAS_LET_GO.load(Ordering::Acquire) != 0) {
+    let mut has_let_go = NOT_YET;
+    yield_until(|| {
+        has_let_go = HAS_LET_GO.load(Ordering::Acquire);
+        has_let_go != NOT_YET
+    });
+    if has_let_go != DONE {
         // It would outlive this process with a lock in its hands.
         return dismiss(made);
     }
@@ -146,10 +155,12 @@ extern "C" fn caretaker(parent: *mut libc::c_void) -> libc::c_int {
     // may write is errno, and the thread whose it is looks at none before this process has let go or is done away with.
     unsafe {
         if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
+            // SYNC POINT `LET_GO`, Release: partner is the Acquire in `make_caretaker`.
+            HAS_LET_GO.store(CANNOT, Ordering::Release);
             libc::_exit(1);
         }
         // SYNC POINT `LET_GO`, Release: partner is the Acquire in `make_caretaker`.
-        HAS_LET_GO.store(1, Ordering::Release);
+        HAS_LET_GO.store(DONE, Ordering::Release);
         libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"caretaker".as_ptr());
         let pause = libc::timespec { tv_sec: 0, tv_nsec: LOOK_AGAIN_NS };
         while libc::syscall(libc::SYS_getppid) as usize == parent.addr() {

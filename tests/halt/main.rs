@@ -68,13 +68,44 @@ fn halted(reason: Reason) -> (u32, u32) {
 
 /// The agent does not start, says in one line why and what to do, and stays halted.
 fn stays_halted(agent: &Agent, words: &[&str]) {
-    let (status, stderr) = agent.start().wait();
-    assert_eq!(status.code(), Some(80), "{stderr}");
-    let line = stderr.lines().last().expect("it says why");
-    for word in words.iter().chain(&["halted", "escapement rearm -c"]) {
-        assert!(line.contains(word), "{line:?} does not name {word:?}");
+    refuses(agent, agent.command(), words).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// Whether the agent, started by this command, is refused as a halted one is to be; or what it does instead.
+fn refuses(agent: &Agent, command: std::process::Command, words: &[&str]) -> Result<(), String> {
+    let mut process = Process::spawn(command);
+    let is_armed = || {
+        agent
+            .attach(RingFile::Actions)
+            .is_some_and(|ring| ring.header().state().0 == AgentState::Armed.number())
+    };
+    wait_for("a start or a refusal", || (process.try_wait().is_some() || is_armed()).then_some(()));
+    if process.try_wait().is_none() {
+        return Err("it is armed".to_owned());
     }
-    assert!(latch(agent).symlink_metadata().is_ok());
+    let (status, stderr) = process.wait();
+    if status.code() != Some(80) {
+        return Err(format!("{status}: {stderr}"));
+    }
+    let line = stderr.lines().last().unwrap_or_default();
+    match words.iter().chain(&["halted", "escapement rearm -c"]).find(|word| !line.contains(**word)) {
+        Some(word) => Err(format!("{line:?} does not name {word:?}")),
+        None if latch(agent).symlink_metadata().is_err() => Err("the latch is gone".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// What the tests of this file ask again and again is no empty question.
+#[test]
+#[cfg(debug_assertions)]
+fn planted_bug_an_agent_that_ignores_its_latch_is_found_out() {
+    let agent = Agent::new(&[]);
+    agent.start_armed().stop();
+    assert_eq!(code(&halt(&agent, "a drill")), 0);
+    assert_eq!(refuses(&agent, agent.command(), &["a drill"]), Ok(()));
+    let mut command = agent.command();
+    command.env("ESCAPEMENT_TEST_IGNORE_LATCH", "1");
+    assert_eq!(refuses(&agent, command, &[]), Err("it is armed".to_owned()));
 }
 
 #[test]

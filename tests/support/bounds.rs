@@ -20,8 +20,8 @@ pub fn instantly(what: &str, mut is_so: impl FnMut() -> bool) -> [Nanos; 2] {
     }
 }
 
-/// Bounds that hold on a machine that does nothing else. A busy one may take any time, and then they are only told; and where
-/// it was the test that was kept from looking, it says so.
+/// Tells how a bound was held. It asserts nothing, since a busy machine may take any time; and where it was the test that was kept
+/// from looking, it says so.
 pub fn report(what: &str, mut past: Vec<[Nanos; 2]>, bound: Nanos) {
     past.sort_by_key(|[_, seen]| *seen);
     let at = |share: f64| past[((past.len() - 1) as f64 * share) as usize][1].0 as f64 / 1e3;

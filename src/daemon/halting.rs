@@ -167,6 +167,13 @@ impl HaltKeeper {
         }
     }
 
+    /// Makes the disk awake for what was prepared.
+    pub(super) fn touch_prepared(&self) {
+        if self.progress().prepared.is_some() {
+            self.latch().touch_prepared();
+        }
+    }
+
     /// The policy has returned, or what a killed predecessor left is found.
     pub(super) fn discard_prepared(&self) {
         self.progress().prepared = None;

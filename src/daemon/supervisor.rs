@@ -27,8 +27,8 @@ const STOP_GRACE: Nanos = Nanos::from_millis(500);
 const HALT_GRACE: Nanos = Nanos::from_millis(5);
 
 /// How long before a hang the prepared latch is synced once more: a disk that has just been awake puts it in its place in half the
-/// time. And how long before it at the latest, so that it is done by then.
-const TOUCH: (Nanos, Nanos) = (Nanos::from_micros(4_000), Nanos::from_micros(1_500));
+/// time.
+const TOUCH_BEFORE: Nanos = Nanos::from_micros(4_000);
 
 /// How long after its time a policy that was overdue and did not hang counts as returned.
 const RETURN_GRACE: Nanos = Nanos::from_millis(1_000);
@@ -299,34 +299,21 @@ impl Supervisor<'_> {
         if self.overdue.is_some() || now >= hang {
             return;
         }
-        self.overdue = Some(Overdue { hang, touch: None });
+        self.overdue = Some(Overdue { hang, touch: Some(Nanos(hang.0.saturating_sub(TOUCH_BEFORE.0))) });
         tracing::warn!(sequence = self.status.last_sequence(), "the policy does not return: overdue");
         // The last status file is to say why.
         self.causes.close(now);
         self.dump();
         prepare_to_end();
-        let begun = MonotonicClock.now();
-        self.prepare_for_a_hang(hang);
-        // Only where it is done by then: meanwhile there is no prepared latch.
-        if MonotonicClock.now().since(begun) < Nanos(TOUCH.0.0 - TOUCH.1.0) {
-            let touch = Some(Nanos(hang.0.saturating_sub(TOUCH.0.0)));
-            self.overdue = Some(Overdue { hang, touch });
-        }
-    }
-
-    fn prepare_for_a_hang(&self, hang: Nanos) {
-        let left = hang.since(MonotonicClock.now());
-        if left > TOUCH.1 {
-            let at_ns = wall_clock_ns() + left.0;
-            self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
-        }
+        let at_ns = wall_clock_ns() + hang.since(MonotonicClock.now()).0;
+        self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
     }
 
     fn look_at_what_is_overdue(&mut self, now: Nanos) {
         let Some(Overdue { hang, touch }) = &mut self.overdue else { return };
         let hang = *hang;
         if touch.take_if(|touch| now >= *touch).is_some() {
-            self.prepare_for_a_hang(hang);
+            self.keeper.touch_prepared();
         }
         if now > hang.plus(RETURN_GRACE) {
             self.on_returned();

@@ -8,7 +8,7 @@ use super::audit::User;
 use super::state::{StateDirectory, StateError};
 use crate::ring::Header;
 use crate::wire::Reason;
-use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::fs::{FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -36,6 +36,11 @@ pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
 const NAME: &str = "halted";
 /// A latch that may have to be there soon, beside its place.
 const PREPARED: &str = "halted.new";
+/// Both of a file's times, as the kernel has them.
+const NOW: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+};
 /// More than any explanation has; a file longer than that is damage.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -230,6 +235,16 @@ impl Latch {
             Err(rustix::io::Errno::EXIST) => Ok(false),
             Err(error) => Err(StateError::new(&to, "move the latch to its place")(error.into())),
         }
+    }
+
+    /// Makes the disk work on what was prepared, without changing what it says: one that has just been awake is faster.
+    pub fn touch_prepared(&self) {
+        let touched = File::options().write(true).open(self.prepared_path()).and_then(|file| {
+            rustix::fs::futimens(&file, &NOW)?;
+            file.sync_all()
+        });
+        // It is as good as before.
+        drop(touched);
     }
 
     /// Removes what was prepared, if anything was.

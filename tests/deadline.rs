@@ -178,7 +178,8 @@ fn a_policy_that_is_overdue_and_returns_leaves_no_trace() {
 }
 
 /// The policy never returns: the safe default at the deadline, then the halt word, the latch and exit code 81. The latch is on
-/// a disk, as far as this machine has one, so that syncing it takes the time that it takes.
+/// a disk, as far as this machine has one, so that syncing it takes the time that it takes; or where
+/// `ESCAPEMENT_TEST_STATE_ROOT` says.
 #[test]
 fn a_policy_that_hangs_ends_the_process_with_its_halt_kept() {
     const TIMEOUT: Nanos = Nanos::from_millis(500);
@@ -188,7 +189,9 @@ fn a_policy_that_hangs_ends_the_process_with_its_halt_kept() {
     for run in 0..runs {
         let on_miss = if run % 2 == 0 { "\"safe_default\"" } else { "\"halt\"" };
         let wake = if run % 4 < 2 { "\"sleep\"" } else { "\"spin\"" };
-        let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on disk");
+        let root = std::env::var_os("ESCAPEMENT_TEST_STATE_ROOT");
+        let root = root.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+        let disk = tempfile::tempdir_in(root).expect("a directory on disk");
         let state_root = format!("{:?}", disk.path());
         let agent = agent(&[
             ("agent.state_root", &state_root),

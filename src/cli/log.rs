@@ -4,8 +4,7 @@
 //! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
 
 use super::exit::{ExitCode, Failure};
-use crate::host::{PIECE, unwaiting, write_at_once};
-use std::fs::File;
+use crate::host::{unwaiting, write_at_once};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -15,23 +14,21 @@ use tracing_subscriber::fmt::MakeWriter;
 pub(super) fn start(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
+    let stderr = stderr()
+        .map_err(|error| Failure::new(ExitCode::Temporary, format!("open standard error: {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Log::new(stderr()))
+        .with_writer(Log::new(stderr))
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
         .init();
     Ok(())
 }
 
-fn stderr() -> OwnedFd {
+fn stderr() -> io::Result<OwnedFd> {
     let stderr = io::stderr();
-    // A file or a socket, which take what they say that they take.
-    unwaiting(stderr.as_fd()).or_else(|| stderr.as_fd().try_clone_to_owned().ok()).unwrap_or_else(nowhere)
-}
-
-fn nowhere() -> OwnedFd {
-    File::options().write(true).open("/dev/null").expect("a system has it").into()
+    // A socket takes what it says that it takes, and a file all of it.
+    unwaiting(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
 }
 
 /// Lines into a file that may not take them.
@@ -59,23 +56,20 @@ impl<F: AsFd> Log<F> {
     fn line(&self, line: &[u8]) {
         // One line at a time: what fits now is not to be taken by another thread. It is held for no wait.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.lost > 0 || state.torn {
+        if state.lost > 0 {
             let end = if state.torn { "\n" } else { "" };
-            let lost = format!("{end}{} lines of this log are lost here: nobody read it\n", state.lost);
-            if write_at_once(self.file.as_fd(), lost.as_bytes()) < lost.len() {
+            let lost = format!("{end}lines of this log lost here, since nobody read it: {}\n", state.lost);
+            let written = write_at_once(self.file.as_fd(), lost.as_bytes());
+            if written < lost.len() {
                 state.lost += 1;
+                state.torn |= written > 0;
                 return;
             }
             *state = State::default();
         }
-        let mut written = 0;
-        for piece in line.chunks(PIECE) {
-            let taken = write_at_once(self.file.as_fd(), piece);
-            written += taken;
-            if taken < piece.len() {
-                *state = State { lost: 1, torn: written > 0 };
-                return;
-            }
+        let written = write_at_once(self.file.as_fd(), line);
+        if written < line.len() {
+            *state = State { lost: 1, torn: written > 0 };
         }
     }
 }
@@ -124,7 +118,7 @@ mod tests {
         log.make_writer().write_all(b"after\n").expect("it never fails");
         let length = reader.read(&mut read).expect("it has something");
         let lost = 1_000 - whole;
-        let expected = format!("{lost} lines of this log are lost here: nobody read it\nafter\n");
+        let expected = format!("lines of this log lost here, since nobody read it: {lost}\nafter\n");
         assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
     }
 
@@ -135,10 +129,10 @@ mod tests {
         log.line(&vec![b'y'; 1 << 20]);
         let mut read = vec![0; 1 << 20];
         let length = reader.read(&mut read).expect("it has something");
-        assert!(length >= PIECE && read[..length].iter().all(|byte| *byte == b'y'));
+        assert!(length >= 4096 && read[..length].iter().all(|byte| *byte == b'y'));
         log.line(b"after\n");
         let length = reader.read(&mut read).expect("it has something");
-        let expected = "\n1 lines of this log are lost here: nobody read it\nafter\n";
+        let expected = "\nlines of this log lost here, since nobody read it: 1\nafter\n";
         assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
     }
 }

@@ -48,10 +48,12 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
         return;
     }
     drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
-    let between = |moment| match moment {
-        // It has time until it has none: a supervisor that is behind does not get to it.
-        Moment::Overdue(hang) => drop(events.try_send(Event::Overdue(hang))),
-        moment => meter.note(moment),
+    let between = |moment| {
+        if let Moment::Overdue(hang) = moment {
+            // A supervisor that is behind does not get to it.
+            drop(events.try_send(Event::Overdue(hang)));
+        }
+        meter.note(moment);
     };
     match guard.run(between) {
         GuardEnd::Closed => {}

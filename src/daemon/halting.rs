@@ -127,15 +127,14 @@ impl HaltKeeper {
         };
         progress.kept = kept.is_ok();
         let ends = !std::mem::replace(&mut progress.ended, true);
-        if !ends {
-            return kept.map(|()| false);
+        if ends {
+            let reason = Some(Reason::PolicyHung.name().to_owned());
+            lines.push(LineFacts { reason, ..LineFacts::default() }.about("stop", header));
         }
-        let why = LineFacts { reason: Some(Reason::PolicyHung.name().to_owned()), ..LineFacts::default() };
-        lines.push(why.about("stop", header));
         if let Err(error) = self.state.audit().append_in_haste(&lines) {
-            not_audited("stop", &error);
+            not_audited("halt, stop", &error);
         }
-        kept.map(|()| true)
+        kept.map(|()| ends)
     }
 
     /// Adds the line about the process's end, unless the guard has given up the policy and is ending it.

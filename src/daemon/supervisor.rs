@@ -278,8 +278,8 @@ impl Supervisor<'_> {
 
     /// The engine said how it ended. A halt that somebody else made first keeps its reason.
     fn on_ended(&mut self, end: RunEnd) -> Ending {
-        self.on_returned();
         self.keep_the_halt();
+        self.forget_what_was_overdue();
         self.causes.close(MonotonicClock.now());
         if let RunEnd::Violated(violation) = end {
             tracing::error!(%violation, "a ring's other side broke its protocol");
@@ -316,18 +316,18 @@ impl Supervisor<'_> {
             self.keeper.touch_prepared();
         }
         if now > hang.plus(RETURN_GRACE) {
-            self.on_returned();
+            self.forget_what_was_overdue();
+            // The status file that was written says that it is overdue.
+            self.dump();
         }
     }
 
     /// A policy that was overdue has returned after all, or the guard would have ended the process. (Where the process was
     /// stopped meanwhile it may still hang; its end takes longer then.)
-    fn on_returned(&mut self) {
+    fn forget_what_was_overdue(&mut self) {
         if self.overdue.take().is_some() {
             self.keeper.discard_prepared();
             dismiss_caretaker();
-            // The one that was written says that it is overdue.
-            self.dump();
         }
     }
 

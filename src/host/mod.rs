@@ -23,7 +23,7 @@ pub use directory::{AgentDirectory, DirectoryError, RingFile, Role};
 pub use emergency::{Emergency, kill_switch_pulled_by};
 pub use latch::{Engaged, Halt, Latch, LatchState, halt_for_good, latches};
 pub use memory::{lock_all_memory, prefault_stack};
-pub use pipe::{PIECE, end_quietly_on_closed_pipe, say, unwaiting, write_at_once};
+pub use pipe::{end_quietly_on_closed_pipe, say, unwaiting, write_at_once};
 pub use process_end::{dismiss_caretaker, end_at_once, prepare_to_end};
 pub use run_file::{LiveDaemon, RunFile};
 pub use sandbox::{SandboxError, forbid_files};

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What a pipe takes without waiting once it says that it takes something: `PIPE_BUF` on Linux.
-pub const PIECE: usize = 4096;
+const PIECE: usize = 4096;
 /// How long a last word may wait for its reader, in seconds.
 const PATIENCE_S: i64 = 1;
 
@@ -30,37 +30,34 @@ pub fn unwaiting(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// Writes a piece of at most [`PIECE`] bytes, as far as there is room for it. Gives how much was written. What is no pipe, no
-/// socket and nothing that is [`unwaiting`] may wait all the same.
-pub fn write_at_once(file: BorrowedFd<'_>, piece: &[u8]) -> usize {
-    debug_assert!(piece.len() <= PIECE);
-    write_within(file, piece, 0)
+/// Writes as much as there is room for, to a pipe, a socket or what [`unwaiting`] gave. Gives how much that was.
+pub fn write_at_once(file: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+    write_within(file, bytes, 0)
 }
 
 /// Says something on standard error before the process ends. Where nobody reads that, the process ends all the same.
 pub fn say(text: &str) {
     let stderr = io::stderr();
     let own = unwaiting(stderr.as_fd());
-    let file = own.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        let written = write_within(file, &rest[..rest.len().min(PIECE)], PATIENCE_S);
-        if written == 0 {
-            return;
-        }
-        rest = &rest[written..];
-    }
+    write_within(own.as_ref().map_or(stderr.as_fd(), AsFd::as_fd), text.as_bytes(), PATIENCE_S);
 }
 
-fn write_within(file: BorrowedFd<'_>, piece: &[u8], seconds: i64) -> usize {
-    let mut asked = [PollFd::new(&file, PollFlags::OUT)];
+/// Writes as long as there is room within so many seconds.
+fn write_within(file: BorrowedFd<'_>, bytes: &[u8], seconds: i64) -> usize {
     let patience = Timespec { tv_sec: seconds, tv_nsec: 0 };
-    let takes_something = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&patience)));
-    if takes_something.is_ok_and(|ready| ready > 0) {
-        rustix::io::retry_on_intr(|| rustix::io::write(file, piece)).unwrap_or(0)
-    } else {
-        0
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut asked = [PollFd::new(&file, PollFlags::OUT)];
+        if !rustix::io::retry_on_intr(|| poll(&mut asked, Some(&patience))).is_ok_and(|ready| ready > 0) {
+            break;
+        }
+        let piece = &rest[..rest.len().min(PIECE)];
+        match rustix::io::retry_on_intr(|| rustix::io::write(file, piece)) {
+            Ok(written @ 1..) => rest = &rest[written..],
+            _ => break,
+        }
     }
+    bytes.len() - rest.len()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! act once more. So such a process ends by one system call. That alone is not fast: the kernel tells the parent only once
 //! the last page is unmapped, which takes about 0.1 ms for each megabyte, and most of a policy's process is its policy. It
 //! does not have to wait for that where somebody else has the memory as well: a *caretaker*, a process that shares nothing
-//! with this one but its memory, that closes its copies of all files at once (no lock and no pipe lives longer by it; one that cannot do so is not used),
-//! waits until this one is gone, and ends. The kernel takes the memory down then, and nobody waits.
+//! with this one but its memory, that closes its copies of all files at once (no lock and no pipe lives longer by it; one that
+//! cannot do so is not used), waits until this one is gone, and ends. The kernel takes the memory down then, and nobody waits.
 
 use super::core::on_this_core;
 use crate::clock::{Clock, MonotonicClock, Nanos};
@@ -116,8 +116,8 @@ fn make_caretaker(cores: Option<&CpuSet>) {
     let parent = std::ptr::without_provenance_mut::<libc::c_void>(std::process::id() as usize);
     // SAFETY: the masks are locals; sigfillset fills the one in, pthread_sigmask the other. The caretaker inherits that every
     // signal is blocked: it must run no handler of this process.
-    // The stack is mapped for the life of the process, page-aligned, and in nobody's use (see `CARETAKER`); `caretaker` has the signature that is asked for and
-    // never returns. Without CLONE_VFORK this thread goes on; without CLONE_SIGHAND, CLONE_FILES and CLONE_THREAD nothing but
+    // The stack is mapped for the life of the process, page-aligned, and in nobody's use (see `CARETAKER`); `caretaker` has the
+    // signature that is asked for and never returns. Without CLONE_VFORK this thread goes on; without CLONE_SIGHAND, CLONE_FILES and CLONE_THREAD nothing but
     // memory is shared.
     let made = unsafe {
         let mut every: libc::sigset_t = std::mem::zeroed();

@@ -51,7 +51,7 @@ step cargo test --quiet --features torch --test bundle serving::
 if $long; then
     export ESCAPEMENT_LOOM_FULL=1
 fi
-RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom --lib model
+RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom -p escapement-ring -p escapement-engine --lib model
 
 # The program with both backends, which the tests with libtorch have built: named, so that nothing is skipped.
 export ESCAPEMENT_BINARY=${CARGO_TARGET_DIR:-$PWD/target}/debug/escapement

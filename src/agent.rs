@@ -19,13 +19,13 @@
 //! says why.
 
 use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
-use crate::clock::{Clock, MachineClock, Nanos};
-use crate::denormals::FlushDenormals;
-use crate::engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
-use crate::noise::Noise;
+use crate::latency::{Objective, Validation, ValidationError, validate};
 use crate::policy::{Backend, Execution, Policy, PolicyError, Precision, Widths};
-use crate::validation::{Objective, Validation, ValidationError, validate};
-use crate::wire::{Outcome, Reason};
+use escapement_engine::noise::Noise;
+use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
+use escapement_policy::denormals::FlushDenormals;
+use escapement_ring::clock::{Clock, MachineClock, Nanos};
+use escapement_ring::wire::{Outcome, Reason};
 use std::marker::PhantomData;
 use std::path::Path;
 

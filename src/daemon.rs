@@ -27,27 +27,28 @@ mod rings;
 mod status;
 mod supervisor;
 
-use crate::attribution::{GapMeter, gap_meter};
-use crate::clock::{Clock, MonotonicClock};
+use crate::agent_files::{ControlSocket, RunFile, StateDirectory};
 use crate::config::AgentConfig;
-use crate::engine::{self, Command, CommandWord, EngineError};
-use crate::handover;
-use crate::host::{
-    AgentDirectory, ControlSocket, DirectoryError, Emergency, Request, Role, RunFile, ServiceManager,
-    Signals, StateDirectory,
-};
-use crate::ring::{Consumer, Header, Producer};
-use crate::telemetry::Counters;
-use crate::wire::{AgentState, Reason};
+use crate::evidence::{GapMeter, gap_meter};
+use crate::halt::{Emergency, install_kill_switch};
+use crate::os::{Request, ServiceManager, Signals};
 use candidate::Loaded;
 use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
+use escapement_engine::lease;
+use escapement_engine::telemetry::Counters;
+use escapement_engine::{Command, CommandWord, EngineError};
+use escapement_ring::clock::{Clock, MonotonicClock};
+use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
+use escapement_ring::ring::{Consumer, Header, Producer};
+use escapement_ring::wire::{AgentState, Reason};
 use guard_thread::{GuardParts, Handed};
 use halting::{HaltKeeper, LineFacts};
 use loading::Loading;
 use reloading::{ReadConfig, Reloads, Standing};
 use rings::Rings;
+use signal_hook::consts::SIGUSR2;
 use status::Status;
 use std::path::Path;
 use std::sync::Arc;
@@ -155,6 +156,8 @@ fn ending_line(result: &Result<Ending, DaemonError>) -> LineFacts {
 /// Hands signals on to the supervisor. The kill switch does not wait for it: the handler has changed the state word, and
 /// this thread tells the engine.
 fn listen(events: Sender<Event>, commands: Arc<CommandWord>) -> Result<(), DaemonError> {
+    // Before the handlers that tell the thread: by then the state word says halted.
+    install_kill_switch(SIGUSR2).map_err(DaemonError::system("install the signal handlers"))?;
     let signals = Signals::install().map_err(DaemonError::system("install the signal handlers"))?;
     let hand_on = move || {
         signals.listen(|requested| {
@@ -199,10 +202,10 @@ impl Agent<'_> {
         action_header.set_bundle_hash(&sources.sha256());
         self.keeper.note("start", &action_header, &LineFacts::default());
         let counters = Arc::new(Counters::new());
-        let (records_in, mut records) = engine::record_ring(RECORD_CAPACITY);
+        let (records_in, mut records) = escapement_engine::record_ring(RECORD_CAPACITY);
         let observation_header = self.rings.observations.header();
         let epoch = action_header.epoch();
-        let (mailbox, updates) = handover::mailbox();
+        let (mailbox, updates) = lease::mailbox();
         let (meter, gaps) = gap_meter();
         let parts = EngineParts {
             serving,

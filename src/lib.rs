@@ -20,41 +20,18 @@
 //! | L4 | [`agent`] | a policy with its deadlines as a call, for those who embed it |
 //! | L5 | [`daemon`], [`cli`] | the process, its commands |
 
-#[cfg(not(loom))]
 pub mod agent;
-#[cfg(not(loom))]
-pub mod attribution;
-// Under loom there are the ring, the hand-over of rights and what they stand on: the models are about nothing else.
-pub mod backing;
-#[cfg(not(loom))]
+pub mod agent_files;
 pub mod bundle;
-#[cfg(not(loom))]
 pub mod cli;
-pub mod clock;
-#[cfg(not(loom))]
 pub mod config;
-#[cfg(not(loom))]
 pub mod daemon;
-pub mod denormals;
-#[cfg(not(loom))]
-pub mod engine;
-#[cfg(not(loom))]
-pub mod feed;
-#[cfg(not(loom))]
-pub mod gateway;
-pub mod handover;
-#[cfg(not(loom))]
-pub mod host;
-#[cfg(not(loom))]
-pub mod noise;
-#[cfg(not(loom))]
+pub mod evidence;
+pub mod halt;
+pub mod latency;
+pub mod os;
 pub mod policy;
-pub mod ring;
-#[cfg(not(loom))]
-pub mod shm;
-mod sync;
-#[cfg(not(loom))]
-pub mod telemetry;
-#[cfg(not(loom))]
-pub mod validation;
-pub mod wire;
+
+pub use escapement_engine::{self as engine, lease, noise, telemetry};
+pub use escapement_policy::denormals;
+pub use escapement_ring::{backing, clock, directory, feed, gateway, ring, shm, wire};

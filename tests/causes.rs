@@ -9,7 +9,9 @@
 
 mod support;
 
-use escapement::host::{ControlRequest, RingFile, ask_daemon, pin_to};
+use escapement::agent_files::{ControlRequest, ask_daemon};
+use escapement::directory::RingFile;
+use escapement::os::pin_to;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -236,7 +238,7 @@ fn stopping_feed() {
     let Some(directory) = std::env::var_os("ESCAPEMENT_AGENT") else { return };
     let directory = std::path::PathBuf::from(directory);
     let (root, name) = (directory.parent().unwrap(), directory.file_name().unwrap().to_str().unwrap());
-    let directory = escapement::host::AgentDirectory::new(Some(root), name);
+    let directory = escapement::directory::AgentDirectory::new(Some(root), name);
     let sequence = std::env::var("ESCAPEMENT_SEQUENCE").unwrap().parse().unwrap();
     let region = directory.attach(RingFile::Observations).unwrap();
     let mut feed = TestFeed::new(region, sequence);

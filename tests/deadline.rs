@@ -7,7 +7,7 @@
 mod support;
 
 use escapement::clock::{Clock, MonotonicClock, Nanos};
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Outcome, Reason};
 use std::time::Duration;
 use support::bounds::{instantly, report};

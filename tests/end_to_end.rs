@@ -6,7 +6,7 @@ mod fixtures;
 mod support;
 
 use escapement::clock::Nanos;
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::ring::Consumer;
 use escapement::wire::{ActionHeader, AgentState, Outcome, Reason};
 use fixtures::{ACTION, FAULTY, GOOD, OBSERVATION, fixture};

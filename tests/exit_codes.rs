@@ -2,7 +2,7 @@
 
 mod support;
 
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Reason};
 use std::os::unix::process::CommandExt;
 use support::{Agent, Process, escapement, next_action, wait_for};

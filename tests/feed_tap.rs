@@ -3,9 +3,9 @@
 mod support;
 
 use escapement::clock::{Clock, ManualClock, Nanos};
+use escapement::directory::RingFile;
 use escapement::feed::Feed;
 use escapement::gateway::check_log;
-use escapement::host::RingFile;
 use escapement::ring::{Consumer, Producer};
 use escapement::wire::{ActionHeader, AgentState, ObservationFlags, ObservationHeader, Outcome, Reason};
 use serde_json::Value;

@@ -83,7 +83,7 @@ fn start(agent: &Agent) -> Process {
 
 fn armed(agent: &Agent) {
     wait_for("the agent to be armed", || {
-        let region = agent.attach(escapement::host::RingFile::Actions)?;
+        let region = agent.attach(escapement::directory::RingFile::Actions)?;
         (region.header().state().0 == AgentState::Armed.number()).then_some(())
     });
 }

@@ -9,8 +9,8 @@
 mod support;
 
 use escapement::clock::{Clock, MonotonicClock};
+use escapement::directory::RingFile;
 use escapement::gateway::check_log;
-use escapement::host::RingFile;
 use escapement::ring::{Consumer, Producer};
 use escapement::wire::{ActionHeader, ObservationHeader, Outcome, Reason};
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ fn careless_daemon() {
     let Ok(fault) = std::env::var("ESCAPEMENT_CARELESS") else { return };
     let directory = PathBuf::from(std::env::var_os("ESCAPEMENT_AGENT").unwrap());
     let (root, name) = (directory.parent().unwrap(), directory.file_name().unwrap().to_str().unwrap());
-    let directory = escapement::host::AgentDirectory::new(Some(root), name);
+    let directory = escapement::directory::AgentDirectory::new(Some(root), name);
     let mut observations = Consumer::attach(directory.attach(RingFile::Observations).unwrap()).unwrap();
     let mut actions = Producer::attach(directory.attach(RingFile::Actions).unwrap()).unwrap();
     let payload = [0.0f32; ACTION];

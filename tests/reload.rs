@@ -5,7 +5,7 @@
 mod support;
 
 use escapement::clock::{Clock, MonotonicClock};
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::wire::{Outcome, Reason};
 use rustix::process::Signal;
 use serde_json::Value;

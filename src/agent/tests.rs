@@ -1,8 +1,8 @@
 //! The library's own way in, on a clock that is moved by hand.
 
 use super::*;
-use crate::clock::ManualClock;
 use crate::policy::{Dimensions, Fault};
+use escapement_ring::clock::ManualClock;
 
 /// Takes as long as its first feature says, in nanoseconds, and answers with the second.
 struct Scripted(ManualClock);

@@ -1,8 +1,8 @@
 //! Whether two policies answer the same observations alike.
 
 use super::golden::Tolerance;
-use crate::denormals::FlushDenormals;
 use crate::policy::{Fault, Policy, PolicyError};
+use escapement_policy::denormals::FlushDenormals;
 
 /// What two policies answered.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]

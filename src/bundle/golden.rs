@@ -5,8 +5,8 @@
 
 use super::manifest::{ActionKind, Manifest};
 use super::safetensors::{self, Tensor};
-use crate::denormals::FlushDenormals;
 use crate::policy::{Policy, PolicyError};
+use escapement_policy::denormals::FlushDenormals;
 use std::collections::BTreeMap;
 
 /// The rows of a bundle's golden vectors, checked against its manifest.

@@ -3,10 +3,10 @@
 
 use super::exit::{ExitCode, Failure};
 use super::locate::one_directory;
-use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::config;
-use crate::host::{AgentDirectory, DirectoryError, Role};
-use crate::shm::RoleLock;
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
+use escapement_ring::shm::RoleLock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //! daemon's do. Who asks about a policy does not trust it yet.
 
 use super::exit::{ExitCode, Failure};
-use crate::host::forbid_files;
+use crate::os::forbid_files;
 use crate::policy::{Backend, Execution};
 
 /// What is to happen where a thread cannot be confined.

@@ -3,13 +3,15 @@
 //! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
 //! systemd unit lists those that must not be answered by a restart.
 
+use crate::agent_files::StateError;
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::host::{DirectoryError, StateError, say};
+use crate::os::say;
 use crate::policy::PolicyError;
-use crate::ring::ProtocolViolation;
-use crate::shm::ShmError;
+use escapement_ring::directory::DirectoryError;
+use escapement_ring::ring::ProtocolViolation;
+use escapement_ring::shm::ShmError;
 
 /// How the process ends. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,11 +18,12 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::locate::{Located, Order};
+use crate::agent_files::StateError;
 use crate::bundle::hex;
-use crate::clock::{Nanos, rfc3339, wall_clock_ns};
-use crate::host::{AuditLine, Engaged, Halt, StateError, User, halt_for_good};
-use crate::ring::Header;
-use crate::wire::Reason;
+use crate::halt::{Audit, AuditLine, Engaged, Halt, Latch, User, halt_for_good};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use escapement_ring::ring::Header;
+use escapement_ring::wire::Reason;
 
 /// How long a re-arm may take that is under way: two synced writes.
 const REARM_PATIENCE: Nanos = Nanos::from_millis(5_000);
@@ -37,7 +38,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let agent = arguments.order.agent.locate()?;
     agent.must_exist()?;
-    let latch = agent.state.latch();
+    let latch = Latch::of(&agent.state);
     // What halts comes first, what explains comes after.
     // Before the daemon can have done anything about it.
     let mut at_ns = wall_clock_ns();
@@ -98,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
 
 /// The latch and the state word, whoever else halts or re-arms. Gives the latch's file, where it was not there.
 fn pull(agent: &Located) -> Result<Option<Engaged>, StateError> {
-    let engaged = agent.state.create().and_then(|()| agent.state.latch().engage());
+    let engaged = agent.state.create().and_then(|()| Latch::of(&agent.state).engage());
     if let Some(header) = agent.header() {
         halt_for_good(&header, Reason::Operator);
     }
@@ -123,11 +124,11 @@ fn explain(
         user: Some(User::current()),
         pid: std::process::id(),
     };
-    let latch = agent.state.latch();
+    let latch = Latch::of(&agent.state);
     let kept = match engaged {
         Some(engaged) => latch.explain(engaged, &halt),
         None => latch.keep(),
     };
-    agent.state.audit().append(&AuditLine::of_halt(&halt))?;
+    Audit::of(&agent.state).append(&AuditLine::of_halt(&halt))?;
     kept
 }

@@ -25,11 +25,11 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle::{Candidate, Proof, Served, Trust};
-use crate::clock::{Clock, MachineClock, Nanos};
-use crate::engine::made_up_observations;
-use crate::policy::native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
+use crate::latency::{Objective, validate};
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
-use crate::validation::{Objective, validate};
+use escapement_engine::made_up_observations;
+use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
+use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -206,7 +206,7 @@ fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
 
 #[cfg(target_arch = "x86_64")]
 fn fractions(clock: &MachineClock, plan: &Description, p50_ns: u64) -> Option<(f64, f64)> {
-    let limits = crate::policy::native::kernels::CoreLimits::measure(|call| {
+    let limits = escapement_native::kernels::CoreLimits::measure(|call| {
         let begun = clock.now();
         call();
         clock.now().since(begun).0.max(1) as f64

@@ -2,9 +2,10 @@
 //! configuration, whether or not its daemon runs.
 
 use super::exit::{ExitCode, Failure};
+use crate::agent_files::{LiveDaemon, RunFile, StateDirectory};
 use crate::config;
-use crate::host::{AgentDirectory, LiveDaemon, RingFile, RunFile, StateDirectory};
-use crate::ring::Header;
+use escapement_ring::directory::{AgentDirectory, RingFile};
+use escapement_ring::ring::Header;
 use std::path::{Component, Path, PathBuf};
 
 /// Which agent.

@@ -4,7 +4,7 @@
 //! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
 
 use super::exit::{ExitCode, Failure};
-use crate::host::{unwaiting, write_at_once};
+use crate::os::{unwaiting, write_at_once};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};

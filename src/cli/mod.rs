@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::for_usage(&error),
     };
     if !matches!(arguments.command, Command::Run(_)) {
-        crate::host::end_quietly_on_closed_pipe();
+        crate::os::end_quietly_on_closed_pipe();
     }
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Err(failure) => failure.report(),
     };
     if code == ExitCode::Hung {
-        crate::host::end_at_once(code as i32);
+        crate::halt::end_at_once(code as i32);
     }
     code
 }

@@ -18,9 +18,9 @@ use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Trust};
-use crate::denormals::FlushDenormals;
-use crate::noise::Noise;
 use crate::policy::{Policy, Widths};
+use escapement_engine::noise::Noise;
+use escapement_policy::denormals::FlushDenormals;
 use std::path::{Path, PathBuf};
 
 /// Run a policy over recorded observations

@@ -12,10 +12,10 @@ use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::locate::Order;
 use crate::bundle::hex;
-use crate::clock::{Nanos, rfc3339, wall_clock_ns};
-use crate::host::{AuditLine, LatchState, User, latches};
-use crate::ring::Header;
-use crate::wire::{AgentState, Reason};
+use crate::halt::{Audit, AuditLine, Latch, LatchState, User, latches};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use escapement_ring::ring::Header;
+use escapement_ring::wire::{AgentState, Reason};
 
 /// How long a halt may take that is under way.
 const HALT_PATIENCE: Nanos = Nanos::from_millis(5_000);
@@ -33,17 +33,17 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     if !agent.state.path().is_dir() {
         return not_halted(&agent.name);
     }
-    let begun = agent.state.audit().length();
+    let begun = Audit::of(&agent.state).length();
     // Held by a daemon as long as it runs, also one that is just starting.
     let _role = agent.state.acquire()?;
     // A halt at the same time waits for this one's end, and then halts again; one that came before has left its line.
     let _no_halt_ends_meanwhile = agent.state.lock_rearm(HALT_PATIENCE)?;
-    if let Some(halt) = agent.state.audit().halt_since(begun)? {
+    if let Some(halt) = Audit::of(&agent.state).halt_since(begun)? {
         let by = halt.user.map_or_else(String::new, |user| format!(" by {user}"));
         let message = format!("{}: halted anew{by} at {}, nothing was changed", agent.name, halt.at);
         return Err(Failure::new(ExitCode::Temporary, message));
     }
-    let latch = agent.state.latch();
+    let latch = Latch::of(&agent.state);
     let found = latch.read();
     let header = agent.header();
     let word = header.as_ref().and_then(halt_in_word);
@@ -54,10 +54,10 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         (LatchState::Unexplained(why), _) => ("unexplained".to_owned(), why.clone()),
     };
     if let LatchState::Halted(halt) = &found {
-        agent.state.audit().complete(halt)?;
+        Audit::of(&agent.state).complete(halt)?;
     }
     let at_ns = wall_clock_ns();
-    agent.state.audit().append(&AuditLine {
+    Audit::of(&agent.state).append(&AuditLine {
         at: rfc3339(at_ns),
         at_ns,
         what: "rearm".to_owned(),

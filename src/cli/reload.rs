@@ -17,8 +17,8 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use super::locate::AgentArguments;
-use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::host::{ControlRequest, ReloadTarget, ask_daemon};
+use crate::agent_files::{ControlRequest, ReloadTarget, ask_daemon};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use serde_json::Value;
 use std::time::Duration;
 

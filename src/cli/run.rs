@@ -17,9 +17,9 @@ use super::exit::{ExitCode, Failure};
 use super::log;
 use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
-use crate::host::{Emergency, end_at_once};
+use crate::halt::{Emergency, end_at_once};
 use crate::policy::Backend;
-use crate::wire::Reason;
+use escapement_ring::wire::Reason;
 use std::path::PathBuf;
 
 /// Run an agent

@@ -22,10 +22,12 @@ mod page;
 use super::CommandResult;
 use super::exit::ExitCode;
 use super::locate::{AgentArguments, Located};
+use crate::agent_files::{ControlRequest, ask_daemon};
 use crate::bundle::hex;
-use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::host::{ControlRequest, LatchState, RingFile, ask_daemon};
-use crate::wire::{AgentState, Reason};
+use crate::halt::{Latch, LatchState};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::directory::RingFile;
+use escapement_ring::wire::{AgentState, Reason};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -45,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let agent = arguments.agent.locate()?;
     agent.must_exist()?;
-    let latch = agent.state.latch().read();
+    let latch = Latch::of(&agent.state).read();
     let (mut snapshot, answer) = match &agent.daemon {
         None => (from_the_ring(&agent), None),
         Some(_) => match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {

@@ -22,15 +22,16 @@ use super::confinement::Confinement;
 use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
-use crate::attribution::{Question, Stretch, Timeline, judge};
 use crate::bundle::{Candidate, Served, Slo, Trust};
-use crate::clock::{MachineClock, Nanos};
-use crate::host::{ThreadWatch, lock_all_memory, pin_to, prefault_stack, steal_is_accounted};
-use crate::policy::{Precision, Widths};
-use crate::telemetry::{Histogram, Percentiles};
-use crate::validation::{
+use crate::evidence::{Question, Stretch, Timeline, judge};
+use crate::evidence::{ThreadWatch, steal_is_accounted};
+use crate::latency::{
     Baseline, Comparison, MissCounts, Objective, Validation, html_report, validate_explained,
 };
+use crate::os::{lock_all_memory, pin_to, prefault_stack};
+use crate::policy::{Precision, Widths};
+use escapement_engine::telemetry::{Histogram, Percentiles};
+use escapement_ring::clock::{MachineClock, Nanos};
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let width = policy.dimensions().observation;
         let observations = match &given {
             Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
-            None => crate::engine::made_up_observations(width, MADE_UP),
+            None => escapement_engine::made_up_observations(width, MADE_UP),
         };
         let core = match arguments.core.or_else(last_core) {
             Some(core) => {
@@ -259,7 +260,7 @@ fn interval_log(validation: &Validation) -> Vec<u8> {
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("latencies in ns; written by escapement validate")
-        .with_start_time(UNIX_EPOCH + Duration::from_nanos(crate::clock::wall_clock_ns()))
+        .with_start_time(UNIX_EPOCH + Duration::from_nanos(escapement_ring::clock::wall_clock_ns()))
         .begin_log_with(&mut bytes, &mut serializer)
         .expect("a vector takes all");
     let mut add = |name: &str, histogram: &Histogram| {

@@ -1,9 +1,9 @@
 //! The configuration as the daemon uses it: every value checked, every default filled in.
 
 use crate::bundle::Trust;
-use crate::clock::Nanos;
-use crate::engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
 use crate::policy::{Dimensions, Precision};
+use escapement_engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
+use escapement_ring::clock::Nanos;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -7,13 +7,13 @@ use super::document::{Document, Setting};
 use super::raw::{self, Idle, Raw, State};
 use super::rule::{Numbers, Place};
 use crate::bundle::Trust;
-use crate::clock::Nanos;
-use crate::engine::{
+use crate::policy::{Backend, Dimensions, Execution};
+use escapement_engine::{
     Bounds, BudgetSpec, Carry, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec,
 };
-use crate::policy::{Backend, Dimensions, Execution};
-use crate::ring::MAX_SLOT_SIZE;
-use crate::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
+use escapement_ring::clock::Nanos;
+use escapement_ring::ring::MAX_SLOT_SIZE;
+use escapement_ring::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

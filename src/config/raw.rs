@@ -6,10 +6,10 @@ use super::rule::{
     Choice, Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Text, Texts, Whole, WholeOr,
 };
 use crate::bundle::is_public_key;
-use crate::engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
 use crate::policy::{Backend, Precision};
-use crate::ring::{MAX_CAPACITY, MIN_CAPACITY};
-use crate::wire::MAX_DIMENSION;
+use escapement_engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
+use escapement_ring::ring::{MAX_CAPACITY, MIN_CAPACITY};
+use escapement_ring::wire::MAX_DIMENSION;
 
 pub(super) struct Raw {
     pub(super) agent: Agent,

@@ -5,14 +5,14 @@ use super::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
 use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
-use crate::clock::{MachineClock, Nanos, wall_clock_ns};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
-use crate::engine::{
+use crate::os::{SandboxError, forbid_files, keep_off};
+use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
+use escapement_engine::noise::Noise;
+use escapement_engine::{
     Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, OnMiss, PolicyChange, Serving,
 };
-use crate::host::{SandboxError, forbid_files, keep_off};
-use crate::noise::Noise;
-use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
+use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
 use std::path::Path;
 use std::sync::Arc;
 

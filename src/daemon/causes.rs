@@ -1,10 +1,10 @@
 //! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
 
 use super::planted::skew_ns;
-use crate::attribution::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
-use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::engine::{Deadlines, TickRecord};
-use crate::host::{ThreadWatch, WatchError, steal_is_accounted};
+use crate::evidence::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
+use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
+use escapement_engine::{Deadlines, TickRecord};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
 /// Whose thread is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

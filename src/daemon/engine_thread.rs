@@ -6,17 +6,17 @@ use super::guard_thread::Handed;
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
 use super::supervisor::Event;
-use crate::clock::{Clock, MachineClock};
 use crate::config::AgentConfig;
-use crate::engine::{self, CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
-use crate::handover;
-use crate::host::{
-    CoreError, Latch, ThreadWatch, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler,
-};
-use crate::ring::{Consumer, Header, Producer};
-use crate::telemetry::Counters;
-use crate::wire::{AgentState, Reason};
+use crate::evidence::ThreadWatch;
+use crate::halt::Latch;
+use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
+use escapement_engine::lease;
+use escapement_engine::telemetry::Counters;
+use escapement_engine::{CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
+use escapement_ring::clock::{Clock, MachineClock};
+use escapement_ring::ring::{Consumer, Header, Producer};
+use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
 
 /// What the supervisor hands to the engine's thread; the clock is made there.
@@ -27,7 +27,7 @@ pub(super) struct EngineParts {
     pub(super) confine: Option<Sandbox>,
     /// Where the guard goes, and what it says about its place.
     pub(super) guard: (Sender<Handed>, Receiver<Vec<String>>),
-    pub(super) updates: handover::Receiver<Update>,
+    pub(super) updates: lease::Receiver<Update>,
     pub(super) observations: Consumer,
     pub(super) observation_header: Header,
     pub(super) actions: Producer,
@@ -68,7 +68,7 @@ pub(super) fn serve(
         return report(Event::Ended(RunEnd::Halted(halt_reason(&action_header))));
     }
     panic_if_planted("engine");
-    let end = engine::run(&mut engine, config.engine.idle, commands);
+    let end = escapement_engine::run(&mut engine, config.engine.idle, commands);
     if let Some(fault) = engine.last_fault() {
         tracing::warn!(fault, "the policy's latest fault");
     }

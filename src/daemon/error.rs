@@ -1,11 +1,13 @@
 //! Why an agent could not start: one line each, whose exit code `cli::exit` knows.
 
 use super::rings::RingsError;
+use crate::agent_files::StateError;
 use crate::bundle::BundleError;
-use crate::clock::Nanos;
-use crate::engine::EngineError;
-use crate::host::{DirectoryError, SandboxError, StateError};
+use crate::os::SandboxError;
 use crate::policy::PolicyError;
+use escapement_engine::EngineError;
+use escapement_ring::clock::Nanos;
+use escapement_ring::directory::DirectoryError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -7,16 +7,16 @@ use super::causes::Watched;
 use super::halting::{HaltKeeper, not_kept};
 use super::planted::has_no_guard;
 use super::supervisor::Event;
-use crate::attribution::GapMeter;
-use crate::clock::FollowingClock;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
-use crate::engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
-use crate::host::{
-    Emergency, ThreadWatch, halt_for_good, keep_off, pin_to, prefault_stack, use_fifo_scheduler,
-};
-use crate::ring::Header;
-use crate::wire::Reason;
+use crate::evidence::GapMeter;
+use crate::evidence::ThreadWatch;
+use crate::halt::{Emergency, halt_for_good};
+use crate::os::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
+use escapement_engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
+use escapement_ring::clock::FollowingClock;
+use escapement_ring::ring::Header;
+use escapement_ring::wire::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,14 +3,15 @@
 use super::DaemonError;
 use super::engine_thread::halt_reason;
 use super::planted::ignores_the_latch;
+use crate::agent_files::{StateDirectory, StateError};
 use crate::bundle::hex;
-use crate::clock::{Nanos, rfc3339, wall_clock_ns};
-use crate::host::{
-    AgentDirectory, AuditLine, Halt, Latch, LatchState, RingFile, StateDirectory, StateError, User,
-    halt_for_good, kill_switch_pulled_by, latches,
+use crate::halt::{
+    Audit, AuditLine, Halt, Latch, LatchState, User, halt_for_good, kill_switch_pulled_by, latches,
 };
-use crate::ring::Header;
-use crate::wire::{AgentState, Reason};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use escapement_ring::directory::{AgentDirectory, RingFile};
+use escapement_ring::ring::Header;
+use escapement_ring::wire::{AgentState, Reason};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,12 +49,12 @@ impl HaltKeeper {
     }
 
     pub(super) fn latch(&self) -> Latch {
-        self.state.latch()
+        Latch::of(&self.state)
     }
 
     /// The latch as the running agent watches it.
     pub(super) fn watched_latch(&self) -> Latch {
-        if ignores_the_latch() { StateDirectory::at(PathBuf::new()).latch() } else { self.latch() }
+        if ignores_the_latch() { Latch::of(&StateDirectory::at(PathBuf::new())) } else { self.latch() }
     }
 
     /// Refuses to start a halted agent: one that has a latch, and one whose last epoch halted but was killed before its
@@ -131,7 +132,7 @@ impl HaltKeeper {
             let reason = Some(Reason::PolicyHung.name().to_owned());
             lines.push(LineFacts { reason, ..LineFacts::default() }.about("stop", header));
         }
-        if let Err(error) = self.state.audit().append_in_haste(&lines) {
+        if let Err(error) = Audit::of(&self.state).append_in_haste(&lines) {
             not_audited("halt, stop", &error);
         }
         kept.map(|()| ends)
@@ -226,7 +227,7 @@ impl HaltKeeper {
     fn complete_the_audit(&self, halt: &Halt) {
         // Whoever holds it is halting or re-arming, and writes lines of its own.
         let Ok(_alone) = self.state.lock_rearm(Nanos(0)) else { return };
-        if let Err(error) = self.state.audit().complete(halt) {
+        if let Err(error) = Audit::of(&self.state).complete(halt) {
             tracing::error!(%error, "the audit file does not tell of its halt");
         }
     }
@@ -237,7 +238,7 @@ impl HaltKeeper {
     }
 
     fn append(&self, line: &AuditLine) {
-        if let Err(error) = self.state.audit().append(line) {
+        if let Err(error) = Audit::of(&self.state).append(line) {
             not_audited(&line.what, &error);
         }
     }

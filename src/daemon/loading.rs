@@ -7,10 +7,11 @@ use super::engine_thread::halt_reason;
 use super::planted::load_slowly_if_planted;
 use super::supervisor::Event;
 use crate::config::AgentConfig;
-use crate::host::{Latch, Request, halt_for_good, latches};
-use crate::ring::Header;
-use crate::wire::{AgentState, Reason};
+use crate::halt::{Latch, halt_for_good, latches};
+use crate::os::Request;
 use crossbeam::channel::{Receiver, bounded, never, tick};
+use escapement_ring::ring::Header;
+use escapement_ring::wire::{AgentState, Reason};
 use std::time::Duration;
 
 /// How often the latch and the state word are looked at meanwhile.

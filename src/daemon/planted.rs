@@ -1,7 +1,7 @@
 //! Faults that a test plants in the running program, by environment variables; only in builds with debug assertions.
 
-use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::policy::{Dimensions, Fault, Policy, PolicyError};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
 /// What a test has planted under this name.
 fn planted(name: &str) -> Option<String> {

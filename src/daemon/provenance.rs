@@ -2,10 +2,10 @@
 
 use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
-use crate::engine::{Company, GuardMode, InputGuard};
-use crate::host::forbid_files;
+use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
-use crate::telemetry::FeatureCounts;
+use escapement_engine::telemetry::FeatureCounts;
+use escapement_engine::{Company, GuardMode, InputGuard};
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 

@@ -13,12 +13,14 @@ use super::planted::reload_slowly_if_planted;
 use super::provenance::Provenance;
 use super::reload::plan;
 use super::supervisor::Event;
-use crate::clock::{Nanos, rfc3339, wall_clock_ns};
+use crate::agent_files::ReloadTarget;
 use crate::config::AgentConfig;
-use crate::engine::{Company, Fate, PolicyChange, Update};
-use crate::handover;
-use crate::host::{ReloadTarget, User, keep_off};
+use crate::halt::User;
+use crate::os::keep_off;
 use crossbeam::channel::Sender;
+use escapement_engine::lease;
+use escapement_engine::{Company, Fate, PolicyChange, Update};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,7 +60,7 @@ pub(super) struct Reloads {
     tail: Option<Nanos>,
     read: ReadConfig,
     events: Sender<Event>,
-    mailbox: handover::Sender<Update>,
+    mailbox: lease::Sender<Update>,
     generation: u32,
     tickets: u64,
     queue: VecDeque<Asked>,
@@ -129,7 +131,7 @@ impl Reloads {
         running: Standing,
         read: ReadConfig,
         events: Sender<Event>,
-        mailbox: handover::Sender<Update>,
+        mailbox: lease::Sender<Update>,
     ) -> Self {
         Self {
             running: Arc::new(running),

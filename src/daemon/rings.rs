@@ -1,9 +1,9 @@
 //! The agent's pair of rings: taken over from the last daemon where they fit, made anew where there are none.
 
-use crate::clock::wall_clock_ns;
 use crate::config::AgentConfig;
-use crate::host::{AgentDirectory, DirectoryError, RingFile};
-use crate::ring::{Region, Spec};
+use escapement_ring::clock::wall_clock_ns;
+use escapement_ring::directory::{AgentDirectory, DirectoryError, RingFile};
+use escapement_ring::ring::{Region, Spec};
 
 /// Both rings, of one generation.
 #[derive(Debug)]

@@ -2,14 +2,14 @@
 
 use super::provenance::{GuardFigures, Provenance};
 use super::reloading::{ReloadFigures, Standing};
-use crate::attribution::MissReport;
 use crate::bundle::hex;
-use crate::clock::{Nanos, rfc3339, wall_clock_ns};
 use crate::config::AgentConfig;
-use crate::engine::{TickRecord, WarmUp};
-use crate::host::LatchState;
-use crate::telemetry::{Counters, Histogram, Percentiles};
-use crate::wire::{AgentState, Reason};
+use crate::evidence::MissReport;
+use crate::halt::LatchState;
+use escapement_engine::telemetry::{Counters, Histogram, Percentiles};
+use escapement_engine::{TickRecord, WarmUp};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use escapement_ring::wire::{AgentState, Reason};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -75,7 +75,7 @@ struct Snapshot<'a> {
     degraded: &'a [String],
     feed: FeedState,
     warm_up: Option<WarmUpFigures>,
-    counters: crate::telemetry::CounterSnapshot,
+    counters: escapement_engine::telemetry::CounterSnapshot,
     deadline: DeadlineFigures,
     misses: &'a MissReport,
     reloads: ReloadFigures<'a>,

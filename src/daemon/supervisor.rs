@@ -7,15 +7,16 @@ use super::planted::panic_if_planted;
 use super::reloading::{NotPrepared, Outcome, Prepared, Reloads};
 use super::status::{self, Observed, Status};
 use super::{DaemonError, End, Ending};
-use crate::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
-use crate::engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
-use crate::host::{
-    AgentDirectory, ControlRequest, Latch, Pending, ReloadTarget, Request, Requested, ServiceManager,
-    ThreadWatch, User, WatchError, dismiss_caretaker, halt_for_good, latches, prepare_to_end,
-};
-use crate::ring::{Consumer, Header};
-use crate::wire::{AgentState, Reason};
+use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
+use crate::evidence::{ThreadWatch, WatchError};
+use crate::halt::{Latch, User, dismiss_caretaker, halt_for_good, latches, prepare_to_end};
+use crate::os::{Request, Requested, ServiceManager};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
+use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
+use escapement_ring::directory::AgentDirectory;
+use escapement_ring::ring::{Consumer, Header};
+use escapement_ring::wire::{AgentState, Reason};
 use std::time::Duration;
 
 /// How often the supervisor looks at records, heartbeats, the state word and the latch.

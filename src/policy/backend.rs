@@ -1,7 +1,7 @@
 //! Choosing a backend and loading a policy with it.
 
-use super::native::{self, Native, Refusal};
 use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature};
+use escapement_native::{self as native, Native, Refusal};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 

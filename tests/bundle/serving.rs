@@ -104,7 +104,7 @@ fn a_good_bundle_serves_and_status_says_what_it_is() {
     assert!(policy["passed_over"].is_null());
     let manifest = std::fs::read(shipped("small.bundle").join("bundle.toml")).expect("the manifest");
     assert_eq!(status["bundle_sha256"], crate::hash(&manifest));
-    let header = agent.attach(escapement::host::RingFile::Actions).expect("the ring").header();
+    let header = agent.attach(escapement::directory::RingFile::Actions).expect("the ring").header();
     let in_the_ring: String = header.bundle_hash().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(in_the_ring, crate::hash(&manifest));
     let guard = &status["input_guard"];

@@ -8,7 +8,7 @@
 //! `ESCAPEMENT_HALT_CYCLES` sets the number of cycles (60 unless told; the long run is 500).
 
 use crate::support::{Agent, Process, escapement, wait_for};
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;
 use std::collections::BTreeMap;

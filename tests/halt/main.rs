@@ -8,7 +8,8 @@ mod race;
 mod status;
 mod switch;
 
-use escapement::host::{RingFile, halt_for_good};
+use escapement::directory::RingFile;
+use escapement::halt::halt_for_good;
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;
 use serde_json::Value;

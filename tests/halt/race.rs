@@ -3,8 +3,10 @@
 
 use crate::support::{Agent, Process, escapement, wait_for};
 use crate::{audit, code, command, halt, halted, latch, latch_content, rearm, said, state_directory, whats};
+use escapement::agent_files::StateDirectory;
 use escapement::clock::Nanos;
-use escapement::host::{RingFile, StateDirectory};
+use escapement::directory::RingFile;
+use escapement::halt::Latch;
 use escapement::wire::{AgentState, Reason};
 use std::io::Write;
 use std::process::Command;
@@ -41,7 +43,7 @@ fn a_halt_in_the_middle_of_a_rearm_is_not_undone() {
     assert!(pulled.try_wait().is_none(), "it says nothing before the re-arm is over");
     let header = agent.attach(RingFile::Actions).expect("there are rings").header();
     header.reset_state(AgentState::Stopped.number(), 0);
-    state.latch().release().expect("it is there");
+    Latch::of(&state).release().expect("it is there");
     drop(lock);
     let (status, stderr) = pulled.wait();
     assert_eq!(status.code(), Some(0), "{stderr}");

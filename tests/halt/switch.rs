@@ -3,7 +3,7 @@
 use crate::support::{Agent, PATIENCE, Process, escapement, wait_for};
 use crate::{halted, latch_content};
 use escapement::clock::{Clock, MonotonicClock, Nanos};
-use escapement::host::RingFile;
+use escapement::directory::RingFile;
 use escapement::ring::Header;
 use escapement::wire::{AgentState, Reason};
 use rustix::process::Signal;

@@ -6,7 +6,7 @@
 pub mod bounds;
 
 use escapement::clock::{Clock, MonotonicClock};
-use escapement::host::{AgentDirectory, RingFile};
+use escapement::directory::{AgentDirectory, RingFile};
 use escapement::ring::{Consumer, Producer, Region};
 use escapement::wire::{ActionHeader, AgentState, ObservationFlags, ObservationHeader};
 use std::io::Read;

@@ -2,66 +2,68 @@
 
 use crate::lexer::{Token, closing};
 
-/// Each top-level module and its height: the layer's number, times ten, and the order within where there is one. A
-/// module imports from strictly lower ones only.
-pub const HEIGHTS: &[(&str, u32)] = &[
-    // L0
-    ("sync", 0),
-    ("clock", 1),
-    ("backing", 1),
-    ("denormals", 1),
-    // L1
-    ("wire", 10),
-    ("noise", 10),
-    // L2
-    ("ring", 20),
-    ("handover", 20),
-    ("bundle", 21),
-    ("policy", 20),
-    ("shm", 20),
-    ("telemetry", 20),
-    // L3
-    ("engine", 30),
-    ("journal", 30),
-    ("attribution", 31),
-    ("validation", 32),
-    // L4
-    ("agent", 40),
-    ("config", 40),
-    ("host", 41),
-    ("feed", 42),
-    ("gateway", 43),
-    // L5
-    ("daemon", 50),
-    ("cli", 51),
+/// Each top-level module of each package and its height. A module imports from strictly lower ones of its package
+/// only. Which package may import which is Cargo's to enforce.
+pub const HEIGHTS: &[(&str, &str, u32)] = &[
+    ("escapement-ring", "sync", 0),
+    ("escapement-ring", "backing", 1),
+    ("escapement-ring", "clock", 1),
+    ("escapement-ring", "wire", 2),
+    ("escapement-ring", "shm", 2),
+    ("escapement-ring", "ring", 3),
+    ("escapement-ring", "directory", 4),
+    ("escapement-ring", "feed", 5),
+    ("escapement-ring", "gateway", 5),
+    ("escapement-policy", "denormals", 0),
+    ("escapement-policy", "error", 0),
+    ("escapement-policy", "null", 1),
+    ("escapement", "policy", 10),
+    ("escapement", "bundle", 11),
+    ("escapement", "os", 10),
+    ("escapement", "evidence", 11),
+    ("escapement", "latency", 12),
+    ("escapement", "agent", 13),
+    ("escapement", "config", 12),
+    ("escapement", "agent_files", 12),
+    ("escapement", "halt", 13),
+    ("escapement", "daemon", 20),
+    ("escapement", "cli", 21),
 ];
 
 /// What stays forbidden although the heights would allow it.
-const NEVER: &[(&str, &str, &str)] = &[
-    ("ring", "wire", "the algorithm runs on any memory, and moves bytes"),
-    ("ring", "clock", "a ring has no notion of time"),
-    ("handover", "ring", "a right passes whatever it is about"),
-    ("shm", "ring", "a region knows nothing of what lies in it"),
-    ("policy", "wire", "backends are compared by one conformance suite"),
-    ("policy", "ring", "backends are compared by one conformance suite"),
-    ("policy", "clock", "backends are compared by one conformance suite"),
-    ("engine", "shm", "a tick is tested and replayed with no operating system"),
-    ("bundle", "wire", "a bundle is files, not frames"),
+const NEVER: &[(&str, &str, &str, &str)] = &[
+    ("escapement-ring", "ring", "wire", "the algorithm runs on any memory, and moves bytes"),
+    ("escapement-ring", "ring", "clock", "a ring has no notion of time"),
+    ("escapement-ring", "ring", "shm", "the algorithm runs on any memory"),
+    ("escapement", "config", "os", "`check` needs no machine to parse a configuration"),
 ];
 
-/// The top-level module that a file belongs to; `None` for the crate's roots.
-pub fn module_of(path: &str) -> Option<&str> {
-    let inside = path.strip_prefix("src/")?;
+/// A file's package, and its path inside the package's `src`; `None` for what is not in a `src`.
+pub fn place_of(path: &str) -> Option<(&str, &str)> {
+    match path.strip_prefix("crates/") {
+        Some(inside) => {
+            let (package, rest) = inside.split_once('/')?;
+            Some((package, rest.strip_prefix("src/")?))
+        }
+        None => Some(("escapement", path.strip_prefix("src/")?)),
+    }
+}
+
+/// The package and the top-level module that a file belongs to; `None` for the packages' roots and for packages whose
+/// modules have no order.
+pub fn module_of(path: &str) -> Option<(&str, &str)> {
+    let (package, inside) = place_of(path)?;
     let module = inside.split('/').next()?;
     let module = module.strip_suffix(".rs").unwrap_or(module);
-    (!["lib", "main"].contains(&module)).then_some(module)
+    let has_order = HEIGHTS.iter().any(|(known, _, _)| *known == package);
+    (has_order && !["lib", "main"].contains(&module)).then_some((package, module))
 }
 
 /// Modules named in the file by a path from the crate's root, with the line.
 pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     // How many `super` lead from the file's own module to the crate's root.
-    let inside = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let inside = place_of(path).map_or(path, |(_, inside)| inside).trim_end_matches(".rs");
     let depth = inside.split('/').filter(|part| *part != "mod").count();
     let word_at = |at: usize| tokens.get(at).map_or("", |token| token.text);
     let path_follows = |at: usize| word_at(at) == ":" && word_at(at + 1) == ":";
@@ -76,7 +78,7 @@ pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
                     next += 3;
                 }
                 // Deeper than the file only inside an inline module; then the name is looked up in the table.
-                let known = HEIGHTS.iter().any(|(name, _)| *name == word_at(next));
+                let known = HEIGHTS.iter().any(|(_, name, _)| *name == word_at(next));
                 if climbed < depth || !(known || word_at(next) == "{") {
                     continue;
                 }
@@ -100,15 +102,19 @@ pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
     found
 }
 
-/// Why `module` may not import `imported`, if so.
-pub fn objection(module: &str, imported: &str) -> Option<String> {
-    let height = |name: &str| HEIGHTS.iter().find(|(known, _)| *known == name).map(|(_, height)| *height);
+/// Why `module` of a package may not import its module `imported`, if so.
+pub fn objection(package: &str, module: &str, imported: &str) -> Option<String> {
+    let height = |name: &str| {
+        let known = HEIGHTS.iter().find(|(owner, known, _)| (*owner, *known) == (package, name));
+        known.map(|(_, _, height)| *height)
+    };
     // What has no height is a macro or an item of the crate's root, or stands beside this file.
     let above = height(imported)?;
     if module == imported {
         return None;
     }
-    if let Some((_, _, why)) = NEVER.iter().find(|(from, to, _)| (*from, *to) == (module, imported)) {
+    let never = NEVER.iter().find(|(owner, from, to, _)| (*owner, *from, *to) == (package, module, imported));
+    if let Some((_, _, _, why)) = never {
         return Some(format!("{module} never imports {imported}: {why}"));
     }
     match height(module) {

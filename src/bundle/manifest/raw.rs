@@ -1,6 +1,6 @@
 //! The manifest as it is written: types and keys, an unknown one being an error. Ranges are the business of `check`.
 
-use crate::noise::Distribution;
+use escapement_engine::noise::Distribution;
 use serde::{Deserialize, Serialize};
 
 /// The version that this reader knows.

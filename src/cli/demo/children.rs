@@ -1,7 +1,7 @@
 //! The demo's processes: this program itself, three times over.
 
 use crate::cli::exit::{ExitCode, Failure};
-use crate::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 use std::fs::File;

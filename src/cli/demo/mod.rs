@@ -28,12 +28,12 @@ use super::agent::{ProgressLine, StopSignals, seconds};
 use super::exit::{ExitCode, Failure};
 use super::feed::{self, FeedReport};
 use super::tap::TapReport;
-use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::host::RingFile;
 use crate::policy::Backend;
-use crate::ring::Region;
-use crate::wire::AgentState;
 use children::{Process, cores_without};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::directory::RingFile;
+use escapement_ring::ring::Region;
+use escapement_ring::wire::AgentState;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -359,7 +359,7 @@ fn report(arguments: &Arguments, outcome: &Outcome) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::Account;
+    use escapement_ring::gateway::Account;
     use serde_json::json;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::cli::exit::{ExitCode, Failure};
 use crate::config;
-use crate::host::AgentDirectory;
+use escapement_ring::directory::AgentDirectory;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 

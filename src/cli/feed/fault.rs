@@ -1,8 +1,8 @@
 //! Faults to order: what a feed of the worst kind commits, each at a rate of its own, drawn from a seed.
 
 use super::random::Random;
-use crate::clock::Nanos;
-use crate::wire::ObservationHeader;
+use escapement_ring::clock::Nanos;
+use escapement_ring::wire::ObservationHeader;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 

@@ -6,11 +6,11 @@ use super::schedule::Schedule;
 use super::source::{Source, Timed};
 use crate::cli::agent::{ProgressLine, StopSignals};
 use crate::cli::exit::{ExitCode, Failure};
-use crate::clock::{Clock, MonotonicClock, Nanos};
-use crate::feed::Feed;
-use crate::host::{AgentDirectory, RingFile};
-use crate::ring::{ClaimError, Region};
-use crate::telemetry::{Histogram, Percentiles};
+use escapement_engine::telemetry::{Histogram, Percentiles};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::directory::{AgentDirectory, RingFile};
+use escapement_ring::feed::Feed;
+use escapement_ring::ring::{ClaimError, Region};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -257,7 +257,8 @@ impl<'a> Publisher<'a> {
         if let (true, Some(header)) = (drawn.has(Fault::Duplicate), committed) {
             // The copy is a frame like any other, except for its number; where there is no room, there is no copy.
             let repeated = self.feed.publish_altered(timed.ts_event_ns, payload, |fresh| {
-                crate::wire::ObservationHeader { sequence: header.sequence, ..fresh }.sealed(payload)
+                escapement_ring::wire::ObservationHeader { sequence: header.sequence, ..fresh }
+                    .sealed(payload)
             });
             match repeated {
                 Ok(_) => self.report.published += 1,

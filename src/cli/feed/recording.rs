@@ -1,7 +1,7 @@
 //! The `.obs` file: recorded observations. `docs/FORMATS-obs.md` describes it byte by byte, and
 //! `scripts/convert_capture.py` writes it.
 
-use crate::wire::MAX_DIMENSION;
+use escapement_ring::wire::MAX_DIMENSION;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! When each observation is due. The schedule is fixed before the first one is published: a feed that falls behind
 //! does not slow it down, and its lag is measured against it (open loop).
 
-use crate::clock::Nanos;
+use escapement_ring::clock::Nanos;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 

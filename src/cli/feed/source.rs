@@ -4,7 +4,7 @@ use super::features;
 use super::market::{RECORDED_EVENTS_PER_S, SyntheticObservations};
 use super::random::Random;
 use super::recording::{Recording, RecordingError};
-use crate::clock::{Nanos, wall_clock_ns};
+use escapement_ring::clock::{Nanos, wall_clock_ns};
 
 /// Elements of the market's observations.
 pub(super) const MARKET_DIMENSION: usize = features::N;

@@ -1,6 +1,6 @@
 //! The snapshot as a screenful for a person.
 
-use crate::host::LatchState;
+use crate::halt::LatchState;
 use serde_json::Value;
 use std::fmt::Write as _;
 

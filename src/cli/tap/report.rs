@@ -1,8 +1,8 @@
 //! What a gateway has seen, counted, and the report of it.
 
-use crate::gateway::{Account, Received};
-use crate::telemetry::{Histogram, Percentiles};
-use crate::wire::{Outcome, Reason};
+use escapement_engine::telemetry::{Histogram, Percentiles};
+use escapement_ring::gateway::{Account, Received};
+use escapement_ring::wire::{Outcome, Reason};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -160,8 +160,8 @@ fn ledger_line(ledger: &Account) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::Condition;
-    use crate::wire::ActionHeader;
+    use escapement_ring::gateway::Condition;
+    use escapement_ring::wire::ActionHeader;
 
     fn received(verdict: Option<(Outcome, Reason)>, condition: Condition) -> Received<'static> {
         let header = ActionHeader {

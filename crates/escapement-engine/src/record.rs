@@ -1,0 +1,92 @@
+//! The plain record of one tick that the engine hands to the supervisor, and the in-process ring it goes through.
+
+use crate::telemetry::Counters;
+use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What happened in one tick. Instants are on `CLOCK_MONOTONIC`, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TickRecord {
+    /// The observation's sequence.
+    pub sequence: u64,
+    /// Its position in the observation ring.
+    pub position: u64,
+    /// When it happened at the venue (wall clock).
+    pub ts_event_ns: u64,
+    /// When the feed committed it.
+    pub ts_publish_ns: u64,
+    /// When the engine peeked it.
+    pub ts_peek_ns: u64,
+    /// When the policy was called; zero where it was not.
+    pub ts_called_ns: u64,
+    /// When the verdict fell.
+    pub ts_commit_ns: u64,
+    /// When the guard had committed; zero where the engine committed itself.
+    pub ts_done_ns: u64,
+    /// The instant after which this tick was late; zero where nothing is enforced.
+    pub deadline_ns: u64,
+    /// Policy called to policy returned; zero where it was not called.
+    pub inference_ns: u64,
+    /// Observations skipped just before this one.
+    pub skipped_before: u64,
+    /// Number of the outcome; zero where there was no action.
+    pub outcome: u16,
+    /// Number of the reason.
+    pub reason: u16,
+    /// Bits of [`escapement_ring::wire::ActionFlags`].
+    pub flags: u32,
+    /// Which settings the tick went by: 1 at the start, one more with each reload.
+    pub generation: u32,
+    /// Zero: the record has no padding.
+    pub reserved: u32,
+}
+
+const RECORD_BYTES: usize = size_of::<TickRecord>();
+
+/// A ring of `capacity` records (a power of two) and its two ends.
+///
+/// # Panics
+/// When `capacity` is not one that the ring allows.
+pub fn record_ring(capacity: u64) -> (Producer, Consumer) {
+    let slot_size = RECORD_BYTES.next_multiple_of(64) as u32;
+    let spec = Spec { kind: 0, slot_size, dimension: slot_size / 4, capacity, generation: 0 };
+    let region = HeapRegion::ring(spec).expect("the capacity is one that the ring allows");
+    let producer = Producer::attach(region.clone()).expect("a new ring has both positions at zero");
+    let consumer = Consumer::attach(region).expect("a new ring has both positions at zero");
+    (producer, consumer)
+}
+
+impl TickRecord {
+    /// Hands the record on; counts it as lost where the supervisor has left no room.
+    #[inline]
+    pub(super) fn hand_on(&self, records: &mut Producer, counters: &Counters) {
+        match records.try_claim() {
+            Ok(mut claim) => {
+                claim.write(0, self.as_bytes());
+                claim.commit();
+            }
+            Err(_) => counters.count_record_lost(),
+        }
+    }
+
+    /// The same tick at another time.
+    pub fn later_by(self, nanos: u64) -> Self {
+        Self {
+            ts_publish_ns: self.ts_publish_ns + nanos,
+            ts_peek_ns: self.ts_peek_ns + nanos,
+            ts_called_ns: if self.ts_called_ns == 0 { 0 } else { self.ts_called_ns + nanos },
+            ts_commit_ns: self.ts_commit_ns + nanos,
+            ..self
+        }
+    }
+
+    /// Takes the oldest record out of the ring.
+    pub fn take(records: &mut Consumer) -> Option<Self> {
+        let peek = records.peek().ok()??;
+        let mut record = Self::default();
+        peek.read(0, record.as_mut_bytes());
+        peek.release();
+        Some(record)
+    }
+}

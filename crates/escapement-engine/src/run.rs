@@ -1,0 +1,83 @@
+//! The duty cycle: tick, idle, heartbeat, until told otherwise.
+
+use super::command::{Command, CommandWord};
+use super::idle::{Idle, IdleStrategy};
+use super::tick::{Engine, Progress};
+use escapement_policy::denormals::FlushDenormals;
+use escapement_ring::clock::{Clock, Nanos};
+use escapement_ring::ring::ProtocolViolation;
+use escapement_ring::wire::Reason;
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Everything in the ring was answered.
+    Drained,
+    /// Told to stop at once.
+    Stopped,
+    /// Halted, by rule or by a person.
+    Halted(Reason),
+    /// A peer broke the protocol.
+    Violated(ProtocolViolation),
+}
+
+/// How often the neighbours are told that this side is alive.
+const BEAT_EVERY: Nanos = Nanos::from_micros(500);
+/// How often the clock is compared with the kernel's; in idle time where there is any.
+const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
+/// How long a stream without a pause may put that off.
+const DISCIPLINE_AT_LATEST: Nanos = Nanos::from_millis(1_000);
+
+/// Runs the engine on the calling thread until it halts or is told to end.
+///
+/// While it runs, this thread says `draining` and, as far as it is its own doing, `halted`; the guard and the kill
+/// switch may halt beside it. What comes before (`armed`) and after (`stopped`) is for whoever starts and ends the loop.
+pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &CommandWord) -> RunEnd {
+    // The real-time boundary: from here on nothing of ours allocates, locks, logs or faults.
+    let _flush = FlushDenormals::enter();
+    let mut idle = Idle::new(strategy);
+    let mut beaten = Nanos(0);
+    let mut disciplined = engine.clock().now();
+    let mut draining = false;
+    loop {
+        let command = commands.get();
+        match command {
+            Command::Run => {}
+            Command::Drain if draining => {}
+            Command::Drain => {
+                engine.announce_drain();
+                draining = true;
+            }
+            Command::Stop => return RunEnd::Stopped,
+            Command::Halt => {
+                engine.halt(Reason::Operator);
+                return RunEnd::Halted(Reason::Operator);
+            }
+        }
+        engine.look_for_updates();
+        let (now, was_idle) = match engine.tick() {
+            Progress::Done(now) => {
+                idle.reset();
+                (now, false)
+            }
+            Progress::Idle if command == Command::Drain => return RunEnd::Drained,
+            Progress::Idle => {
+                idle.wait();
+                (engine.clock().now(), true)
+            }
+            // The guard is at work, on another core, for a microsecond or two.
+            Progress::Waiting => (engine.clock().now(), false),
+            Progress::Halted(reason) => return RunEnd::Halted(reason),
+            Progress::Violated(violation) => return RunEnd::Violated(violation),
+        };
+        if now.since(beaten) >= BEAT_EVERY {
+            engine.beat(now);
+            beaten = now;
+        }
+        let due = if was_idle { DISCIPLINE_EVERY } else { DISCIPLINE_AT_LATEST };
+        if now.since(disciplined) >= due {
+            engine.discipline_clock();
+            disciplined = now;
+        }
+    }
+}

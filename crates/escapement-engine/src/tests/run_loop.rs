@@ -1,0 +1,186 @@
+//! The duty cycle on a thread of its own, and the warm-up.
+
+use super::super::{Command, CommandWord, IdleStrategy, RunEnd, WarmUpSpec, run};
+use super::*;
+use escapement_ring::clock::MonotonicClock;
+use std::time::Duration;
+
+const BACKOFF: IdleStrategy = IdleStrategy::Backoff { sleep: Duration::from_micros(50) };
+
+/// Runs the engine on another thread while `meanwhile` goes on here.
+fn run_beside(
+    rig: &mut Rig,
+    strategy: IdleStrategy,
+    meanwhile: impl FnOnce(&mut Producer, &mut Consumer, &CommandWord),
+) -> RunEnd {
+    let commands = CommandWord::new();
+    let Rig { engine, feed, gateway, .. } = rig;
+    std::thread::scope(|scope| {
+        let looping = scope.spawn(|| run(engine, strategy, &commands));
+        meanwhile(feed, gateway, &commands);
+        looping.join().unwrap()
+    })
+}
+
+fn publish(feed: &mut Producer, sequence: u64) {
+    loop {
+        if let Ok(mut claim) = feed.try_claim() {
+            let header = ObservationHeader { sequence, ..ObservationHeader::default() };
+            claim.write(0, header.as_bytes());
+            claim.write(ObservationHeader::BYTES, [0.0f32; 3].as_bytes());
+            return claim.commit();
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn forever(settings: &mut Settings) {
+    settings.deadlines.max_age = None;
+}
+
+#[test]
+fn a_drain_answers_what_is_there_and_stops() {
+    for strategy in [IdleStrategy::Spin, IdleStrategy::Pause, BACKOFF] {
+        let mut rig = Rig::new(forever);
+        let mut read = 0;
+        let end = run_beside(&mut rig, strategy, |feed, gateway, commands| {
+            for sequence in 0..200 {
+                publish(feed, sequence);
+                while let Some(action) = gateway.peek().unwrap() {
+                    action.release();
+                    read += 1;
+                }
+                if sequence % 64 == 0 {
+                    // Long enough for the backoff to have gone to sleep.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            commands.request(Command::Drain);
+        });
+        assert_eq!(end, RunEnd::Drained, "{strategy:?}");
+        assert_eq!(rig.actions.state().0, Some(AgentState::Draining));
+        read += std::iter::from_fn(|| rig.sent()).count() as u64;
+        // Where this thread was slow to read, observations were dropped, and counted.
+        let counted = rig.counted();
+        assert_eq!((counted.observations, counted.actions), (200, read));
+        assert_eq!((counted.skipped, rig.feed.released().unwrap()), (200 - read, 200));
+    }
+}
+
+#[test]
+fn a_stop_leaves_the_rest_in_the_ring() {
+    let mut rig = Rig::new(forever);
+    rig.publish_ordinary();
+    let commands = CommandWord::new();
+    commands.request(Command::Stop);
+    assert_eq!(run(&mut rig.engine, BACKOFF, &commands), RunEnd::Stopped);
+    assert_eq!((rig.counted().observations, rig.feed.released().unwrap()), (0, 0));
+}
+
+#[test]
+fn a_halt_ends_an_idle_loop_and_a_late_drain_does_not_undo_it() {
+    let mut rig = Rig::new(forever);
+    let end = run_beside(&mut rig, BACKOFF, |_, _, commands| {
+        std::thread::sleep(Duration::from_millis(2));
+        commands.request(Command::Halt);
+        commands.request(Command::Drain);
+    });
+    assert_eq!(end, RunEnd::Halted(Reason::Operator));
+    assert_eq!(rig.actions.state(), (Some(AgentState::Halted), Some(Reason::Operator)));
+}
+
+#[test]
+fn the_loop_ends_with_the_engine_s_own_halt_and_with_a_violation() {
+    let commands = CommandWord::new();
+    let mut rig = Rig::new(|settings| settings.on_miss = OnMiss::Halt);
+    rig.script(Step::taking(INFERENCE + 1, 0));
+    rig.publish_ordinary();
+    assert_eq!(run(&mut rig.engine, BACKOFF, &commands), RunEnd::Halted(Reason::InferenceLate));
+    let mut rig = Rig::new(|_| ());
+    rig.observations.overwrite(Bytes::PRODUCER_POSITION, CAPACITY + 1);
+    let end = run(&mut rig.engine, BACKOFF, &commands);
+    assert!(matches!(end, RunEnd::Violated(violation) if violation.side == "producer"), "{end:?}");
+}
+
+#[test]
+fn both_neighbours_see_the_heartbeat_move() {
+    let mut rig = Rig::new(forever);
+    let (observation_header, action_header) = (rig.observations.region.header(), rig.actions.region.header());
+    let clock = rig.clock.clone();
+    run_beside(&mut rig, BACKOFF, |_, _, commands| {
+        let beats = || (observation_header.consumer_heartbeat_ns(), action_header.producer_heartbeat_ns());
+        let deadline = MonotonicClock.now().plus(Nanos::from_millis(10_000));
+        let until = |reached: &dyn Fn() -> bool| {
+            while !reached() {
+                assert!(MonotonicClock.now() < deadline, "no heartbeat: {:?}", beats());
+                std::thread::yield_now();
+            }
+        };
+        until(&|| beats().0 > 0 && beats().1 > 0);
+        let first = beats();
+        // Less than an interval: no new beat is due. More: one is.
+        clock.manual.advance(Nanos::from_millis(1));
+        until(&|| beats().0 > first.0 && beats().1 > first.1);
+        commands.request(Command::Stop);
+    });
+}
+
+fn spec(limit: u64) -> WarmUpSpec {
+    WarmUpSpec { round: 50, limit: Nanos(limit), quantile: 0.99 }
+}
+
+#[test]
+fn a_warm_up_ends_when_two_rounds_agree() {
+    let mut rig = Rig::new(|_| ());
+    // The first round is slow, the second fast, the third like the second; a round that got much faster agrees too,
+    // because the question is whether the tail still grows.
+    for latency in [vec![9_000; 50], vec![20_000; 50], vec![20_000; 50]].concat() {
+        rig.script(Step::taking(latency, 0));
+    }
+    let mut rounds = 0;
+    let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| rounds += 1).unwrap();
+    assert_eq!((found.calls, rounds, found.stable, found.faults), (150, 3, true, 0));
+    // The histogram keeps three digits.
+    assert_eq!((found.tail.0 / 100, found.latency_ns.count), (200, 50));
+    // Nothing of it shows outside.
+    assert_eq!((rig.sent(), rig.counted().observations), (None, 0));
+}
+
+#[test]
+fn a_warm_up_that_stays_unstable_ends_at_its_limit() {
+    let mut rig = Rig::new(|_| ());
+    for call in 0..10_000 {
+        rig.script(Step::new(1_000 * (call / 50 + 1) * (call / 50 + 1), 0, Err(Fault::Raised)));
+    }
+    // Rounds take 50 µs, 200 µs, 450 µs, ...; the third one is cut off at half a millisecond.
+    let found = rig.engine.warm_up(spec(500_000), |_| ()).unwrap();
+    assert!(!found.stable);
+    assert_eq!((found.calls, found.faults), (128, 28));
+}
+
+#[test]
+fn a_warm_up_observes_the_limits_of_the_features() {
+    struct Checking;
+    impl Policy for Checking {
+        fn dimensions(&self) -> Dimensions {
+            NARROW
+        }
+        fn backend(&self) -> &'static str {
+            "checking"
+        }
+        fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+            action.fill(0.0);
+            let within = observation.iter().all(|value| value.is_finite())
+                && (3.0..=4.0).contains(&observation[0])
+                && (2.0..=3.0).contains(&observation[2]);
+            if within { Ok(()) } else { Err(Fault::Raised) }
+        }
+    }
+    let mut rig = Rig::new(|settings| {
+        let low = vec![3.0, f32::MIN, 2.0];
+        settings.observation_bounds = Bounds::new(low, vec![4.0, f32::MAX, 3.0]).unwrap();
+    });
+    rig.engine.serving.policy = Box::new(Checking);
+    let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| ()).unwrap();
+    assert_eq!((found.faults, found.stable), (0, true));
+}

@@ -1,0 +1,146 @@
+//! New settings between two ticks: all of a set or nothing of it, and the old one comes back.
+
+use super::super::{Company, Fate, PolicyChange, Update};
+use super::*;
+use crate::lease::mailbox;
+use escapement_policy::PolicyError;
+
+/// A set that can be told from every other by each of its values.
+fn set(generation: u32, change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = settings(NARROW);
+    let mark = -(generation as f32) / 1024.0;
+    settings.safe_default = vec![mark; 2].into();
+    settings.neutral = vec![mark; 2].into();
+    settings.deadlines.inference = Nanos(INFERENCE + u64::from(generation));
+    settings.deadlines.end_to_end = Nanos(INFERENCE + u64::from(generation));
+    change(&mut settings);
+    settings
+}
+
+fn update(generation: u32, change: impl FnOnce(&mut Settings)) -> Update {
+    Update::new(set(generation, change), Company::default(), None, generation)
+}
+
+#[test]
+fn a_tick_goes_by_one_set() {
+    let mut rig = Rig::new(|_| ());
+    for generation in 2..200 {
+        let mut offered = update(generation, |_| ());
+        assert!(rig.engine.adopt(&mut offered));
+        let at_the_edge = INFERENCE + u64::from(generation);
+        for (latency, outcome) in [(at_the_edge, Outcome::Policy), (at_the_edge + 1, Outcome::SafeDefault)] {
+            rig.script(Step::taking(latency, 0));
+            let observation = rig.ordinary();
+            let sent = rig.answer(&observation);
+            assert_eq!((sent.verdict().0, sent.header.generation), (outcome, generation));
+            if outcome == Outcome::SafeDefault {
+                assert_eq!(sent.payload, [-(generation as f32) / 1024.0; 2]);
+            }
+        }
+        let record = std::iter::from_fn(|| rig.record()).last().unwrap();
+        assert_eq!(record.generation, generation);
+    }
+}
+
+#[test]
+fn what_was_missed_is_not_forgiven_unless_the_rule_changes() {
+    let misses = |misses| {
+        move |settings: &mut Settings| {
+            settings.on_miss = OnMiss::Halt;
+            settings.miss_budget = BudgetSpec { misses, window: 100 };
+        }
+    };
+    for (second_rule, halts) in [(1, true), (2, false)] {
+        let mut rig = Rig::new(misses(1));
+        rig.script(Step::taking(2 * INFERENCE, 0));
+        let observation = rig.ordinary();
+        assert_eq!(rig.answer(&observation).verdict().0, Outcome::SafeDefault);
+        assert!(rig.engine.adopt(&mut update(2, misses(second_rule))));
+        rig.script(Step::taking(2 * INFERENCE, 0));
+        let observation = rig.ordinary();
+        assert_eq!(rig.answer(&observation).verdict().0 == Outcome::Halt, halts, "{second_rule}");
+    }
+}
+
+/// Answers with a value of its own, or does not want this thread.
+struct Successor(Result<f32, ()>);
+
+impl Policy for Successor {
+    fn dimensions(&self) -> Dimensions {
+        NARROW
+    }
+
+    fn backend(&self) -> &'static str {
+        "successor"
+    }
+
+    fn enter_thread(&mut self) -> Result<(), PolicyError> {
+        let refused = || PolicyError::Backend { backend: "successor", reason: "not here".to_owned() };
+        self.0.map(drop).map_err(|()| refused())
+    }
+
+    fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+        action.fill(self.0.unwrap_or(f32::NAN));
+        Ok(())
+    }
+}
+
+fn successor(answer: Result<f32, ()>, generation: u32) -> Update {
+    let serving = Serving::new(Box::new(Successor(answer)), None);
+    let change = PolicyChange { serving, sha256: [7; 32], warm_up_calls: 3, on_thread: None };
+    Update::new(set(generation, |_| ()), Company::default(), Some(change), generation)
+}
+
+#[test]
+fn a_new_policy_answers_the_next_observation_and_the_old_one_comes_back() {
+    let mut rig = Rig::new(|_| ());
+    let observation = rig.ordinary();
+    assert_eq!(rig.answer(&observation).payload, [ANSWER; 2]);
+    assert!(rig.engine.adopt(&mut successor(Ok(0.75), 2)));
+    assert_eq!(rig.actions.region.header().bundle_hash(), [7; 32]);
+    let observation = rig.ordinary();
+    let sent = rig.answer(&observation);
+    assert_eq!((sent.payload, sent.header.generation), (vec![0.75; 2], 2));
+}
+
+#[test]
+fn a_policy_that_refuses_the_thread_changes_nothing() {
+    let mut rig = Rig::new(|_| ());
+    let mut refused = successor(Err(()), 2);
+    assert!(!rig.engine.adopt(&mut refused));
+    assert!(matches!(refused.fate(), Fate::Refused(error) if error.to_string().contains("not here")));
+    let observation = rig.ordinary();
+    let sent = rig.answer(&observation);
+    assert_eq!((sent.payload, sent.header.generation), (vec![ANSWER; 2], 1));
+    assert_eq!(rig.actions.region.header().bundle_hash(), [0; 32]);
+}
+
+/// Nothing may be booked as applied that was not.
+#[test]
+fn what_is_not_taken_says_so() {
+    let mut rig = Rig::new(|_| ());
+    let mut offered = update(2, |_| ());
+    rig.engine.desk.lend(Nanos(u64::MAX));
+    assert!(!rig.engine.adopt(&mut offered));
+    assert!(matches!(offered.fate(), Fate::NotTaken));
+    assert!(rig.engine.desk.reclaim());
+    assert!(rig.engine.adopt(&mut offered));
+    assert!(matches!(offered.fate(), Fate::Taken));
+}
+
+/// The mailbox is looked into between ticks only: while the guard answers, the old set holds.
+#[test]
+fn the_loop_takes_what_is_offered_between_ticks() {
+    let mut rig = Rig::new(|_| ());
+    let (mut sender, receiver) = mailbox();
+    rig.engine.listen(receiver);
+    assert!(sender.offer(Box::new(update(2, |_| ()))).is_ok());
+    rig.engine.owed = Some(super::super::tick::Owed { inference_ns: 0, returned: Nanos(0) });
+    rig.engine.look_for_updates();
+    assert!(sender.collect().is_none());
+    rig.engine.owed = None;
+    rig.engine.look_for_updates();
+    assert!(sender.collect().is_some());
+    let observation = rig.ordinary();
+    assert_eq!(rig.answer(&observation).header.generation, 2);
+}

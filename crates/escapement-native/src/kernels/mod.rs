@@ -1,0 +1,62 @@
+//! Kernels: free functions on slices and packed layers, without allocation, locks or system calls once packed.
+//!
+//! Every kernel has a scalar reference in double precision, and one vector form that is generic over `lanes` and
+//! compiled for AVX2 and for AVX-512. Weights are packed when a policy is loaded, for the width that detection found.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `isa` | which instructions there are, and how weights are stored |
+//! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
+//! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
+//! | `storage`, `panel` | packed weights and the loops that multiply them |
+//! | `dense`, `lstm`, `gru`, `conv` | layers |
+//! | `elementwise`, `normalize` | functions of values and of rows |
+//! | `limits` | what the core can do at most, to compare with |
+//! | `conformance` | the suite that holds all of them to the reference, and the reference to PyTorch |
+//!
+//! Lengths are checked at every call, with a panic that names them; after that no kernel touches a value outside of its
+//! slices. Denormals are left to the thread's mode: run under [`escapement_policy::denormals::FlushDenormals`], as all backends do.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the scalar kernels run there"))]
+
+#[macro_use]
+mod activation;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(test)]
+mod conformance;
+mod conv;
+mod dense;
+mod elementwise;
+mod functions;
+mod gru;
+mod isa;
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod limits;
+mod lstm;
+mod normalize;
+mod panel;
+mod recurrent;
+mod storage;
+
+pub use activation::Activation;
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+pub use avx512_bf16::Avx512Bf16;
+pub use conv::{Conv1d, Shape as Conv1dShape};
+pub use dense::Dense;
+pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
+pub use gru::Gru;
+pub use isa::{Isa, Precision};
+#[cfg(target_arch = "x86_64")]
+pub use limits::CoreLimits;
+pub use lstm::Lstm;
+pub use normalize::{Softmax, layer_norm, softmax};

@@ -1,0 +1,105 @@
+//! Operators that are a few others: nothing of theirs would be faster by a kernel of its own.
+
+use super::Call;
+use crate::kernels::Activation;
+use crate::lower::emit::Operand;
+use crate::lower::graph::{BinaryOp, CompareOp, ReduceOp, View};
+use crate::lower::interpreter::{Interpreter, Step, mismatch};
+use crate::lower::value::Value;
+use crate::tensor::DType;
+
+pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
+    let view = match name {
+        "log_sigmoid" | "logsigmoid" => {
+            // ln sigmoid(x) = -softplus(-x)
+            let view = call.tensor(interpreter, 0, "self")?;
+            let negative = interpreter.activation(Activation::Neg, &view)?;
+            let soft = Activation::Softplus { beta: 1.0, threshold: 1e30 };
+            let soft = interpreter.activation(soft, &negative)?;
+            interpreter.activation(Activation::Neg, &soft)?
+        }
+        "softshrink" => {
+            // What clamping to the threshold leaves over; NaN stays NaN.
+            let view = call.tensor(interpreter, 0, "self")?;
+            let high = call.float(interpreter, 1, "lambd", Some(0.5))? as f32;
+            let clamped = interpreter.activation(Activation::HardTanh { low: -high, high }, &view)?;
+            interpreter.two(BinaryOp::Sub, &view, &clamped)?
+        }
+        "hardshrink" => {
+            let view = call.tensor(interpreter, 0, "self")?;
+            let threshold = call.float(interpreter, 1, "lambd", Some(0.5))?;
+            let size = interpreter.activation(Activation::Abs, &view)?;
+            let (size, own) = (tensor(size), tensor(view));
+            let threshold = number(interpreter, threshold);
+            let small = interpreter.compare(CompareOp::Le, &size, &threshold)?;
+            let zero = number(interpreter, 0.0);
+            interpreter.choose(&small, &zero, &own)?
+        }
+        "prelu" => {
+            let view = call.tensor(interpreter, 0, "self")?;
+            let slope = channels(interpreter, &view, &call.tensor(interpreter, 1, "weight")?)?;
+            let own = tensor(view.clone());
+            let below = interpreter.two(BinaryOp::Mul, &view, &slope)?;
+            let zero = number(interpreter, 0.0);
+            let above = interpreter.compare(CompareOp::Gt, &own, &zero)?;
+            interpreter.choose(&above, &own, &tensor(below))?
+        }
+        "glu" => {
+            let view = call.tensor(interpreter, 0, "self")?;
+            let at = call.axis(interpreter, 1, "dim", view.rank(), Some(-1))?;
+            match view.shape.get(at) {
+                Some(&size) if size.is_multiple_of(2) => {
+                    let half = size / 2;
+                    let gate = view.narrowed(at, half, 1, half);
+                    let gate = interpreter.activation(Activation::Sigmoid, &gate)?;
+                    interpreter.two(BinaryOp::Mul, &view.narrowed(at, 0, 1, half), &gate)?
+                }
+                _ => return mismatch(format!("glu of {:?}", view.shape)),
+            }
+        }
+        "rms_norm" => rms_norm(interpreter, call)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(interpreter.tensor(view)))
+}
+
+fn tensor(view: View) -> Operand {
+    Operand { view, literal: false }
+}
+
+fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Operand {
+    Operand { view: interpreter.number(DType::F64, value), literal: true }
+}
+
+/// `values`, of which there is one or one for each channel, along the axis of the channels of `view`.
+fn channels(interpreter: &mut Interpreter<'_, '_>, view: &View, values: &View) -> Step<View> {
+    let mut shape = vec![1; view.rank()];
+    if values.len() != 1 {
+        match (shape.get_mut(1), view.shape.get(1)) {
+            (Some(at), Some(&count)) if count == values.len() => *at = count,
+            _ => return mismatch(format!("{} values for the channels of {:?}", values.len(), view.shape)),
+        }
+    }
+    interpreter.reshape(values, &shape)
+}
+
+/// Zhang and Sennrich (2019): `x / √(mean x² + ε) · w`.
+fn rms_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
+    let input = call.tensor(interpreter, 0, "input")?;
+    let over = call.ints(interpreter, 1, "normalized_shape")?.len();
+    let weight = call.optional_tensor(interpreter, 2, "weight")?;
+    if input.dtype != DType::F32 || over == 0 || over > input.rank() {
+        return mismatch(format!("rms_norm of {:?} over {over} axes", input.shape));
+    }
+    let epsilon = call.float(interpreter, 3, "eps", Some(f64::from(f32::EPSILON)))?;
+    let axes: Vec<usize> = (input.rank() - over..input.rank()).collect();
+    let square = interpreter.activation(Activation::Square, &input)?;
+    let mean = interpreter.reduce(ReduceOp::Mean, &square, &axes, true)?;
+    let mean = interpreter.with_number(BinaryOp::Add, &mean, epsilon)?;
+    let factor = interpreter.activation(Activation::Rsqrt, &mean)?;
+    let result = interpreter.two(BinaryOp::Mul, &input, &factor)?;
+    match weight {
+        Some(weight) => interpreter.two(BinaryOp::Mul, &result, &weight),
+        None => Ok(result),
+    }
+}

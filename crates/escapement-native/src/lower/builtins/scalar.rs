@@ -1,0 +1,324 @@
+//! Operators on numbers, strings and lists, and those that ask a tensor for its shape or type: all decided here.
+
+use std::rc::Rc;
+
+use super::{Call, axis, int};
+use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
+use crate::lower::value::Value;
+use crate::refusal::Refusal;
+use crate::tensor::{DType, Data};
+
+pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
+    if let Some(value) = question(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
+    if let Some(value) = conversion(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
+    if call.has_tensor() {
+        return Ok(None);
+    }
+    if let Some(value) = container(interpreter, name, call)? {
+        return Ok(Some(value));
+    }
+    arithmetic(name, call)
+}
+
+/// What is asked of tensors and of the surroundings.
+fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
+    Ok(Some(match name {
+        "dim" => Value::Int(call.tensor(interpreter, 0, "self")?.rank() as i64),
+        "numel" => Value::Int(call.tensor(interpreter, 0, "self")?.len() as i64),
+        "size" => {
+            let view = call.tensor(interpreter, 0, "self")?;
+            match call.present(1, "dim") {
+                Some(dim) => {
+                    let axis = axis(int(interpreter, dim)?, view.rank())?;
+                    match view.shape.get(axis) {
+                        Some(&size) => Value::Int(size as i64),
+                        None => return mismatch("the size of a tensor without dimensions"),
+                    }
+                }
+                None => Value::Tuple(view.shape.iter().map(|&size| Value::Int(size as i64)).collect()),
+            }
+        }
+        "dtype" => Value::Int(call.tensor(interpreter, 0, "self")?.dtype.code()),
+        "device" => Value::Str("cpu".into()),
+        "layout" => Value::None,
+        "is_cuda" | "is_grad_enabled" | "is_complex" | "requires_grad" => Value::Bool(false),
+        "is_floating_point" => Value::Bool(call.tensor(interpreter, 0, "self")?.dtype.is_float()),
+        "RaiseException" => {
+            let message = match call.positional.first() {
+                Some(Value::Str(message)) => message.to_string(),
+                _ => "an exception".to_owned(),
+            };
+            return Err(Refusal::shape(format!("forward raises at these shapes: {message}")).into());
+        }
+        "warn" => Value::None,
+        "append" => {
+            let [Value::List(list), value] = &*call.positional else {
+                return unsupported("appends to something other than a list of its own");
+            };
+            // A list in a list could come to hold itself.
+            if value.members().is_some() {
+                return unsupported("appends a list to a list");
+            }
+            list.borrow_mut().push(value.clone());
+            Value::List(list.clone())
+        }
+        "__is__" | "__isnot__" => {
+            let [a, b] = &*call.positional else { return Ok(None) };
+            if !a.is_none() && !b.is_none() {
+                return unsupported("identity of two values");
+            }
+            Value::Bool((a.is_none() && b.is_none()) == (name == "__is__"))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Between tensors without dimensions and numbers.
+fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
+    let [value, ..] = &*call.positional else { return Ok(None) };
+    Ok(Some(match name {
+        "int" | "Int" | "IntImplicit" => match interpreter.scalar(value)? {
+            Value::Str(text) => match text.parse() {
+                Ok(value) => Value::Int(value),
+                Err(_) => return mismatch("no integer in a string"),
+            },
+            scalar => match scalar.number() {
+                Some(number) => match scalar {
+                    Value::Int(value) => Value::Int(value),
+                    _ => Value::Int(number as i64),
+                },
+                None => return mismatch(format!("int of a {}", scalar.kind())),
+            },
+        },
+        "float" | "Float" | "FloatImplicit" => match interpreter.scalar(value)? {
+            Value::Str(text) => match text.parse() {
+                Ok(value) => Value::Float(value),
+                Err(_) => return mismatch("no number in a string"),
+            },
+            scalar => match scalar.number() {
+                Some(number) => Value::Float(number),
+                None => return mismatch(format!("float of a {}", scalar.kind())),
+            },
+        },
+        "bool" | "Bool" => Value::Bool(interpreter.truth(value)?),
+        "ScalarImplicit" | "item" => interpreter.scalar(value)?,
+        "NumToTensor" | "scalar_tensor" | "tensor" | "as_tensor" => {
+            let asked = call.dtype(interpreter, 1, "dtype")?;
+            return tensor_of(interpreter, value, asked).map(Some);
+        }
+        "unchecked_unwrap_optional" | "_unwrap_optional" => value.clone(),
+        _ => return Ok(None),
+    }))
+}
+
+/// A constant tensor from numbers, nested as its shape is.
+fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option<DType>) -> Step<Value> {
+    fn flatten(value: &Value, depth: usize, numbers: &mut Vec<Value>, shape: &mut Vec<usize>) -> Step<()> {
+        let Some(members) = value.members() else {
+            numbers.push(value.clone());
+            return if shape.len() == depth { Ok(()) } else { mismatch("a tensor of uneven lists") };
+        };
+        if shape.len() == depth {
+            shape.push(members.len());
+        }
+        if depth >= 8 || shape.get(depth) != Some(&members.len()) || numbers.len() > 1 << 16 {
+            return mismatch("a tensor of uneven or too many lists");
+        }
+        members.iter().try_for_each(|member| flatten(member, depth + 1, numbers, shape))
+    }
+    if let Value::Tensor(id) = value {
+        let view = interpreter.view(*id)?;
+        let view = interpreter.cast(&view, asked.unwrap_or(view.dtype))?;
+        return Ok(interpreter.tensor(view));
+    }
+    let (mut numbers, mut shape) = (Vec::new(), Vec::new());
+    flatten(value, 0, &mut numbers, &mut shape)?;
+    interpreter.charge(numbers.len())?;
+    let own = match numbers.first() {
+        Some(Value::Int(_)) => DType::I64,
+        Some(Value::Bool(_)) => DType::Bool,
+        _ => DType::F32,
+    };
+    let dtype = asked.unwrap_or(own);
+    let mut data = Data::filled(dtype, numbers.len(), 0.0);
+    for (position, number) in numbers.iter().enumerate() {
+        let Some(number_value) = number.number() else {
+            return unsupported(format!("a tensor made of a {}", number.kind()));
+        };
+        match (&mut data, number) {
+            (Data::I64(values), Value::Int(value)) => values[position] = *value,
+            (Data::I64(values), _) => values[position] = number_value as i64,
+            (Data::F32(values), _) => values[position] = number_value as f32,
+            (Data::F64(values), _) => values[position] = number_value,
+            (Data::Bool(values), _) => values[position] = number_value != 0.0,
+        }
+    }
+    let view = interpreter.graph.constant(Rc::new(data), &shape, false);
+    Ok(interpreter.tensor(view))
+}
+
+fn container(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
+    let mut fuel = 1 << 16;
+    Ok(Some(match (name, &*call.positional) {
+        ("len", [container]) => match container {
+            Value::Str(text) => Value::Int(text.chars().count() as i64),
+            _ => match container.members() {
+                Some(members) => Value::Int(members.len() as i64),
+                None => return mismatch(format!("len of a {}", container.kind())),
+            },
+        },
+        ("list", [container]) => match container.members() {
+            Some(members) => Value::list(members),
+            None => return Ok(None),
+        },
+        ("__getitem__", [container, index]) => {
+            let (Some(members), Value::Int(index)) = (container.members(), index) else { return Ok(None) };
+            let position = axis(*index, members.len())?;
+            match members.get(position) {
+                Some(member) => member.clone(),
+                None => return mismatch("an index into an empty list"),
+            }
+        }
+        ("__contains__", [container, value]) => {
+            let Some(members) = container.members() else { return Ok(None) };
+            Value::Bool(members.iter().any(|member| member.equals(value, &mut fuel) == Some(true)))
+        }
+        ("eq" | "ne", [a, b]) => match a.equals(b, &mut fuel) {
+            Some(equal) => Value::Bool(equal == (name == "eq")),
+            None => return unsupported(format!("compares a {} with a {}", a.kind(), b.kind())),
+        },
+        ("range", [Value::Int(end)]) => range(interpreter, 0, *end, 1)?,
+        ("range", [Value::Int(start), Value::Int(end)]) => range(interpreter, *start, *end, 1)?,
+        ("range", [Value::Int(start), Value::Int(end), Value::Int(step)]) => {
+            range(interpreter, *start, *end, *step)?
+        }
+        ("__range_length", [Value::Int(start), Value::Int(end), Value::Int(step)]) => {
+            Value::Int(range(interpreter, *start, *end, *step)?.members().map_or(0, |all| all.len() as i64))
+        }
+        ("format", [Value::Str(template), values @ ..]) => format(template, values),
+        ("str", [value]) => Value::Str(describe(value, 0).into()),
+        ("device", _) => Value::Str("cpu".into()),
+        ("add", [a, b]) if a.members().is_some() && b.members().is_some() => {
+            let mut all = a.members().unwrap_or_default();
+            interpreter.charge(all.len())?;
+            all.extend(b.members().unwrap_or_default());
+            interpreter.charge(all.len())?;
+            Value::list(all)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn range(interpreter: &mut Interpreter<'_, '_>, start: i64, end: i64, step: i64) -> Step<Value> {
+    if step == 0 {
+        return mismatch("a range whose step is 0");
+    }
+    let mut members = Vec::new();
+    let mut at = start;
+    while (step > 0 && at < end) || (step < 0 && at > end) {
+        interpreter.charge(1)?;
+        members.push(Value::Int(at));
+        match at.checked_add(step) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    Ok(Value::list(members))
+}
+
+/// Python's `str.format` with bare `{}` places, for the messages of exceptions.
+fn format(template: &str, values: &[Value]) -> Value {
+    let mut values = values.iter();
+    let mut text = String::new();
+    for (index, part) in template.split("{}").enumerate() {
+        if index > 0 {
+            text.push_str(&values.next().map_or_else(|| "{}".to_owned(), |value| describe(value, 0)));
+        }
+        text.push_str(part);
+    }
+    Value::Str(text.into())
+}
+
+fn describe(value: &Value, depth: usize) -> String {
+    match value {
+        Value::Int(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Bool(value) => value.to_string(),
+        Value::Str(text) => text.chars().take(200).collect(),
+        Value::List(_) | Value::Tuple(_) if depth < 2 => {
+            let members = value.members().unwrap_or_default();
+            let shown: Vec<String> =
+                members.iter().take(8).map(|member| describe(member, depth + 1)).collect();
+            format!("[{}]", shown.join(", "))
+        }
+        other => other.kind().to_owned(),
+    }
+}
+
+fn arithmetic(name: &str, call: &Call) -> Step<Option<Value>> {
+    let values: Option<Vec<f64>> = call.positional.iter().map(Value::number).collect();
+    let Some(values) = values else { return Ok(None) };
+    let integers: Option<Vec<i64>> = call
+        .positional
+        .iter()
+        .map(|value| match value {
+            Value::Int(value) => Some(*value),
+            Value::Bool(value) => Some(i64::from(*value)),
+            _ => None,
+        })
+        .collect();
+    if let Some(value) = integers.and_then(|integers| integer(name, &integers)) {
+        return Ok(Some(value));
+    }
+    Ok(Some(match (name, &*values) {
+        ("add", [a, b]) => Value::Float(a + b),
+        ("sub", [a, b]) => Value::Float(a - b),
+        ("mul", [a, b]) => Value::Float(a * b),
+        ("div", [a, b]) => Value::Float(a / b),
+        ("floordiv", [a, b]) => Value::Float((a / b).floor()),
+        ("pow", [a, b]) => Value::Float(a.powf(*b)),
+        ("neg", [a]) => Value::Float(-a),
+        ("abs", [a]) => Value::Float(a.abs()),
+        ("sqrt", [a]) => Value::Float(a.sqrt()),
+        ("exp", [a]) => Value::Float(a.exp()),
+        ("log", [a]) => Value::Float(a.ln()),
+        ("floor", [a]) => Value::Int(a.floor() as i64),
+        ("ceil", [a]) => Value::Int(a.ceil() as i64),
+        ("min", [a, b]) => Value::Float(a.min(*b)),
+        ("max", [a, b]) => Value::Float(a.max(*b)),
+        ("lt", [a, b]) => Value::Bool(a < b),
+        ("le", [a, b]) => Value::Bool(a <= b),
+        ("gt", [a, b]) => Value::Bool(a > b),
+        ("ge", [a, b]) => Value::Bool(a >= b),
+        ("__not__", [a]) => Value::Bool(*a == 0.0),
+        _ => return Ok(None),
+    }))
+}
+
+/// The same between integers, where the result is one; `None` falls through to floats.
+fn integer(name: &str, values: &[i64]) -> Option<Value> {
+    Some(match (name, values) {
+        ("add", [a, b]) => Value::Int(a.checked_add(*b)?),
+        ("sub", [a, b]) => Value::Int(a.checked_sub(*b)?),
+        ("mul", [a, b]) => Value::Int(a.checked_mul(*b)?),
+        ("floordiv", [a, b]) => {
+            let quotient = a.checked_div(*b)?;
+            Value::Int(if a % b != 0 && (*a < 0) != (*b < 0) { quotient - 1 } else { quotient })
+        }
+        ("remainder", [a, b]) => {
+            let rest = a.checked_rem(*b)?;
+            Value::Int(if rest != 0 && (rest < 0) != (*b < 0) { rest + b } else { rest })
+        }
+        ("neg", [a]) => Value::Int(a.checked_neg()?),
+        ("abs", [a]) => Value::Int(a.checked_abs()?),
+        ("min", [a, b]) => Value::Int(*a.min(b)),
+        ("max", [a, b]) => Value::Int(*a.max(b)),
+        ("__and__", [a, b]) => Value::Bool(*a != 0 && *b != 0),
+        ("__or__", [a, b]) => Value::Bool(*a != 0 || *b != 0),
+        _ => return None,
+    })
+}

@@ -1,0 +1,127 @@
+//! The table of tensors: views that names share, and what an operation in place does to them.
+
+use std::rc::Rc;
+
+use super::graph::{Origin, Place, View};
+use super::interpreter::{Interpreter, Step, mismatch, unsupported};
+use super::value::{TensorId, Value};
+use crate::limits::Limits;
+use crate::refusal::Refusal;
+use crate::tensor::Data;
+
+/// One entry of the table.
+pub(super) struct Tensor {
+    pub(super) view: View,
+    /// The operator that has overwritten (part of) the elements since; reading them here would give old values.
+    overwritten: Option<Rc<str>>,
+    /// A number of the source that TorchScript stored as a constant without dimensions. PyTorch lets its type give
+    /// way, as that of a Python number does.
+    pub(super) number: bool,
+}
+
+impl Interpreter<'_, '_> {
+    pub(super) fn limits(&self) -> &Limits {
+        &self.program.limits
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { file: self.file.clone(), line: self.line, operator: self.operator.clone() }
+    }
+
+    /// Gives `view` a place in the table of tensors.
+    pub(super) fn tensor(&mut self, view: View) -> Value {
+        self.tensors.push(Tensor { view, overwritten: None, number: false });
+        Value::Tensor(self.tensors.len() - 1)
+    }
+
+    /// The view behind a tensor value.
+    pub(super) fn view(&self, id: TensorId) -> Step<View> {
+        let tensor = &self.tensors[id];
+        if let Some(operator) = &tensor.overwritten {
+            return unsupported(format!(
+                "reads a tensor through a view after {operator} wrote over it in place"
+            ));
+        }
+        Ok(tensor.view.clone())
+    }
+
+    /// The view behind a tensor value that nothing else refers to yet; its place in the table is given up.
+    pub(super) fn take_last(&mut self, id: TensorId) -> Step<View> {
+        let view = self.view(id)?;
+        if id + 1 == self.tensors.len() {
+            self.tensors.pop();
+        }
+        Ok(view)
+    }
+
+    /// Whether a tensor stands for a number of the source.
+    pub(super) fn is_number(&self, id: TensorId) -> bool {
+        self.tensors[id].number
+    }
+
+    /// Makes `id` stand for `result` from now on, as an operation in place does, and every other view of the
+    /// overwritten elements unreadable.
+    pub(super) fn overwrite(&mut self, id: TensorId, result: View) -> Step<()> {
+        let old = self.view(id)?;
+        if matches!(self.graph.roots[old.root].origin, Origin::Constant { stored: true, .. }) {
+            return unsupported("writes to a tensor of the module itself");
+        }
+        if old.shape != result.shape || old.dtype != result.dtype {
+            return unsupported("changes the shape or type of a tensor in place");
+        }
+        let aliases = self.tensors.iter().filter(|tensor| tensor.view.root == old.root);
+        self.charge(aliases.map(|tensor| tensor.view.len() / 64 + 1).sum())?;
+        let written: std::collections::HashSet<usize> = old.positions().collect();
+        let operator = self.operator.clone();
+        for tensor in &mut self.tensors {
+            if tensor.view.root != old.root {
+                continue;
+            }
+            if tensor.view == old {
+                tensor.view = result.clone();
+            } else if tensor.view.positions().any(|position| written.contains(&position)) {
+                tensor.overwritten = Some(operator.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges `cost` evaluations.
+    pub(super) fn charge(&mut self, cost: usize) -> Step<()> {
+        self.evaluations = self.evaluations.saturating_add(cost);
+        let limit = self.program.limits.evaluations;
+        if self.evaluations > limit {
+            return Err(Refusal::malformed(format!("takes more than {limit} evaluations")).into());
+        }
+        Ok(())
+    }
+
+    /// The truth of a value that is known while lowering.
+    pub(super) fn truth(&self, value: &Value) -> Step<bool> {
+        match value {
+            Value::None => Ok(false),
+            Value::Tensor(_) => Ok(self.scalar(value)?.number().unwrap_or(0.0) != 0.0),
+            _ => match value.number() {
+                Some(number) => Ok(number != 0.0),
+                None => unsupported(format!("a condition that is a {}", value.kind())),
+            },
+        }
+    }
+
+    /// The number in a constant tensor of one element.
+    pub(super) fn scalar(&self, value: &Value) -> Step<Value> {
+        let Value::Tensor(id) = value else { return Ok(value.clone()) };
+        let view = self.view(*id)?;
+        if view.len() != 1 {
+            return mismatch(format!("a tensor of shape {:?} where one number is wanted", view.shape));
+        }
+        let Some(data) = self.graph.constant_data(&view) else {
+            return unsupported("depends on the elements of a tensor, which a fixed plan cannot branch on");
+        };
+        Ok(match &*data {
+            Data::I64(values) => Value::Int(values[0]),
+            Data::Bool(values) => Value::Bool(values[0]),
+            other => Value::Float(other.as_f64(0)),
+        })
+    }
+}

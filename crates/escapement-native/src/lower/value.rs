@@ -1,0 +1,102 @@
+//! What a TorchScript expression can be while it is lowered: everything but tensors is known exactly.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::pickle::Id;
+
+/// The index of a tensor in the lowering's table. Names share a tensor by sharing its index, so that an operation in
+/// place is seen through all of them.
+pub(super) type TensorId = usize;
+
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Rc<str>),
+    List(Rc<RefCell<Vec<Value>>>),
+    Tuple(Rc<[Value]>),
+    Tensor(TensorId),
+    /// An argument of `forward` whose shape is not known yet.
+    Unshaped(usize),
+    /// A module or other object of `data.pkl`.
+    Object(Id),
+    /// A dotted name that is none of the above: a class, a function, a namespace.
+    Path(Rc<str>),
+    /// A branch that raises leaves its results like this.
+    Uninitialized,
+}
+
+impl Value {
+    pub(super) fn list(members: Vec<Self>) -> Self {
+        Self::List(Rc::new(RefCell::new(members)))
+    }
+
+    /// The type's name, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::Str(_) => "str",
+            Self::List(_) => "list",
+            Self::Tuple(_) => "tuple",
+            Self::Tensor(_) | Self::Unshaped(_) => "Tensor",
+            Self::Object(_) => "object",
+            Self::Path(_) => "name",
+            Self::Uninitialized => "uninitialized value",
+        }
+    }
+
+    /// The members of a list or tuple.
+    pub(super) fn members(&self) -> Option<Vec<Self>> {
+        match self {
+            Self::List(members) => Some(members.borrow().clone()),
+            Self::Tuple(members) => Some(members.to_vec()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    /// Python's `==` between values without tensors in them; `None` where it is not defined here or takes more than
+    /// `fuel` comparisons, which values that share their parts could otherwise make exponential.
+    pub(super) fn equals(&self, other: &Self, fuel: &mut usize) -> Option<bool> {
+        *fuel = fuel.checked_sub(1)?;
+        Some(match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Str(a), Self::Str(b)) => a == b,
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Int(a), Self::Int(b)) => a == b,
+            (Self::List(_) | Self::Tuple(_), Self::List(_) | Self::Tuple(_)) => {
+                let (a, b) = (self.members()?, other.members()?);
+                if a.len() != b.len() {
+                    return Some(false);
+                }
+                for (a, b) in a.iter().zip(&b) {
+                    if !a.equals(b, fuel)? {
+                        return Some(false);
+                    }
+                }
+                true
+            }
+            (Self::None, _) | (_, Self::None) => false,
+            _ => self.number()? == other.number()?,
+        })
+    }
+
+    /// The value of a bool, int or float.
+    pub(super) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Bool(value) => Some(f64::from(u8::from(*value))),
+            Self::Int(value) => Some(*value as f64),
+            Self::Float(value) => Some(*value),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What stops a file from becoming a native policy, before a path is attached to it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use escapement_policy::PolicyError;
+
+/// A reason to refuse a file. [`Refusal::at`] turns it into the error that every backend shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// What kind of reason it is.
+    pub kind: RefusalKind,
+    /// Where `forward` could not be lowered any further; `None` where it is not about a place in the source.
+    pub place: Option<Place>,
+    /// The reason, on one line.
+    pub reason: String,
+}
+
+/// The kinds of reasons to refuse a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// Damaged, hostile, or not a TorchScript archive.
+    Malformed,
+    /// A sound archive with something in it that the native engine does not run.
+    Unsupported,
+    /// The widths do not fit together.
+    Shape,
+}
+
+/// A place in the source inside an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The archive's member.
+    pub file: String,
+    /// Its line, from 1.
+    pub line: u32,
+    /// The operator or function that stands there.
+    pub operator: String,
+}
+
+impl Refusal {
+    fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
+        Self { kind, place: None, reason: reason.into() }
+    }
+
+    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
+        Self::new(RefusalKind::Malformed, reason)
+    }
+
+    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
+        Self::new(RefusalKind::Unsupported, reason)
+    }
+
+    /// A refusal because widths or shapes are not the expected ones.
+    pub fn shape(reason: impl Into<String>) -> Self {
+        Self::new(RefusalKind::Shape, reason)
+    }
+
+    /// Puts `context` (an archive member) before the reason.
+    pub(crate) fn within(self, context: &str) -> Self {
+        Self { reason: format!("{context}: {}", self.reason), ..self }
+    }
+
+    /// Says where it was, unless that is known already: the innermost place is the one.
+    pub(crate) fn found_at(self, place: impl FnOnce() -> Place) -> Self {
+        Self { place: self.place.or_else(|| Some(place())), ..self }
+    }
+
+    /// The public error about the file at `path`.
+    pub fn at(self, path: &Path) -> PolicyError {
+        let path = path.to_path_buf();
+        let reason = self.to_string();
+        match self.kind {
+            RefusalKind::Malformed => PolicyError::Malformed { path, reason },
+            RefusalKind::Unsupported => PolicyError::Unsupported { path, reason },
+            RefusalKind::Shape => PolicyError::Shape { path, reason },
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            Some(Place { file, line, operator }) => write!(out, "{file}:{line}: {operator}: {}", self.reason),
+            None => out.write_str(&self.reason),
+        }
+    }
+}

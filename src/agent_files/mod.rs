@@ -1,0 +1,9 @@
+//! The agent's own files: its state directory, its run file, and its control socket.
+
+mod control;
+mod run_file;
+mod state;
+
+pub use control::{ControlRequest, ControlSocket, Pending, ReloadTarget, ask_daemon};
+pub use run_file::{LiveDaemon, RunFile};
+pub use state::{RearmLock, StateDirectory, StateError};

@@ -1,0 +1,130 @@
+//! The platform's own gaps, as a thread sees them that does nothing but look at the clock.
+//!
+//! A hypervisor that takes a core away tells nobody. But a thread that reads the clock over and over sees that time is
+//! missing. The deadline guard is such a thread, so it keeps the meter; what it sees on its core is, more often than not,
+//! what happens to the whole machine.
+
+use super::timeline::Stretch;
+use escapement_engine::Moment;
+use escapement_ring::clock::Nanos;
+use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A gap shorter than this is the kernel's timer tick or an interrupt, and the engine's core has those as well.
+pub const NOTABLE_GAP: Nanos = Nanos::from_micros(30);
+/// A timed wake-up takes this long often enough; on a virtual machine 25 to 40 us, and 150 in one of a hundred.
+pub const USUAL_OVERSLEEP: Nanos = Nanos::from_micros(200);
+/// Gaps that fit between two looks of the supervisor.
+const CAPACITY: u64 = 256;
+const SLOT_BYTES: u32 = 64;
+
+/// A stretch as it goes through the ring.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Gap {
+    begin_ns: u64,
+    end_ns: u64,
+    /// Gaps that found no room before this one.
+    lost_before: u64,
+}
+
+/// The end of the thread that looks at the clock. Never blocks, never allocates.
+pub struct GapMeter {
+    gaps: Producer,
+    last: Option<Nanos>,
+    lost: u64,
+}
+
+/// The end of whoever wants to know.
+pub struct GapReader {
+    gaps: Consumer,
+    lost: u64,
+}
+
+/// A meter and its reader.
+pub fn gap_meter() -> (GapMeter, GapReader) {
+    let spec =
+        Spec { kind: 0, slot_size: SLOT_BYTES, dimension: SLOT_BYTES / 4, capacity: CAPACITY, generation: 0 };
+    let region = HeapRegion::ring(spec).expect("the capacity is one that the ring allows");
+    let producer = Producer::attach(region.clone()).expect("a new ring has both positions at zero");
+    let consumer = Consumer::attach(region).expect("a new ring has both positions at zero");
+    (GapMeter { gaps: producer, last: None, lost: 0 }, GapReader { gaps: consumer, lost: 0 })
+}
+
+impl GapMeter {
+    /// The thread says where it is. Time that is missing between two moments in which it was awake is a gap; of a sleep,
+    /// what it overslept beyond what is usual.
+    #[inline]
+    pub fn note(&mut self, moment: Moment) {
+        let (expected, now) = match moment {
+            Moment::Awake(now) => (self.last.unwrap_or(now), now),
+            Moment::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
+            // Nothing was waited for.
+            Moment::Overdue(_) => return,
+        };
+        self.last = Some(now);
+        if now.since(expected) >= NOTABLE_GAP {
+            self.keep(expected, now);
+        }
+    }
+
+    #[cold]
+    fn keep(&mut self, begin: Nanos, end: Nanos) {
+        match self.gaps.try_claim() {
+            Ok(mut claim) => {
+                let gap = Gap { begin_ns: begin.0, end_ns: end.0, lost_before: self.lost };
+                claim.write(0, gap.as_bytes());
+                claim.commit();
+            }
+            Err(_) => self.lost += 1,
+        }
+    }
+}
+
+impl GapReader {
+    /// Takes out the oldest gap.
+    pub fn take(&mut self) -> Option<Stretch> {
+        let peek = self.gaps.peek().ok()??;
+        let mut gap = Gap::default();
+        peek.read(0, gap.as_mut_bytes());
+        peek.release();
+        self.lost = gap.lost_before;
+        Some(Stretch::new(gap.begin_ns, gap.end_ns))
+    }
+
+    /// Gaps that found no room, as far as the gaps taken out so far say.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_in_spinning_and_an_oversleep_are_seen_and_a_sleep_is_not() {
+        let (mut meter, mut reader) = gap_meter();
+        let micros = Nanos::from_micros;
+        let awake = |at| Moment::Awake(micros(at));
+        let woke = |due, now| Moment::Woke { due: micros(due), now: micros(now) };
+        let moments =
+            [awake(1_000), awake(1_029), awake(1_059), woke(5_000, 5_229), woke(6_000, 6_230), awake(6_259)];
+        moments.into_iter().for_each(|moment| meter.note(moment));
+        let gaps: Vec<_> = std::iter::from_fn(|| reader.take()).collect();
+        assert_eq!(gaps, [Stretch::new(1_029_000, 1_059_000), Stretch::new(6_200_000, 6_230_000)]);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let (mut meter, mut reader) = gap_meter();
+        for at in 0..CAPACITY + 6 {
+            meter.note(Moment::Awake(Nanos::from_micros(100 * at)));
+        }
+        assert_eq!(std::iter::from_fn(|| reader.take()).count() as u64, CAPACITY);
+        meter.note(Moment::Awake(Nanos::from_millis(1_000)));
+        let last = 100_000 * (CAPACITY + 5);
+        assert_eq!(reader.take().map(Stretch::length), Some(1_000_000_000 - last));
+        assert_eq!(reader.lost(), 5);
+    }
+}

@@ -1,0 +1,360 @@
+//! The latch: a halt that outlives the process, the restart and the reboot.
+//!
+//! The *presence* of the file `halted` in the state directory is the halt; its content only explains it. So a halt is one
+//! system call away at any moment, a torn or empty file halts as well as a whole one, and where nothing can be told
+//! (the directory cannot be read) the answer is the safe one.
+
+use super::audit::User;
+use crate::agent_files::{StateDirectory, StateError};
+use escapement_ring::ring::Header;
+use escapement_ring::wire::Reason;
+use rustix::fs::{FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// Reasons of halts that hold no longer than the process. A defect of ours and a truncated file are answered by a restart,
+/// as the table of exit codes says.
+const PASSING: [Reason; 2] = [Reason::Panic, Reason::BusError];
+/// Their numbers.
+const REPLACEABLE: [u32; 2] = [PASSING[0].number() as u32, PASSING[1].number() as u32];
+
+/// Whether a halt for this reason holds until a person lifts it.
+pub fn latches(reason: Reason) -> bool {
+    !PASSING.contains(&reason)
+}
+
+/// Sets the state word to halted for a reason that latches. It replaces one that does not: a halt that is to last must not
+/// be lost to a process that dies, and is started again, at the same moment. Async-signal-safe.
+pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
+    debug_assert!(latches(reason), "{reason:?} is answered by a restart");
+    header.halt_over(reason.number().into(), &REPLACEABLE)
+}
+
+const NAME: &str = "halted";
+/// A latch that may have to be there soon, beside its place.
+const PREPARED: &str = "halted.new";
+/// Both of a file's times, as the kernel has them.
+const NOW: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+};
+/// More than any explanation has; a file longer than that is damage.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Why an agent is halted, as the latch explains it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// The reason's name.
+    pub reason: String,
+    /// What a person said about it.
+    pub text: Option<String>,
+    /// When, as RFC 3339.
+    pub at: String,
+    /// The same in nanoseconds since 1970.
+    pub at_ns: u64,
+    /// The sequence number answered last, where one is known.
+    pub sequence: Option<u64>,
+    /// The epoch that was halted; `None` where there were no rings.
+    pub epoch: Option<u64>,
+    /// SHA-256 of the policy that was answering.
+    pub bundle_sha256: Option<String>,
+    /// Who halted it; `None` for a rule.
+    pub user: Option<User>,
+    /// The process that wrote this.
+    pub pid: u32,
+}
+
+/// What a look at the latch says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LatchState {
+    /// Nothing is halted.
+    Open,
+    /// Halted, and this is why.
+    Halted(Box<Halt>),
+    /// Halted, and nobody can tell why: the file is torn, empty or unreadable, or cannot even be looked for.
+    Unexplained(String),
+}
+
+impl LatchState {
+    /// In one line, why the agent is halted; `None` where it is not.
+    pub fn summary(&self) -> Option<String> {
+        match self {
+            Self::Open => None,
+            Self::Halted(halt) => Some(halt.summary()),
+            Self::Unexplained(why) => Some(why.clone()),
+        }
+    }
+
+    /// As JSON: `null`, the halt, or `{"unexplained": …}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Open => serde_json::Value::Null,
+            Self::Halted(halt) => serde_json::json!(halt),
+            Self::Unexplained(why) => serde_json::json!({ "unexplained": why }),
+        }
+    }
+}
+
+/// The latch of one agent.
+#[derive(Debug, Clone)]
+pub struct Latch {
+    directory: StateDirectory,
+}
+
+/// The latch's file, just made and still empty.
+#[derive(Debug)]
+pub struct Engaged {
+    file: File,
+}
+
+impl Latch {
+    /// The latch in an agent's state directory.
+    pub fn of(directory: &StateDirectory) -> Self {
+        Self { directory: directory.clone() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join(NAME)
+    }
+
+    /// Whether the agent must not be armed: unless the file is known to be absent. One system call.
+    pub fn is_engaged(&self) -> bool {
+        !matches!(std::fs::symlink_metadata(self.path()), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// What it says.
+    pub fn read(&self) -> LatchState {
+        let path = self.path();
+        let text = match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return LatchState::Open,
+            Err(error) => Err(error),
+            Ok(found) if !found.is_file() => Err(io::Error::other("not a regular file")),
+            Ok(_) => File::open(&path).and_then(|file| {
+                let mut text = String::new();
+                file.take(MAX_BYTES).read_to_string(&mut text)?;
+                Ok(text)
+            }),
+        };
+        let unexplained = |why: &str| LatchState::Unexplained(format!("{}: {why}", path.display()));
+        match text {
+            Err(error) => unexplained(&error.to_string()),
+            Ok(text) if text.trim().is_empty() => {
+                unexplained("empty: whoever halted it was killed before it could say why")
+            }
+            Ok(text) => match serde_json::from_str(&text) {
+                Ok(halt) => LatchState::Halted(Box::new(halt)),
+                Err(error) => unexplained(&format!("torn or not a latch ({error})")),
+            },
+        }
+    }
+
+    /// Halts: makes the file, empty. `None` where it is there already: the first halt's reason stands.
+    ///
+    /// # Errors
+    /// When the file can neither be made nor is there.
+    pub fn engage(&self) -> Result<Option<Engaged>, StateError> {
+        match self.directory.open(NAME, OpenOptions::new().write(true).create_new(true)) {
+            Ok(file) => {
+                // Says that somebody is about to explain it, for as long as that one lives. Where the file system has no
+                // locks, the halt stands all the same.
+                let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+                Ok(Some(Engaged { file }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            // It may have been made, and something after that have failed.
+            Err(_) if std::fs::symlink_metadata(self.path()).is_ok() => Ok(None),
+            Err(error) => Err(StateError::new(&self.path(), "write the latch")(error)),
+        }
+    }
+
+    /// Takes over a latch that is there without a word, and whose maker is gone; `None` for any other.
+    pub fn adopt(&self) -> Option<Engaged> {
+        let file = self.directory.open(NAME, OpenOptions::new().write(true)).ok()?;
+        let is_empty = || file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+        let is_orphaned = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Its maker explains it before it lets go: empty is to be looked at under the lock.
+        (is_empty() && is_orphaned() && is_empty()).then_some(Engaged { file })
+    }
+
+    /// Explains a halt that was just made, and makes it survive a crash of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced. The halt stands all the same, as far as the file is there.
+    pub fn explain(&self, engaged: Engaged, halt: &Halt) -> Result<(), StateError> {
+        engaged
+            .file
+            // Whoever took it over before its maker had locked it may have written something.
+            .set_len(0)
+            .and_then(|()| engaged.file.write_all_at(&halt.to_line(), 0))
+            .and_then(|()| engaged.file.sync_all())
+            .map_err(StateError::new(&self.path(), "write the latch"))?;
+        self.directory.sync()
+    }
+
+    /// Makes a halt that was found survive a crash of the machine: whoever made it may not have come to that.
+    ///
+    /// # Errors
+    /// When it cannot be synced.
+    pub fn keep(&self) -> Result<(), StateError> {
+        // What cannot be opened is no plain file of ours; its entry is synced with the directory.
+        if let Ok(file) = File::open(self.path()) {
+            file.sync_all().map_err(StateError::new(&self.path(), "sync the latch"))?;
+        }
+        self.directory.sync()
+    }
+
+    /// Writes beside the latch's place what it is going to say, and syncs it: what [`Latch::engage_prepared`] has left to do is
+    /// half the work. Nothing is halted by it.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced.
+    pub fn prepare(&self, halt: &Halt) -> Result<(), StateError> {
+        let mut options = OpenOptions::new();
+        self.directory
+            .open(PREPARED, options.write(true).create(true).truncate(true))
+            .and_then(|file| {
+                file.write_all_at(&halt.to_line(), 0)?;
+                file.sync_all()
+            })
+            .map_err(StateError::new(&self.prepared_path(), "prepare the latch"))
+    }
+
+    /// Halts with what was prepared; false where there is a latch already, whose reason stands.
+    ///
+    /// # Errors
+    /// When nothing was prepared, the file system cannot rename without replacing, or the directory cannot be synced. The halt
+    /// stands as far as the file is there.
+    pub fn engage_prepared(&self) -> Result<bool, StateError> {
+        let (from, to) = (self.prepared_path(), self.path());
+        let at = rustix::fs::CWD;
+        match rustix::fs::renameat_with(at, &from, at, &to, RenameFlags::NOREPLACE) {
+            Ok(()) => self.directory.sync().map(|()| true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(error) => Err(StateError::new(&to, "move the latch to its place")(error.into())),
+        }
+    }
+
+    /// Makes the disk work on what was prepared, without changing what it says: one that has just been awake is faster.
+    pub fn touch_prepared(&self) {
+        let touched = File::options().write(true).open(self.prepared_path()).and_then(|file| {
+            rustix::fs::futimens(&file, &NOW)?;
+            file.sync_all()
+        });
+        // It is as good as before.
+        drop(touched);
+    }
+
+    /// Removes what was prepared, if anything was.
+    pub fn discard_prepared(&self) {
+        // What stays is nothing but a file that nobody reads.
+        let _ = std::fs::remove_file(self.prepared_path());
+    }
+
+    fn prepared_path(&self) -> PathBuf {
+        self.directory.path().join(PREPARED)
+    }
+
+    /// Lifts the halt. Only for a person's word, under the state directory's lock, and after the audit line.
+    ///
+    /// # Errors
+    /// When the file cannot be removed; the agent stays halted then.
+    pub fn release(&self) -> Result<(), StateError> {
+        std::fs::remove_file(self.path()).map_err(StateError::new(&self.path(), "remove the latch"))?;
+        self.directory.sync()
+    }
+}
+
+impl Halt {
+    fn to_line(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).expect("a halt has only strings and numbers");
+        text.push(b'\n');
+        text
+    }
+
+    /// In one line: since when, why, and by whom.
+    pub fn summary(&self) -> String {
+        let text = self.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+        let user = self.user.as_ref().map_or_else(String::new, |user| format!(", by {user}"));
+        format!("since {}, {}{text}{user}", self.at, self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt() -> Halt {
+        Halt {
+            reason: "operator".to_owned(),
+            text: Some("venue is down".to_owned()),
+            at: "2026-11-25T14:02:11.120114402Z".to_owned(),
+            at_ns: 1_795_615_331_120_114_402,
+            sequence: Some(7),
+            epoch: Some(3),
+            bundle_sha256: None,
+            user: Some(User { uid: 1000, name: Some("trader".to_owned()), sudo_uid: None }),
+            pid: 4711,
+        }
+    }
+
+    /// However much of the explanation reached the disk, the agent is halted, and nothing wrong is said about why.
+    #[test]
+    fn a_latch_torn_anywhere_halts() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let state = StateDirectory::at(directory.path().to_owned());
+        let latch = Latch::of(&state);
+        assert_eq!((latch.is_engaged(), latch.read()), (false, LatchState::Open));
+        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        assert!(latch.is_engaged(), "the halt is there before its explanation");
+        latch.explain(engaged, &halt()).expect("the directory can be written");
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert!(latch.engage().expect("it is there").is_none(), "the first reason stands");
+
+        let whole = std::fs::read(latch.path()).expect("it is there");
+        for length in 0..whole.len() - 1 {
+            std::fs::write(latch.path(), &whole[..length]).expect("the directory can be written");
+            assert!(latch.is_engaged());
+            assert!(matches!(latch.read(), LatchState::Unexplained(_)), "{length} bytes");
+        }
+        latch.release().expect("it is there");
+        assert!(!latch.is_engaged());
+    }
+
+    #[test]
+    fn what_was_prepared_halts_once_and_replaces_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let latch = Latch::of(&StateDirectory::at(directory.path().to_owned()));
+        assert!(latch.engage_prepared().is_err(), "nothing was prepared");
+        let longer = Halt { text: Some("x".repeat(1000)), ..halt() };
+        latch.prepare(&longer).expect("the directory can be written");
+        latch.prepare(&halt()).expect("the directory can be written");
+        assert!(!latch.is_engaged(), "a halt that may come is none");
+        assert!(latch.engage_prepared().expect("it was prepared"));
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        latch.prepare(&longer).expect("the directory can be written");
+        assert!(!latch.engage_prepared().expect("it was prepared"), "the first reason stands");
+        latch.discard_prepared();
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 1);
+    }
+
+    /// An empty latch is explained by whoever finds it, once its maker is gone; one that says something, however little, and
+    /// one whose maker is about to explain it are left alone.
+    #[test]
+    fn only_an_orphan_is_adopted() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let latch = Latch::of(&StateDirectory::at(directory.path().to_owned()));
+        assert!(latch.adopt().is_none(), "there is none");
+        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        assert!(latch.adopt().is_none(), "its maker lives");
+        drop(engaged);
+        let adopted = latch.adopt().expect("its maker is gone");
+        latch.explain(adopted, &halt()).expect("the directory can be written");
+        assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
+        assert!(latch.adopt().is_none(), "it is explained");
+    }
+}

@@ -1,14 +1,14 @@
 //! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
 
 use super::planted::skew_ns;
-use crate::evidence::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
+use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
 /// Whose thread is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watched {
+pub(super) enum WatchedThread {
     Engine,
     Guard,
 }
@@ -19,7 +19,7 @@ pub(super) struct Causes {
     engine: Option<ThreadWatch>,
     guard: Option<(ThreadWatch, Timeline)>,
     gaps: GapReader,
-    allowance: LogAllowance,
+    allowance: LogRateLimit,
     cannot_tell: Vec<String>,
 }
 
@@ -36,28 +36,28 @@ impl Causes {
                     .to_owned(),
             );
         }
-        Self { misses, engine: None, guard: None, gaps, allowance: LogAllowance::default(), cannot_tell }
+        Self { misses, engine: None, guard: None, gaps, allowance: LogRateLimit::default(), cannot_tell }
     }
 
     /// A thread is watched from now on, or cannot be.
-    pub(super) fn watched(&mut self, who: Watched, watch: Result<ThreadWatch, WatchError>) {
-        match (who, watch) {
-            (Watched::Engine, Ok(watch)) => {
+    pub(super) fn watched(&mut self, thread: WatchedThread, watch: Result<ThreadWatch, WatchError>) {
+        match (thread, watch) {
+            (WatchedThread::Engine, Ok(watch)) => {
                 // Until now nothing was known about it.
                 self.misses.begin(watch.since());
                 self.engine = Some(watch);
             }
-            (Watched::Guard, Ok(watch)) => {
+            (WatchedThread::Guard, Ok(watch)) => {
                 let timeline = Timeline::new(watch.since().0);
                 self.guard = Some((watch, timeline));
             }
-            (Watched::Engine, Err(error)) => {
+            (WatchedThread::Engine, Err(error)) => {
                 tracing::warn!(%error, "causes of misses: most will be undetermined");
                 self.misses.begin_blind();
                 self.cannot_tell
                     .push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
             }
-            (Watched::Guard, Err(error)) => {
+            (WatchedThread::Guard, Err(error)) => {
                 self.cannot_tell.push(format!("the platform's gaps from the guard's own: {error}"));
             }
         }
@@ -70,8 +70,8 @@ impl Causes {
         }
     }
 
-    pub(super) fn expect(&mut self, generation: u32, deadlines: Deadlines) {
-        self.misses.expect(generation, deadlines);
+    pub(super) fn expect(&mut self, revision: u32, deadlines: Deadlines) {
+        self.misses.expect(revision, deadlines);
     }
 
     /// Gathers the evidence and judges what waits for it.
@@ -109,7 +109,7 @@ impl Causes {
     }
 }
 
-fn say(miss: &Miss, now: Nanos, allowance: &mut LogAllowance) {
+fn say(miss: &Miss, now: Nanos, allowance: &mut LogRateLimit) {
     let Some(suppressed) = allowance.ask(now) else { return };
     let Miss { sequence, reason, cause, evidence, .. } = miss;
     if *cause == Cause::ActionRingFull {

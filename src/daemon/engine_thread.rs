@@ -1,8 +1,7 @@
 //! The engine's thread, from its first instruction to its last report.
 
 use super::DaemonError;
-use super::causes::Watched;
-use super::guard_thread::Handed;
+use super::causes::WatchedThread;
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
 use super::supervisor::Event;
@@ -13,8 +12,10 @@ use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_sch
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
-use escapement_ring::clock::{Clock, MachineClock};
+use escapement_engine::{
+    CommandWord, Company, DeadlineGuard, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp,
+};
+use escapement_ring::clock::{Clock, FollowingClock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(super) struct EngineParts {
     /// What this thread does before it calls the policy.
     pub(super) confine: Option<Sandbox>,
     /// Where the guard goes, and what it says about its place.
-    pub(super) guard: (Sender<Handed>, Receiver<Vec<String>>),
+    pub(super) guard: (Sender<DeadlineGuard<FollowingClock>>, Receiver<Vec<String>>),
     pub(super) updates: lease::Receiver<Update>,
     pub(super) observations: Consumer,
     pub(super) observation_header: Header,
@@ -50,12 +51,12 @@ pub(super) fn serve(
     let report = |event| drop(events.send(event));
     let (mut engine, warm_up, degraded) = match make_ready(config, parts) {
         Ok(ready) => ready,
-        Err(error) => return report(Event::Refused(error)),
+        Err(error) => return report(Event::EngineFailed(error)),
     };
     if gate(config, &warm_up) {
         engine.halt(Reason::WarmUpTooSlow);
     }
-    report(Event::Watched(Watched::Engine, Box::new(ThreadWatch::of_this_thread())));
+    report(Event::ThreadWatched(WatchedThread::Engine, Box::new(ThreadWatch::of_this_thread())));
     engine.beat(engine.clock().now());
     // The last look before the agent is armed. Whoever halts makes the latch first and the state word after: a latch
     // that is made after this look comes with a word that does not let the agent be armed, or takes it back.

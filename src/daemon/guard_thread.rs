@@ -3,7 +3,7 @@
 //! It is this thread that ends a process whose policy hangs. It is awake at that moment, and has the core: the supervisor would
 //! have to be woken, and may be waiting for a disk.
 
-use super::causes::Watched;
+use super::causes::WatchedThread;
 use super::halting::{HaltKeeper, not_kept};
 use super::planted::has_no_guard;
 use super::supervisor::Event;
@@ -20,16 +20,13 @@ use escapement_ring::wire::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the engine's thread hands over once the engine is made.
-pub(super) type Handed = DeadlineGuard<FollowingClock>;
-
 /// How long the supervisor may take to end a process, once it has said so.
 const END_GRACE: Duration = Duration::from_secs(1);
 
 /// What the guard's thread needs.
 pub(super) struct GuardParts {
     /// The guard itself, once the engine is made.
-    pub(super) guards: Receiver<Handed>,
+    pub(super) guards: Receiver<DeadlineGuard<FollowingClock>>,
     /// What could not be had of its place.
     pub(super) placed: Sender<Vec<String>>,
     pub(super) events: Sender<Event>,
@@ -47,7 +44,7 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     if has_no_guard() {
         return;
     }
-    drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
+    drop(events.send(Event::ThreadWatched(WatchedThread::Guard, Box::new(ThreadWatch::of_this_thread()))));
     let between = |moment| {
         if let Moment::Overdue(hang) = moment {
             // A supervisor that is behind does not get to it.
@@ -88,7 +85,7 @@ fn take_place(config: &AgentConfig) -> Vec<String> {
         (None, Some(engine)) => keep_off(engine),
         (None, None) => {}
     }
-    // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is needed. The
+    // RunningPolicy an engine under the real-time scheduler, an ordinary guard might wait for its core when it is needed. The
     // engine's thread says what is missing for that; it is the same.
     // One that spins stays an ordinary thread: it would leave its core to nobody, the kill switch included.
     if let (Some(priority), GuardWake::Sleep) = (config.engine.realtime_priority, config.guard.wake) {

@@ -130,7 +130,7 @@ impl HaltKeeper {
         let ends = !std::mem::replace(&mut progress.ended, true);
         if ends {
             let reason = Some(Reason::PolicyHung.name().to_owned());
-            lines.push(LineFacts { reason, ..LineFacts::default() }.about("stop", header));
+            lines.push(AuditDetails { reason, ..AuditDetails::default() }.about("stop", header));
         }
         if let Err(error) = Audit::of(&self.state).append_in_haste(&lines) {
             not_audited("halt, stop", &error);
@@ -139,7 +139,7 @@ impl HaltKeeper {
     }
 
     /// Adds the line about the process's end, unless the guard has given up the policy and is ending it.
-    pub(super) fn note_end(&self, header: &Header, line: &LineFacts) {
+    pub(super) fn note_end(&self, header: &Header, line: &AuditDetails) {
         if !std::mem::replace(&mut self.progress().ended, true) {
             self.note("stop", header, line);
         }
@@ -233,7 +233,7 @@ impl HaltKeeper {
     }
 
     /// Adds a line to the audit file. It is no reason to stop when that fails, but one to be heard.
-    pub(super) fn note(&self, what: &str, header: &Header, line: &LineFacts) {
+    pub(super) fn note(&self, what: &str, header: &Header, line: &AuditDetails) {
         self.append(&line.about(what, header));
     }
 
@@ -250,14 +250,14 @@ fn not_audited(what: &str, error: &StateError) {
 
 /// What an audit line says beside what it is about.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LineFacts {
+pub(super) struct AuditDetails {
     pub(super) reason: Option<String>,
     pub(super) text: Option<String>,
     pub(super) user: Option<User>,
     pub(super) sequence: Option<u64>,
 }
 
-impl LineFacts {
+impl AuditDetails {
     fn about(&self, what: &str, header: &Header) -> AuditLine {
         let at_ns = wall_clock_ns();
         AuditLine {

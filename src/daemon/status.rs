@@ -1,7 +1,7 @@
 //! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
 
 use super::provenance::{GuardFigures, Provenance};
-use super::reloading::{ReloadFigures, Standing};
+use super::reloads::{Deployment, ReloadStatus};
 use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
@@ -37,7 +37,7 @@ pub(super) struct Status {
 }
 
 /// What others say about the agent at the moment of a snapshot.
-pub(super) struct Observed {
+pub(super) struct LiveReadings {
     /// The state word.
     pub(super) state: (u32, u32),
     /// The engine's heartbeat.
@@ -78,7 +78,7 @@ struct Snapshot<'a> {
     counters: escapement_engine::telemetry::CounterSnapshot,
     deadline: DeadlineFigures,
     misses: &'a MissReport,
-    reloads: ReloadFigures<'a>,
+    reloads: ReloadStatus<'a>,
     latency_ns: Latencies,
     /// The last observation that was answered.
     last_sequence: Option<u64>,
@@ -207,12 +207,12 @@ impl Status {
     /// Everything, as JSON.
     pub(super) fn snapshot(
         &mut self,
-        observed: &Observed,
-        standing: &Standing,
-        reloads: ReloadFigures<'_>,
+        observed: &LiveReadings,
+        deployment: &Deployment,
+        reloads: ReloadStatus<'_>,
         now: Nanos,
     ) -> Value {
-        let Standing { config, sources, provenance } = standing;
+        let Deployment { config, sources, provenance } = deployment;
         let settings = &config.settings;
         let (state, reason) = observed.state;
         self.watch_state(state);

@@ -1,11 +1,11 @@
 //! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
 
-use super::causes::{Causes, Watched};
+use super::causes::{Causes, WatchedThread};
 use super::engine_thread::halt_reason;
-use super::halting::{HaltKeeper, LineFacts, not_kept};
+use super::halting::{AuditDetails, HaltKeeper, not_kept};
 use super::planted::panic_if_planted;
-use super::reloading::{NotPrepared, Outcome, Prepared, Reloads};
-use super::status::{self, Observed, Status};
+use super::reloads::{PrepareError, PreparedReload, ReloadOutcome, Reloads};
+use super::status::{self, LiveReadings, Status};
 use super::{DaemonError, End, Ending};
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
 use crate::evidence::{ThreadWatch, WatchError};
@@ -42,19 +42,19 @@ pub(super) enum Event {
     /// The engine is warm. The state word says whether it is armed.
     Warmed { warm_up: WarmUp, degraded: Vec<String> },
     /// The kernel keeps record of a thread from now on, or says why not.
-    Watched(Watched, Box<Result<ThreadWatch, WatchError>>),
+    ThreadWatched(WatchedThread, Box<Result<ThreadWatch, WatchError>>),
     /// The engine cannot be made.
-    Refused(DaemonError),
+    EngineFailed(DaemonError),
     /// The engine's thread is at its end.
     Ended(RunEnd),
     /// The policy has not returned for so long that the guard is about to end the process, after this instant.
     Overdue(Nanos),
     /// A reload is ready to be offered to the engine, or refused.
-    Prepared(Box<Result<Prepared, NotPrepared>>),
+    ReloadPrepared(Box<Result<PreparedReload, PrepareError>>),
     /// A signal came. At [`Request::Halt`] the state word says halted by now.
     Signal(Requested),
     /// Somebody asks through the control socket.
-    Asked(Pending),
+    Control(Pending),
 }
 
 /// A policy that has not returned for most of the hang timeout.
@@ -102,17 +102,17 @@ impl Supervisor<'_> {
             self.take_records(records);
             self.unjudged.drain(..).for_each(|record| self.causes.note(&record));
             match event {
-                Ok(Event::Watched(who, watch)) => self.causes.watched(who, *watch),
-                Ok(Event::Refused(error)) => return Err(error),
+                Ok(Event::ThreadWatched(who, watch)) => self.causes.watched(who, *watch),
+                Ok(Event::EngineFailed(error)) => return Err(error),
                 Ok(Event::Warmed { warm_up, degraded }) => self.on_warmed(warm_up, degraded),
                 Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
                 Ok(Event::Overdue(hang)) => self.on_overdue(hang),
-                Ok(Event::Prepared(prepared)) => {
+                Ok(Event::ReloadPrepared(prepared)) => {
                     let outcome = self.reloads.on_prepared(*prepared);
                     self.account_for_reload(outcome);
                 }
                 Ok(Event::Signal(requested)) => self.on_signal(requested),
-                Ok(Event::Asked(pending)) => self.answer(pending),
+                Ok(Event::Control(pending)) => self.answer(pending),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Every sender is gone only with threads that end with the process.
                 Err(RecvTimeoutError::Disconnected) => return Ok(self.leave_behind()),
@@ -247,22 +247,23 @@ impl Supervisor<'_> {
     }
 
     /// What became of a reload, in the log, the audit file and the service manager's view.
-    fn account_for_reload(&mut self, outcome: Option<Outcome>) {
+    fn account_for_reload(&mut self, outcome: Option<ReloadOutcome>) {
         let Some(outcome) = outcome else { return };
-        let line = LineFacts { text: outcome.refused.clone(), user: outcome.user(), ..LineFacts::default() };
+        let line =
+            AuditDetails { text: outcome.refused.clone(), user: outcome.user(), ..AuditDetails::default() };
         match &outcome.refused {
             Some(why) => {
-                tracing::error!(why, generation = outcome.generation, "not reloaded: nothing was changed");
+                tracing::error!(why, generation = outcome.revision, "not reloaded: nothing was changed");
                 self.keeper.note("reload_refused", &self.action_header, &line);
             }
             None => {
-                let standing = self.reloads.running();
-                self.causes.expect(outcome.generation, standing.config.settings.deadlines);
+                let deployment = self.reloads.running();
+                self.causes.expect(outcome.revision, deployment.config.settings.deadlines);
                 if outcome.policy_changed {
-                    standing.provenance.log();
+                    deployment.provenance.log();
                 }
                 tracing::info!(
-                    generation = outcome.generation,
+                    generation = outcome.revision,
                     policy_changed = outcome.policy_changed,
                     waits_for_restart = outcome.waits_for_restart.join(", "),
                     "reloaded"
@@ -395,7 +396,7 @@ impl Supervisor<'_> {
     }
 
     fn snapshot(&mut self) -> serde_json::Value {
-        let observed = Observed {
+        let observed = LiveReadings {
             state: self.action_header.state(),
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),

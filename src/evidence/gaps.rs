@@ -4,7 +4,7 @@
 //! missing. The deadline guard is such a thread, so it keeps the meter; what it sees on its core is, more often than not,
 //! what happens to the whole machine.
 
-use super::timeline::Stretch;
+use super::timeline::Interval;
 use escapement_engine::Moment;
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
@@ -83,13 +83,13 @@ impl GapMeter {
 
 impl GapReader {
     /// Takes out the oldest gap.
-    pub fn take(&mut self) -> Option<Stretch> {
+    pub fn take(&mut self) -> Option<Interval> {
         let peek = self.gaps.peek().ok()??;
         let mut gap = Gap::default();
         peek.read(0, gap.as_mut_bytes());
         peek.release();
         self.lost = gap.lost_before;
-        Some(Stretch::new(gap.begin_ns, gap.end_ns))
+        Some(Interval::new(gap.begin_ns, gap.end_ns))
     }
 
     /// Gaps that found no room, as far as the gaps taken out so far say.
@@ -112,7 +112,7 @@ mod tests {
             [awake(1_000), awake(1_029), awake(1_059), woke(5_000, 5_229), woke(6_000, 6_230), awake(6_259)];
         moments.into_iter().for_each(|moment| meter.note(moment));
         let gaps: Vec<_> = std::iter::from_fn(|| reader.take()).collect();
-        assert_eq!(gaps, [Stretch::new(1_029_000, 1_059_000), Stretch::new(6_200_000, 6_230_000)]);
+        assert_eq!(gaps, [Interval::new(1_029_000, 1_059_000), Interval::new(6_200_000, 6_230_000)]);
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| reader.take()).count() as u64, CAPACITY);
         meter.note(Moment::Awake(Nanos::from_millis(1_000)));
         let last = 100_000 * (CAPACITY + 5);
-        assert_eq!(reader.take().map(Stretch::length), Some(1_000_000_000 - last));
+        assert_eq!(reader.take().map(Interval::length), Some(1_000_000_000 - last));
         assert_eq!(reader.lost(), 5);
     }
 }

@@ -2,8 +2,8 @@
 //! by cause.
 
 use super::cause::Cause;
-use super::timeline::{Kind, Stretch, Timeline};
-use super::verdict::{Evidence, LOOKED, Question, judge};
+use super::timeline::{Interval, ThreadState, Timeline};
+use super::verdict::{Evidence, LOOKED, MissKind, judge};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::Nanos;
 use escapement_ring::wire::{ActionFlags, Reason};
@@ -33,20 +33,20 @@ fn by_name<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok
 #[derive(Debug)]
 pub struct Misses {
     timeline: Timeline,
-    /// Deadlines by the generation of the settings, the newest last.
+    /// Deadlines by the revision of the settings, the newest last.
     deadlines: VecDeque<(u32, Deadlines)>,
     /// Position and end of the last tick.
     last: Option<(u64, u64)>,
     /// Ticks that the guard answered while the policy computed: what took it so long shows when it returns.
     taken_over: Option<TickRecord>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingMiss>,
     counts: [u64; Cause::ALL.len()],
     recent: VecDeque<Miss>,
 }
 
 /// A miss whose evidence may not be complete yet.
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+struct PendingMiss {
     record: TickRecord,
     reason: Reason,
     /// When its work was done.
@@ -76,7 +76,7 @@ const WAITING: usize = 1 << 14;
 const PATIENCE: Nanos = Nanos::from_millis(1_000);
 
 impl Misses {
-    /// Begins at `since` with the deadlines of the first generation of settings.
+    /// Begins at `since` with the deadlines of the first revision of settings.
     pub fn new(since: Nanos, deadlines: Deadlines) -> Self {
         Self {
             timeline: Timeline::new(since.0),
@@ -89,12 +89,12 @@ impl Misses {
         }
     }
 
-    /// From this generation of the settings on, these are the deadlines.
-    pub fn expect(&mut self, generation: u32, deadlines: Deadlines) {
+    /// From this revision of the settings on, these are the deadlines.
+    pub fn expect(&mut self, revision: u32, deadlines: Deadlines) {
         if self.deadlines.len() == GENERATIONS {
             self.deadlines.pop_front();
         }
-        self.deadlines.push_back((generation, deadlines));
+        self.deadlines.push_back((revision, deadlines));
     }
 
     /// The engine's thread is watched from this instant on.
@@ -146,7 +146,7 @@ impl Misses {
             let question = self.question(&waiting);
             let after = self.waiting.front().and_then(|next| self.question(next).window());
             let alone = question.window().is_none_or(|window| {
-                let shares = |other: Stretch| self.timeline.share_a_sample(window, other);
+                let shares = |other: Interval| self.timeline.share_a_sample(window, other);
                 ![before, after].into_iter().flatten().any(shares)
             });
             before = question.window().or(before);
@@ -195,11 +195,11 @@ impl Misses {
             let follows = record.position == position + 1 + record.skipped_before;
             if !follows && record.position != position {
                 // Records were lost: whatever the engine did in between, it is not known.
-                self.timeline.add(Kind::WorkUnknown, Stretch::new(last_end, record.ts_peek_ns));
+                self.timeline.add(ThreadState::WorkUnknown, Interval::new(last_end, record.ts_peek_ns));
             }
         }
         self.last = Some((record.position, end));
-        self.timeline.extend(Kind::Busy, Stretch::new(record.ts_peek_ns, end), LOOKED);
+        self.timeline.extend(ThreadState::Busy, Interval::new(record.ts_peek_ns, end), LOOKED);
     }
 
     fn ask_about_takeover(&mut self, record: &TickRecord, returned: u64) {
@@ -208,7 +208,7 @@ impl Misses {
 
     /// `returned` is when the tick's work was done: it is what the deadline is compared with.
     fn ask(&mut self, record: &TickRecord, reason: Reason, returned: u64) {
-        let waiting = Waiting { record: *record, reason, returned };
+        let waiting = PendingMiss { record: *record, reason, returned };
         if self.waiting.len() < WAITING {
             self.waiting.push_back(waiting);
         } else {
@@ -217,27 +217,27 @@ impl Misses {
         }
     }
 
-    fn question(&self, waiting: &Waiting) -> Question {
-        let Waiting { record, reason, returned } = waiting;
+    fn question(&self, waiting: &PendingMiss) -> MissKind {
+        let PendingMiss { record, reason, returned } = waiting;
         let deadlines = self.deadlines_of(record.generation);
         match reason {
-            Reason::ActionRingFull => Question::ActionRingFull,
-            Reason::Stale => Question::Stale {
-                window: Stretch::new(record.ts_publish_ns, record.ts_peek_ns),
+            Reason::ActionRingFull => MissKind::ActionRingFull,
+            Reason::Stale => MissKind::Stale {
+                window: Interval::new(record.ts_publish_ns, record.ts_peek_ns),
                 limit: deadlines.max_age.map_or(u64::MAX, |age| age.0),
             },
             _ => lateness(record, deadlines, *returned),
         }
     }
 
-    fn deadlines_of(&self, generation: u32) -> Deadlines {
-        let older = self.deadlines.iter().rev().find(|(from, _)| *from <= generation);
+    fn deadlines_of(&self, revision: u32) -> Deadlines {
+        let older = self.deadlines.iter().rev().find(|(from, _)| *from <= revision);
         let (_, deadlines) = older.unwrap_or(&self.deadlines[0]);
         *deadlines
     }
 }
 
-impl Waiting {
+impl PendingMiss {
     fn judged(&self, cause: Cause, evidence: Evidence) -> Miss {
         let (sequence, at_ns) = (self.record.sequence, self.record.ts_commit_ns);
         Miss { sequence, at_ns, reason: self.reason, cause, evidence }
@@ -245,7 +245,7 @@ impl Waiting {
 }
 
 /// Which of the two deadlines fell first, and the window that it is about.
-fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> Question {
+fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> MissKind {
     let (peeked, called) = (record.ts_peek_ns, record.ts_called_ns);
     let inference_first = called != 0
         && called.saturating_add(deadlines.inference.0) <= peeked.saturating_add(deadlines.end_to_end.0);
@@ -260,12 +260,12 @@ fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> Questio
         } else {
             returned
         };
-        Question::Late { window: Stretch::new(called, returned), limit: deadlines.inference.0 }
+        MissKind::Late { window: Interval::new(called, returned), limit: deadlines.inference.0 }
     } else if inference_only {
-        let window = Stretch::new(returned.saturating_sub(record.inference_ns), returned);
-        Question::Late { window, limit: deadlines.inference.0 }
+        let window = Interval::new(returned.saturating_sub(record.inference_ns), returned);
+        MissKind::Late { window, limit: deadlines.inference.0 }
     } else {
-        Question::Late { window: Stretch::new(peeked, returned), limit: deadlines.end_to_end.0 }
+        MissKind::Late { window: Interval::new(peeked, returned), limit: deadlines.end_to_end.0 }
     }
 }
 

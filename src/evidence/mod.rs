@@ -8,7 +8,7 @@
 mod cause;
 mod gaps;
 mod ledger;
-mod log_line;
+mod log_rate;
 #[cfg(test)]
 mod tests;
 mod thread_watch;
@@ -18,7 +18,7 @@ mod verdict;
 pub use cause::Cause;
 pub use gaps::{GapMeter, GapReader, NOTABLE_GAP, USUAL_OVERSLEEP, gap_meter};
 pub use ledger::{Miss, MissReport, Misses};
-pub use log_line::LogAllowance;
+pub use log_rate::LogRateLimit;
 pub use thread_watch::{ThreadWatch, WatchError, steal_is_accounted};
-pub use timeline::{Kind, Piece, Stolen, Stretch, Timeline};
-pub use verdict::{Evidence, Question, judge};
+pub use timeline::{Interval, Segment, StealEstimate, ThreadState, Timeline};
+pub use verdict::{Evidence, MissKind, judge};

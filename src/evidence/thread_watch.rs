@@ -9,7 +9,7 @@
 //! What the hypervisor takes shows in the thread's processor time: where that one accounts for it, time that passed on
 //! the core and was not charged to the thread was stolen.
 
-use crate::evidence::{Kind, Stretch, Timeline};
+use crate::evidence::{Interval, ThreadState, Timeline};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, ThreadClock};
 use perf_event::events::Software;
 use perf_event::{Builder, Clock as PerfClock, SampleFlag, Sampler};
@@ -42,7 +42,7 @@ pub struct ThreadWatch {
     off_since: Option<(u64, bool)>,
     /// Beginnings of faults whose end has not come.
     open_faults: VecDeque<u64>,
-    ends: Vec<(u64, Kind)>,
+    ends: Vec<(u64, ThreadState)>,
     /// Up to when each kind of record is known to be complete.
     switches_until: u64,
     faults_until: u64,
@@ -74,7 +74,7 @@ const SWITCH_OUT: u16 = 1 << 13;
 const SWITCH_OUT_PREEMPT: u16 = 1 << 14;
 
 /// What one record of the kernel says.
-enum Said {
+enum PerfRecord {
     /// An event, or a switch with its bits.
     Event(u64, u16),
     /// This many records were lost before this instant.
@@ -146,15 +146,15 @@ impl ThreadWatch {
     /// What passed on the core since the last reading and was not charged to the thread.
     fn note_stolen(&mut self, timeline: &mut Timeline, charged: (u64, u64)) {
         let Some(last) = self.charged.replace(charged) else { return };
-        let sample = Stretch::new(last.0, charged.0);
+        let sample = Interval::new(last.0, charged.0);
         let used = charged.1.saturating_sub(last.1);
         let mut on_core = 0;
         let mut switches = 0;
         for piece in timeline.cut(sample) {
-            if piece.is(Kind::SwitchesUnknown) {
+            if piece.is(ThreadState::SwitchesUnknown) {
                 return;
             }
-            if piece.is(Kind::Preempted) || piece.is(Kind::Asleep) {
+            if piece.is(ThreadState::Preempted) || piece.is(ThreadState::Asleep) {
                 switches += 1;
             } else {
                 on_core += piece.stretch.length();
@@ -170,38 +170,38 @@ impl ThreadWatch {
         let mut until = self.switches_until;
         let (off_since, lost) = (&mut self.off_since, &mut self.lost);
         let may_have_lost = each(&mut self.switches, SWITCH_BYTES, |said| match said {
-            Said::Event(at, bits) => {
+            PerfRecord::Event(at, bits) => {
                 if bits & SWITCH_OUT != 0 {
                     *off_since = Some((at, bits & SWITCH_OUT_PREEMPT != 0));
                 } else if let Some((began, preempted)) = off_since.take() {
-                    timeline.add(off_core(preempted), Stretch::new(began, at));
+                    timeline.add(off_core(preempted), Interval::new(began, at));
                 }
                 until = until.max(at);
             }
-            Said::Lost(count, at) => {
+            PerfRecord::Lost(count, at) => {
                 *lost += count;
-                timeline.add(Kind::SwitchesUnknown, Stretch::new(until, at));
+                timeline.add(ThreadState::SwitchesUnknown, Interval::new(until, at));
                 *off_since = None;
                 until = until.max(at);
             }
-            Said::Other => {}
+            PerfRecord::Other => {}
         });
         if may_have_lost {
-            timeline.add(Kind::SwitchesUnknown, Stretch::new(until, now));
+            timeline.add(ThreadState::SwitchesUnknown, Interval::new(until, now));
             self.off_since = None;
         } else if let Some((began, preempted)) = self.off_since {
             // Off the core right now: as much of it as there has been.
-            timeline.add(off_core(preempted), Stretch::new(began, now));
+            timeline.add(off_core(preempted), Interval::new(began, now));
         }
         self.switches_until = self.switches_until.max(now);
     }
 
     fn drain_faults(&mut self, timeline: &mut Timeline, now: u64) {
         let from = self.faults_until;
-        let mut unknown: Option<Stretch> = None;
+        let mut unknown: Option<Interval> = None;
         let mut forget = |begin: u64, end: u64| {
-            let whole = unknown.map_or(Stretch::new(begin, end), |known| {
-                Stretch::new(known.begin.min(begin), known.end.max(end))
+            let whole = unknown.map_or(Interval::new(begin, end), |known| {
+                Interval::new(known.begin.min(begin), known.end.max(end))
             });
             unknown = Some(whole);
         };
@@ -210,26 +210,26 @@ impl ThreadWatch {
         ends.clear();
         let (lost, open_faults) = (&mut self.lost, &mut self.open_faults);
         let sources = [
-            (&mut self.minor_ends, FAULT_BYTES, Some(Kind::MinorFault)),
-            (&mut self.major_ends, MAJOR_BYTES, Some(Kind::MajorFault)),
+            (&mut self.minor_ends, FAULT_BYTES, Some(ThreadState::MinorFault)),
+            (&mut self.major_ends, MAJOR_BYTES, Some(ThreadState::MajorFault)),
             (&mut self.fault_begins, FAULT_BYTES, None),
         ];
         for (sampler, bytes, end) in sources {
             let mut until = from;
             let may_have_lost = each(sampler, bytes, |said| match said {
-                Said::Event(at, _) => {
+                PerfRecord::Event(at, _) => {
                     match end {
                         Some(kind) => ends.push((at, kind)),
                         None => open_faults.push_back(at),
                     }
                     until = until.max(at);
                 }
-                Said::Lost(count, at) => {
+                PerfRecord::Lost(count, at) => {
                     *lost += count;
                     forget(until, at);
                     until = until.max(at);
                 }
-                Said::Other => {}
+                PerfRecord::Other => {}
             });
             if may_have_lost {
                 forget(until, now);
@@ -246,21 +246,21 @@ impl ThreadWatch {
                 continue;
             }
             ends.next();
-            timeline.add(*kind, Stretch::new(began, *ended));
+            timeline.add(*kind, Interval::new(began, *ended));
         }
         // What is left is one fault that has not ended, unless records were lost.
         while self.open_faults.len() > 1 {
             self.open_faults.pop_front();
         }
         if let Some(unknown) = unknown {
-            timeline.add(Kind::FaultsUnknown, unknown);
+            timeline.add(ThreadState::FaultsUnknown, unknown);
         }
         self.faults_until = self.faults_until.max(now);
     }
 }
 
-fn off_core(preempted: bool) -> Kind {
-    if preempted { Kind::Preempted } else { Kind::Asleep }
+fn off_core(preempted: bool) -> ThreadState {
+    if preempted { ThreadState::Preempted } else { ThreadState::Asleep }
 }
 
 fn open(event: Software, bytes: usize, what: &'static str) -> Result<Sampler, WatchError> {
@@ -282,7 +282,7 @@ fn open(event: Software, bytes: usize, what: &'static str) -> Result<Sampler, Wa
 }
 
 /// Shows every record in the buffer; says whether it was so full that some may have been lost without a word.
-fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(Said)) -> bool {
+fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(PerfRecord)) -> bool {
     let mut read = 0;
     // The kernel may go on writing while this reads; what it writes beyond one buffer's length is left for next time.
     while read < bytes {
@@ -297,12 +297,12 @@ fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(Said)) -> bool
         }
         let at = if count > 0 { words[count - 1] } else { 0 };
         show(match record.ty() {
-            SAMPLE => Said::Event(words[0], 0),
-            SWITCH => Said::Event(at, record.misc()),
+            SAMPLE => PerfRecord::Event(words[0], 0),
+            SWITCH => PerfRecord::Event(at, record.misc()),
             // The event's number, how many, when.
-            LOST => Said::Lost(words[1], at),
-            LOST_SAMPLES => Said::Lost(words[0], at),
-            _ => Said::Other,
+            LOST => PerfRecord::Lost(words[1], at),
+            LOST_SAMPLES => PerfRecord::Lost(words[0], at),
+            _ => PerfRecord::Other,
         });
     }
     read + LONGEST_RECORD > bytes

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 
 /// A stretch of time, `begin` up to `end`, in nanoseconds on `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Stretch {
+pub struct Interval {
     /// Its first instant.
     pub begin: u64,
     /// The instant after it.
     pub end: u64,
 }
 
-impl Stretch {
+impl Interval {
     /// From one instant up to another; empty where they are the wrong way round.
     pub const fn new(begin: u64, end: u64) -> Self {
         Self { begin, end: if end < begin { begin } else { end } }
@@ -26,7 +26,7 @@ impl Stretch {
 
 /// What a stretch says about the thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ThreadState {
     /// Off its core although it could have run: the scheduler gave the core to another thread.
     Preempted,
     /// Off its core of its own will: asleep, or waiting.
@@ -47,7 +47,7 @@ pub enum Kind {
     WorkUnknown,
 }
 
-impl Kind {
+impl ThreadState {
     pub(super) const COUNT: usize = 9;
 
     const ALL: [Self; Self::COUNT] = [
@@ -80,13 +80,13 @@ const KEPT: usize = 1 << 14;
 /// Stretches of one kind, oldest first, none overlapping the next.
 #[derive(Debug, Default)]
 struct Track {
-    stretches: VecDeque<Stretch>,
+    stretches: VecDeque<Interval>,
     /// Everything before this was forgotten.
     since: u64,
 }
 
 impl Track {
-    fn push(&mut self, stretch: Stretch) {
+    fn push(&mut self, stretch: Interval) {
         // What was added while it still went on is added again once it has ended: it stays one stretch.
         if let Some(last) = self.stretches.back_mut()
             && stretch.begin < last.end
@@ -105,27 +105,27 @@ impl Track {
         self.stretches.push_back(stretch);
     }
 
-    fn within(&self, window: Stretch) -> impl Iterator<Item = Stretch> + '_ {
+    fn within(&self, window: Interval) -> impl Iterator<Item = Interval> + '_ {
         let first = self.stretches.partition_point(|stretch| stretch.end <= window.begin);
         self.stretches
             .range(first..)
             .take_while(move |stretch| stretch.begin < window.end)
-            .map(move |stretch| Stretch::new(stretch.begin.max(window.begin), stretch.end.min(window.end)))
+            .map(move |stretch| Interval::new(stretch.begin.max(window.begin), stretch.end.min(window.end)))
     }
 }
 
 /// All that is known about one thread.
 #[derive(Debug)]
 pub struct Timeline {
-    tracks: [Track; Kind::COUNT],
+    tracks: [Track; ThreadState::COUNT],
     /// Time that the hypervisor says it took from the thread's core, somewhere within a stretch.
-    stolen: VecDeque<(Stretch, u64)>,
+    stolen: VecDeque<(Interval, u64)>,
     steal_is_accounted: bool,
 }
 
 /// What the hypervisor says it took, in nanoseconds, around a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stolen {
+pub struct StealEstimate {
     /// At least this much of it lies within the window.
     pub least: u64,
     /// At most this much.
@@ -140,7 +140,7 @@ const SAMPLES_KEPT: usize = 1 << 10;
 impl Timeline {
     /// Knows everything from `since` on, and nothing before.
     pub fn new(since: u64) -> Self {
-        let mut tracks = <[Track; Kind::COUNT]>::default();
+        let mut tracks = <[Track; ThreadState::COUNT]>::default();
         for track in &mut tracks {
             // The bound is reached before long on a busy machine; better now than while something waits.
             track.stretches.reserve_exact(KEPT);
@@ -159,7 +159,7 @@ impl Timeline {
     }
 
     /// Somewhere within `sample`, the hypervisor took `nanos` from the thread's core.
-    pub fn add_stolen(&mut self, sample: Stretch, nanos: u64) {
+    pub fn add_stolen(&mut self, sample: Interval, nanos: u64) {
         self.steal_is_accounted = true;
         if self.stolen.len() == SAMPLES_KEPT {
             self.stolen.pop_front();
@@ -168,13 +168,13 @@ impl Timeline {
     }
 
     /// What was taken within and around a window.
-    pub fn stolen(&self, window: Stretch) -> Stolen {
+    pub fn stolen(&self, window: Interval) -> StealEstimate {
         let first = self.stolen.partition_point(|(sample, _)| sample.end <= window.begin);
         let touching = self.stolen.range(first..).take_while(|(sample, _)| sample.begin < window.end);
-        touching.fold(Stolen::default(), |sum, (sample, nanos)| {
-            let within = Stretch::new(sample.begin.max(window.begin), sample.end.min(window.end)).length();
+        touching.fold(StealEstimate::default(), |sum, (sample, nanos)| {
+            let within = Interval::new(sample.begin.max(window.begin), sample.end.min(window.end)).length();
             let outside = sample.length() - within;
-            Stolen {
+            StealEstimate {
                 least: sum.least + nanos.saturating_sub(outside),
                 most: sum.most + within.min(*nanos),
                 nearby: sum.nearby + nanos,
@@ -183,10 +183,10 @@ impl Timeline {
     }
 
     /// Whether two windows touch a sample of stolen time in common.
-    pub(super) fn share_a_sample(&self, one: Stretch, other: Stretch) -> bool {
+    pub(super) fn share_a_sample(&self, one: Interval, other: Interval) -> bool {
         self.stolen.iter().rev().take_while(|(sample, _)| sample.end > one.begin.min(other.begin)).any(
             |(sample, _)| {
-                let touches = |window: Stretch| sample.begin < window.end && sample.end > window.begin;
+                let touches = |window: Interval| sample.begin < window.end && sample.end > window.begin;
                 touches(one) && touches(other)
             },
         )
@@ -194,29 +194,32 @@ impl Timeline {
 
     /// Adds the gaps that the guard's thread has seen, except for what its own timeline explains: a guard that another
     /// thread took the core from, or that was asleep, has seen no gap of the platform's.
-    pub fn add_gap(&mut self, gap: Stretch, guard: &Timeline) {
+    pub fn add_gap(&mut self, gap: Interval, guard: &Timeline) {
         for piece in guard.cut(gap) {
-            let explained = [Kind::Preempted, Kind::Asleep, Kind::SwitchesUnknown].map(|kind| piece.is(kind));
+            let explained = [ThreadState::Preempted, ThreadState::Asleep, ThreadState::SwitchesUnknown]
+                .map(|kind| piece.is(kind));
             if !explained.contains(&true) && piece.stretch.length() >= super::NOTABLE_GAP.0 {
-                self.add(Kind::PlatformGap, piece.stretch);
+                self.add(ThreadState::PlatformGap, piece.stretch);
             }
         }
     }
 
     /// Nothing is known about switches and faults before this instant.
     pub fn forget_before(&mut self, since: u64) {
-        for kind in [Kind::Preempted, Kind::Asleep, Kind::MinorFault, Kind::MajorFault] {
+        for kind in
+            [ThreadState::Preempted, ThreadState::Asleep, ThreadState::MinorFault, ThreadState::MajorFault]
+        {
             self.tracks[kind as usize].since = since;
         }
     }
 
     /// Adds a stretch. Those of one kind come in the order of their ends.
-    pub fn add(&mut self, kind: Kind, stretch: Stretch) {
+    pub fn add(&mut self, kind: ThreadState, stretch: Interval) {
         self.tracks[kind as usize].push(stretch);
     }
 
     /// Adds time to the latest stretch of a kind where the pause since is shorter than `pause`, else begins a new one.
-    pub(super) fn extend(&mut self, kind: Kind, stretch: Stretch, pause: u64) {
+    pub(super) fn extend(&mut self, kind: ThreadState, stretch: Interval, pause: u64) {
         let track = &mut self.tracks[kind as usize];
         match track.stretches.back_mut() {
             Some(last) if stretch.begin < last.end.saturating_add(pause) => {
@@ -228,54 +231,57 @@ impl Timeline {
 
     /// Cuts a window into pieces in each of which the same holds all the time, in their order; together they are the
     /// window.
-    pub fn cut(&self, window: Stretch) -> Vec<Piece> {
-        let mut edges: Vec<(u64, Kind, i32)> = Vec::new();
-        let mut put = |kind, stretch: Stretch| {
+    pub fn cut(&self, window: Interval) -> Vec<Segment> {
+        let mut edges: Vec<(u64, ThreadState, i32)> = Vec::new();
+        let mut put = |kind, stretch: Interval| {
             edges.push((stretch.begin, kind, 1));
             edges.push((stretch.end, kind, -1));
         };
-        for kind in Kind::ALL {
+        for kind in ThreadState::ALL {
             let track = &self.tracks[kind as usize];
             if let (true, Some(unknown)) = (track.since > window.begin, kind.forgotten()) {
-                put(unknown, Stretch::new(window.begin, track.since.min(window.end)));
+                put(unknown, Interval::new(window.begin, track.since.min(window.end)));
             }
             track.within(window).for_each(|stretch| put(kind, stretch));
         }
         edges.sort_unstable_by_key(|(at, ..)| *at);
         let mut pieces = Vec::with_capacity(edges.len() + 1);
-        let mut depth = [0i32; Kind::COUNT];
+        let mut depth = [0i32; ThreadState::COUNT];
         let mut from = window.begin;
         for (at, kind, step) in edges {
             if at > from {
-                pieces.push(Piece { stretch: Stretch::new(from, at), holds: depth.map(|depth| depth > 0) });
+                pieces
+                    .push(Segment { stretch: Interval::new(from, at), holds: depth.map(|depth| depth > 0) });
                 from = at;
             }
             depth[kind as usize] += step;
         }
         if window.end > from {
-            pieces
-                .push(Piece { stretch: Stretch::new(from, window.end), holds: depth.map(|depth| depth > 0) });
+            pieces.push(Segment {
+                stretch: Interval::new(from, window.end),
+                holds: depth.map(|depth| depth > 0),
+            });
         }
         pieces
     }
 
     /// How many stretches of this kind touch the window.
-    pub fn count(&self, kind: Kind, window: Stretch) -> u64 {
+    pub fn count(&self, kind: ThreadState, window: Interval) -> u64 {
         self.tracks[kind as usize].within(window).count() as u64
     }
 }
 
 /// A part of a window in which the same holds all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct Segment {
     /// When.
-    pub stretch: Stretch,
-    holds: [bool; Kind::COUNT],
+    pub stretch: Interval,
+    holds: [bool; ThreadState::COUNT],
 }
 
-impl Piece {
+impl Segment {
     /// Whether this holds in it.
-    pub fn is(&self, kind: Kind) -> bool {
+    pub fn is(&self, kind: ThreadState) -> bool {
         self.holds[kind as usize]
     }
 }

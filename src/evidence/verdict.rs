@@ -24,22 +24,22 @@
 //! the cause, the cause stands; where it does, the miss is `undetermined`.
 
 use super::cause::Cause;
-use super::timeline::{Kind, Piece, Stolen, Stretch, Timeline};
+use super::timeline::{Interval, Segment, StealEstimate, ThreadState, Timeline};
 
 /// What is to be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub enum MissKind {
     /// The tick's work took this window, longer than `limit`.
     Late {
         /// From the peek or the call to the verdict or the return.
-        window: Stretch,
+        window: Interval,
         /// How long it might have been.
         limit: u64,
     },
     /// The observation waited for this window, longer than `limit`.
     Stale {
         /// From the feed's stamp to the peek.
-        window: Stretch,
+        window: Interval,
         /// How long it might have been.
         limit: u64,
     },
@@ -47,9 +47,9 @@ pub enum Question {
     ActionRingFull,
 }
 
-impl Question {
+impl MissKind {
     /// The time that it is about.
-    pub fn window(self) -> Option<Stretch> {
+    pub fn window(self) -> Option<Interval> {
         match self {
             Self::Late { window, .. } | Self::Stale { window, .. } => Some(window),
             Self::ActionRingFull => None,
@@ -100,11 +100,11 @@ pub(super) const LOOKED: u64 = 20_000;
 const MATCHING: u64 = 50_000;
 
 /// Judges one miss by what is known. `alone`: no other miss stands beside it that the same stolen time could explain.
-pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Evidence) {
+pub fn judge(timeline: &Timeline, question: MissKind, alone: bool) -> (Cause, Evidence) {
     let (window, limit, waiting) = match question {
-        Question::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
-        Question::Late { window, limit } => (window, limit, false),
-        Question::Stale { window, limit } => (window, limit, true),
+        MissKind::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
+        MissKind::Late { window, limit } => (window, limit, false),
+        MissKind::Stale { window, limit } => (window, limit, true),
     };
     let pieces = timeline.cut(window);
     let looked = if waiting { last_look(&pieces) } else { None };
@@ -141,27 +141,29 @@ pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Ev
 
 /// When the engine last looked in vain: the end of the last stretch on its core without work that was long enough, or
 /// after which it went to sleep, which it does only when there is nothing.
-fn last_look(pieces: &[Piece]) -> Option<u64> {
-    let mut idle: Option<Stretch> = None;
+fn last_look(pieces: &[Segment]) -> Option<u64> {
+    let mut idle: Option<Interval> = None;
     let mut sleeps_next = false;
     for piece in pieces.iter().rev() {
-        let looking = !Kind::ALL_BUT_FAULTS_UNKNOWN.iter().any(|kind| piece.is(*kind));
+        let looking = !ThreadState::ALL_BUT_FAULTS_UNKNOWN.iter().any(|kind| piece.is(*kind));
         if looking {
             let end = idle.map_or(piece.stretch.end, |idle| idle.end);
-            let whole = Stretch::new(piece.stretch.begin, end);
+            let whole = Interval::new(piece.stretch.begin, end);
             if sleeps_next || whole.length() >= LOOKED {
                 return Some(end);
             }
             idle = Some(whole);
         } else {
             idle = None;
-            sleeps_next = piece.is(Kind::Asleep) && !piece.is(Kind::Busy) && !piece.is(Kind::MajorFault);
+            sleeps_next = piece.is(ThreadState::Asleep)
+                && !piece.is(ThreadState::Busy)
+                && !piece.is(ThreadState::MajorFault);
         }
     }
     None
 }
 
-impl Kind {
+impl ThreadState {
     /// A fault that nobody saw does not keep the engine from looking for longer than it takes.
     const ALL_BUT_FAULTS_UNKNOWN: [Self; 8] = [
         Self::Preempted,
@@ -200,31 +202,31 @@ struct Parts {
 
 impl Parts {
     /// Adds a piece of a tick's own time or, where `waiting`, of the time before its peek.
-    fn add(&mut self, piece: &Piece) {
+    fn add(&mut self, piece: &Segment) {
         let waiting = self.waiting;
         let length = piece.stretch.length();
-        let faulting = piece.is(Kind::MinorFault) || piece.is(Kind::MajorFault);
-        let busy = waiting && piece.is(Kind::Busy);
-        if piece.is(Kind::Preempted) {
+        let faulting = piece.is(ThreadState::MinorFault) || piece.is(ThreadState::MajorFault);
+        let busy = waiting && piece.is(ThreadState::Busy);
+        if piece.is(ThreadState::Preempted) {
             self.preempted += length;
         } else if faulting {
             self.fault += length;
         } else {
             // What is left is the engine's own, if everything is known about it.
-            let switches = piece.is(Kind::SwitchesUnknown);
-            let faults = piece.is(Kind::FaultsUnknown);
-            let work = waiting && piece.is(Kind::WorkUnknown) && !busy;
+            let switches = piece.is(ThreadState::SwitchesUnknown);
+            let faults = piece.is(ThreadState::FaultsUnknown);
+            let work = waiting && piece.is(ThreadState::WorkUnknown) && !busy;
             if switches || faults || work {
                 self.unknown += length;
                 self.may_be_taken |= switches;
                 // A sleep may be the wait for a page.
                 self.may_be_fault |= faults;
                 self.may_be_queued |= work || busy;
-            } else if piece.is(Kind::PlatformGap) && !piece.is(Kind::Asleep) {
+            } else if piece.is(ThreadState::PlatformGap) && !piece.is(ThreadState::Asleep) {
                 self.platform += length;
             } else if busy {
                 self.queued += length;
-            } else if piece.is(Kind::Asleep) {
+            } else if piece.is(ThreadState::Asleep) {
                 self.asleep += length;
             } else {
                 self.on_core += length;
@@ -254,7 +256,7 @@ impl Parts {
     }
 
     /// Takes back what gaps claim beyond what the hypervisor took, and adds what it took for certain.
-    fn bound_platform(&mut self, stolen: Stolen) {
+    fn bound_platform(&mut self, stolen: StealEstimate) {
         let bounded = self.platform.clamp(stolen.least, stolen.most.max(stolen.least));
         if bounded >= self.platform {
             self.give_to_platform(bounded - self.platform);
@@ -315,20 +317,20 @@ impl Parts {
         parts.into_iter().fold(nothing, |largest, part| if part.0 > largest.0 { part } else { largest }).1
     }
 
-    fn evidence(self, timeline: &Timeline, window: Stretch, limit: u64, stolen: Stolen) -> Evidence {
+    fn evidence(self, timeline: &Timeline, window: Interval, limit: u64, stolen: StealEstimate) -> Evidence {
         Evidence {
             took_ns: window.length(),
             limit_ns: limit,
             on_core_ns: self.on_core,
             asleep_ns: self.asleep,
             preempted_ns: self.preempted,
-            preemptions: timeline.count(Kind::Preempted, window),
+            preemptions: timeline.count(ThreadState::Preempted, window),
             platform_ns: self.platform,
-            platform_gaps: timeline.count(Kind::PlatformGap, window),
+            platform_gaps: timeline.count(ThreadState::PlatformGap, window),
             stolen_nearby_ns: stolen.nearby,
             fault_ns: self.fault,
-            minor_faults: timeline.count(Kind::MinorFault, window),
-            major_faults: timeline.count(Kind::MajorFault, window),
+            minor_faults: timeline.count(ThreadState::MinorFault, window),
+            major_faults: timeline.count(ThreadState::MajorFault, window),
             queued_ns: self.queued,
             feed_ns: self.feed,
             unknown_ns: self.unknown,

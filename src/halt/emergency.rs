@@ -5,8 +5,8 @@
 //! does not return. A killed process (SIGKILL) can do nothing; the gateway notices its heartbeat. The kill switch (SIGUSR2)
 //! is pulled here too.
 
+use super::caretaker::end_at_once;
 use super::latch::halt_for_good;
-use super::process_end::end_at_once;
 use crate::os::say;
 use escapement_ring::ring::{HALTED, Header};
 use escapement_ring::sync::{AtomicU64, Ordering};

@@ -2,8 +2,8 @@
 //! take a minute, and whoever pulls the kill switch does not have that.
 
 use super::DaemonError;
-use super::candidate::{self, Loaded};
 use super::engine_thread::halt_reason;
+use super::load::{self, Loaded};
 use super::planted::load_slowly_if_planted;
 use super::supervisor::Event;
 use crate::config::AgentConfig;
@@ -18,7 +18,7 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_millis(5);
 
 /// What loading led to.
-pub(super) enum Loading {
+pub(super) enum StartupLoad {
     /// The policy.
     Done(Box<Loaded>),
     /// Told to stop; loading is left behind.
@@ -33,14 +33,14 @@ pub(super) fn load(
     inbox: &Receiver<Event>,
     action_header: &Header,
     latch: &Latch,
-) -> Result<Loading, DaemonError> {
+) -> Result<StartupLoad, DaemonError> {
     let (results, loaded) = bounded(1);
     let load = {
         let config = config.clone();
         // Nobody listens any more where loading was left behind.
         move || {
             load_slowly_if_planted();
-            drop(results.send(candidate::load(&config)));
+            drop(results.send(load::load(&config)));
         }
     };
     let thread = std::thread::Builder::new().name("load".to_owned());
@@ -50,16 +50,16 @@ pub(super) fn load(
     loop {
         crossbeam::channel::select! {
             recv(loaded) -> result => match result {
-                Ok(result) => return Ok(Loading::Done(Box::new(result?))),
+                Ok(result) => return Ok(StartupLoad::Done(Box::new(result?))),
                 // A panic on that thread ends the process in its hook.
-                Err(_) => return Ok(Loading::Stopped),
+                Err(_) => return Ok(StartupLoad::Stopped),
             },
             recv(events) -> event => match event {
                 Ok(Event::Signal(signal)) => match signal.request {
-                    Request::Drain => return Ok(Loading::Stopped),
+                    Request::Drain => return Ok(StartupLoad::Stopped),
                     Request::Halt => {
                         halt_for_good(action_header, Reason::Operator);
-                        return Ok(Loading::Halted);
+                        return Ok(StartupLoad::Halted);
                     }
                     Request::Dump | Request::Reload => tracing::info!("nothing to do yet: the policy is being loaded"),
                 },
@@ -74,7 +74,7 @@ pub(super) fn load(
                 // Of a panic the process dies in its hook.
                 let halted = action_header.state().0 == AgentState::Halted.number();
                 if halted && latches(halt_reason(action_header)) {
-                    return Ok(Loading::Halted);
+                    return Ok(StartupLoad::Halted);
                 }
             }
         }

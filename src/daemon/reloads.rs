@@ -5,13 +5,13 @@
 //!                         │ refused                                    │ refused by the thread
 //!                         └──────────▶ nothing changes, and why is kept ◀──┘
 //! ```
-//! One is under way at a time, so that generations follow each other in the order in which they were asked for.
+//! One is under way at a time, so that revisions follow each other in the order in which they were asked for.
 
 use super::DaemonError;
-use super::candidate::{self, Beside, Reloaded, Sources};
+use super::load::{self, Reloaded, RunningPolicy, Sources};
 use super::planted::reload_slowly_if_planted;
 use super::provenance::Provenance;
-use super::reload::plan;
+use super::reload_plan::plan_reload;
 use super::supervisor::Event;
 use crate::agent_files::ReloadTarget;
 use crate::config::AgentConfig;
@@ -30,15 +30,15 @@ pub(super) type ReadConfig = Arc<dyn Fn() -> Result<AgentConfig, String> + Send 
 
 /// What runs, complete: settings, the bytes of the policies, and what is known about them.
 #[derive(Clone)]
-pub(super) struct Standing {
+pub(super) struct Deployment {
     pub(super) config: AgentConfig,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
 }
 
 /// What was made ready, to be offered.
-pub(super) struct Prepared {
-    standing: Standing,
+pub(super) struct PreparedReload {
+    deployment: Deployment,
     company: Company,
     change: Option<PolicyChange>,
     waiting: Vec<&'static str>,
@@ -46,7 +46,7 @@ pub(super) struct Prepared {
 }
 
 /// Why nothing was made ready.
-pub(super) struct NotPrepared {
+pub(super) struct PrepareError {
     why: String,
     /// Whether a thread is still in the policy that was to be loaded.
     leaves_a_thread: bool,
@@ -54,20 +54,20 @@ pub(super) struct NotPrepared {
 
 /// All reloads of a process.
 pub(super) struct Reloads {
-    running: Arc<Standing>,
-    previous: Option<Arc<Standing>>,
+    running: Arc<Deployment>,
+    previous: Option<Arc<Deployment>>,
     /// The tail of the running policy's latencies, as it was measured before it was armed.
     tail: Option<Nanos>,
     read: ReadConfig,
     events: Sender<Event>,
     mailbox: lease::Sender<Update>,
-    generation: u32,
+    revision: u32,
     tickets: u64,
-    queue: VecDeque<Asked>,
-    under_way: Option<UnderWay>,
+    queue: VecDeque<ReloadRequest>,
+    under_way: Option<ReloadStage>,
     applied: u64,
     refused: u64,
-    recent: VecDeque<Outcome>,
+    recent: VecDeque<ReloadOutcome>,
     /// The ticket of the last one.
     finished: u64,
     /// Whether a thread of a reload that was refused is still in a policy that does not return.
@@ -76,23 +76,28 @@ pub(super) struct Reloads {
 
 /// A reload that somebody asked for.
 #[derive(Debug, Clone)]
-struct Asked {
+struct ReloadRequest {
     ticket: u64,
     target: ReloadTarget,
     user: Option<User>,
 }
 
 /// The reload under way.
-enum UnderWay {
+enum ReloadStage {
     /// A thread makes it ready.
-    Preparing(Asked),
+    Preparing(ReloadRequest),
     /// The engine takes it between two ticks.
-    Offered { asked: Asked, standing: Box<Standing>, waiting: Vec<&'static str>, tail: Option<Nanos> },
+    Offered {
+        asked: ReloadRequest,
+        deployment: Box<Deployment>,
+        waiting: Vec<&'static str>,
+        tail: Option<Nanos>,
+    },
 }
 
 /// How a reload ended.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Outcome {
+pub(super) struct ReloadOutcome {
     /// Whoever asked knows it by this number.
     ticket: u64,
     at: String,
@@ -100,7 +105,8 @@ pub(super) struct Outcome {
     user: Option<User>,
     pub(super) applied: bool,
     /// The settings in force afterwards.
-    pub(super) generation: u32,
+    #[serde(rename = "generation")]
+    pub(super) revision: u32,
     /// Why nothing was changed.
     pub(super) refused: Option<String>,
     /// Keys that were changed in the file and wait for a restart.
@@ -111,14 +117,15 @@ pub(super) struct Outcome {
 
 /// What status says about reloads.
 #[derive(Serialize)]
-pub(super) struct ReloadFigures<'a> {
-    generation: u32,
+pub(super) struct ReloadStatus<'a> {
+    #[serde(rename = "generation")]
+    revision: u32,
     applied: u64,
     refused: u64,
     under_way: bool,
     /// The ticket of the last one that came to its end: they do so in their order.
     finished: u64,
-    recent: &'a VecDeque<Outcome>,
+    recent: &'a VecDeque<ReloadOutcome>,
 }
 
 /// Reloads that may wait for their turn.
@@ -128,7 +135,7 @@ const RECENT: usize = MOST_WAITING;
 
 impl Reloads {
     pub(super) fn new(
-        running: Standing,
+        running: Deployment,
         read: ReadConfig,
         events: Sender<Event>,
         mailbox: lease::Sender<Update>,
@@ -140,7 +147,7 @@ impl Reloads {
             read,
             events,
             mailbox,
-            generation: 1,
+            revision: 1,
             tickets: 0,
             queue: VecDeque::new(),
             under_way: None,
@@ -158,13 +165,13 @@ impl Reloads {
     }
 
     /// What runs now.
-    pub(super) fn running(&self) -> &Standing {
+    pub(super) fn running(&self) -> &Deployment {
         &self.running
     }
 
-    pub(super) fn figures(&self) -> ReloadFigures<'_> {
-        ReloadFigures {
-            generation: self.generation,
+    pub(super) fn figures(&self) -> ReloadStatus<'_> {
+        ReloadStatus {
+            revision: self.revision,
             applied: self.applied,
             refused: self.refused,
             under_way: self.under_way.is_some(),
@@ -175,7 +182,7 @@ impl Reloads {
 
     /// Whether a thread is in a policy that it loads for a reload, or that it does not come back from.
     pub(super) fn have_a_thread(&self) -> bool {
-        self.left_a_thread || matches!(self.under_way, Some(UnderWay::Preparing(_)))
+        self.left_a_thread || matches!(self.under_way, Some(ReloadStage::Preparing(_)))
     }
 
     /// Takes a wish in; gives the number by which its outcome is known.
@@ -187,12 +194,12 @@ impl Reloads {
             return Err(format!("{MOST_WAITING} reloads wait already; nothing was changed"));
         }
         self.tickets += 1;
-        self.queue.push_back(Asked { ticket: self.tickets, target, user });
+        self.queue.push_back(ReloadRequest { ticket: self.tickets, target, user });
         Ok(self.tickets)
     }
 
     /// Starts the next reload, if none is under way and one waits.
-    pub(super) fn start_next(&mut self) -> Option<Outcome> {
+    pub(super) fn start_next(&mut self) -> Option<ReloadOutcome> {
         if self.under_way.is_some() {
             return None;
         }
@@ -216,11 +223,11 @@ impl Reloads {
             running.config.engine.core.into_iter().for_each(keep_off);
             let prepared = prepare(&running, kept.as_deref(), &read, tail);
             // Nobody listens any more where the process is ending.
-            drop(events.send(Event::Prepared(Box::new(prepared))));
+            drop(events.send(Event::ReloadPrepared(Box::new(prepared))));
         };
         match std::thread::Builder::new().name("reload".to_owned()).spawn(work) {
             Ok(_) => {
-                self.under_way = Some(UnderWay::Preparing(asked));
+                self.under_way = Some(ReloadStage::Preparing(asked));
                 None
             }
             Err(error) => Some(self.refuse(&asked, format!("start the thread that makes it ready: {error}"))),
@@ -228,20 +235,23 @@ impl Reloads {
     }
 
     /// The thread is done: offers what it made ready.
-    pub(super) fn on_prepared(&mut self, prepared: Result<Prepared, NotPrepared>) -> Option<Outcome> {
-        let Some(UnderWay::Preparing(asked)) = self.under_way.take() else { return None };
-        let Prepared { standing, company, change, waiting, tail } = match prepared {
+    pub(super) fn on_prepared(
+        &mut self,
+        prepared: Result<PreparedReload, PrepareError>,
+    ) -> Option<ReloadOutcome> {
+        let Some(ReloadStage::Preparing(asked)) = self.under_way.take() else { return None };
+        let PreparedReload { deployment, company, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.left_a_thread |= refused.leaves_a_thread;
                 return Some(self.refuse(&asked, refused.why));
             }
         };
-        let update = Update::new(standing.config.settings.clone(), company, change, self.generation + 1);
+        let update = Update::new(deployment.config.settings.clone(), company, change, self.revision + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
                 self.under_way =
-                    Some(UnderWay::Offered { asked, standing: Box::new(standing), waiting, tail });
+                    Some(ReloadStage::Offered { asked, deployment: Box::new(deployment), waiting, tail });
                 None
             }
             // One is under way at a time, and its box is collected before the next.
@@ -250,9 +260,9 @@ impl Reloads {
     }
 
     /// Looks whether the engine has taken what was offered. What it replaced is freed here.
-    pub(super) fn look(&mut self) -> Option<Outcome> {
+    pub(super) fn look(&mut self) -> Option<ReloadOutcome> {
         let update = self.mailbox.collect()?;
-        let Some(UnderWay::Offered { asked, standing, waiting, tail }) = self.under_way.take() else {
+        let Some(ReloadStage::Offered { asked, deployment, waiting, tail }) = self.under_way.take() else {
             return None;
         };
         match update.fate() {
@@ -261,11 +271,11 @@ impl Reloads {
             Fate::NotTaken => return Some(self.refuse(&asked, "the engine could not take it".to_owned())),
         }
         let policy_changed = update.changes_the_policy();
-        self.generation += 1;
+        self.revision += 1;
         self.applied += 1;
         self.tail = tail;
-        self.previous = Some(std::mem::replace(&mut self.running, Arc::from(standing)));
-        let outcome = Outcome {
+        self.previous = Some(std::mem::replace(&mut self.running, Arc::from(deployment)));
+        let outcome = ReloadOutcome {
             applied: true,
             waits_for_restart: waiting,
             policy_changed,
@@ -274,27 +284,27 @@ impl Reloads {
         Some(self.remember(outcome))
     }
 
-    fn refuse(&mut self, asked: &Asked, why: String) -> Outcome {
+    fn refuse(&mut self, asked: &ReloadRequest, why: String) -> ReloadOutcome {
         self.refused += 1;
         let outcome = self.outcome(asked, Some(why));
         self.remember(outcome)
     }
 
-    fn outcome(&self, asked: &Asked, refused: Option<String>) -> Outcome {
-        Outcome {
+    fn outcome(&self, asked: &ReloadRequest, refused: Option<String>) -> ReloadOutcome {
+        ReloadOutcome {
             ticket: asked.ticket,
             at: rfc3339(wall_clock_ns()),
             target: asked.target,
             user: asked.user.clone(),
             applied: false,
-            generation: self.generation,
+            revision: self.revision,
             refused,
             waits_for_restart: Vec::new(),
             policy_changed: false,
         }
     }
 
-    fn remember(&mut self, outcome: Outcome) -> Outcome {
+    fn remember(&mut self, outcome: ReloadOutcome) -> ReloadOutcome {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -304,20 +314,20 @@ impl Reloads {
     }
 }
 
-impl Outcome {
+impl ReloadOutcome {
     /// Who asked for it.
     pub(super) fn user(&self) -> Option<User> {
         self.user.clone()
     }
 }
 
-impl From<DaemonError> for NotPrepared {
+impl From<DaemonError> for PrepareError {
     fn from(error: DaemonError) -> Self {
         Self { why: error.to_string(), leaves_a_thread: error.leaves_a_thread() }
     }
 }
 
-impl From<String> for NotPrepared {
+impl From<String> for PrepareError {
     fn from(why: String) -> Self {
         Self { why, leaves_a_thread: false }
     }
@@ -325,11 +335,11 @@ impl From<String> for NotPrepared {
 
 /// Everything that takes time: reading, checking, verifying, loading, proving.
 fn prepare(
-    running: &Standing,
-    kept: Option<&Standing>,
+    running: &Deployment,
+    kept: Option<&Deployment>,
     read: &ReadConfig,
     tail: Option<Nanos>,
-) -> Result<Prepared, NotPrepared> {
+) -> Result<PreparedReload, PrepareError> {
     // Where what ran before runs again, it draws from the seed that it had.
     let drawn_seed = kept.unwrap_or(running).provenance.drawn_seed();
     reload_slowly_if_planted();
@@ -337,17 +347,17 @@ fn prepare(
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
         None => (read()?, None),
     };
-    let plan = plan(&running.config, asked).map_err(|error| error.to_string())?;
+    let plan = plan_reload(&running.config, asked).map_err(|error| error.to_string())?;
     let sources = match kept {
         Some(sources) => sources,
         None => Sources::read(&plan.config)?,
     };
-    let Standing { config, sources: running_sources, provenance } = running;
-    let beside = Beside { config, sources: running_sources, provenance, tail, drawn_seed };
+    let Deployment { config, sources: running_sources, provenance } = running;
+    let beside = RunningPolicy { config, sources: running_sources, provenance, tail, drawn_seed };
     let Reloaded { company, sources, provenance, change, tail } =
-        candidate::reload(&plan.config, sources, beside)?;
-    Ok(Prepared {
-        standing: Standing { config: plan.config, sources, provenance },
+        load::reload(&plan.config, sources, beside)?;
+    Ok(PreparedReload {
+        deployment: Deployment { config: plan.config, sources, provenance },
         company,
         change,
         waiting: plan.waiting,
@@ -363,8 +373,8 @@ mod tests {
     /// What a reload leaves running must not meet the destructors of an orderly end.
     #[test]
     fn only_a_load_that_hangs_leaves_a_thread() {
-        let hung = NotPrepared::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });
+        let hung = PrepareError::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });
         assert!(hung.leaves_a_thread && hung.why.contains("it hangs"));
-        assert!(!NotPrepared::from(DaemonError::NoCarriedState).leaves_a_thread);
+        assert!(!PrepareError::from(DaemonError::NoCarriedState).leaves_a_thread);
     }
 }

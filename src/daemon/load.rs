@@ -55,7 +55,7 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
 }
 
 /// What runs while a reload is made ready.
-pub(super) struct Beside<'a> {
+pub(super) struct RunningPolicy<'a> {
     pub(super) config: &'a AgentConfig,
     pub(super) sources: &'a Sources,
     pub(super) provenance: &'a Provenance,
@@ -70,9 +70,9 @@ pub(super) struct Beside<'a> {
 pub(super) fn reload(
     config: &AgentConfig,
     sources: Sources,
-    beside: Beside<'_>,
+    beside: RunningPolicy<'_>,
 ) -> Result<Reloaded, DaemonError> {
-    let Beside { provenance, drawn_seed, .. } = beside;
+    let RunningPolicy { provenance, drawn_seed, .. } = beside;
     if sources.run_alike(config, beside.sources, beside.config) {
         fits(config, beside.tail)?;
         let mut company = sources.company(config, drawn_seed)?;
@@ -263,7 +263,7 @@ fn within_time(
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(move || {
-            // Beside a running engine, its core is left alone.
+            // RunningPolicy a running engine, its core is left alone.
             engine_core.into_iter().for_each(keep_off);
             let served = confined(backend, allow_unsandboxed)
                 .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));

@@ -9,13 +9,13 @@ const PERIOD: Nanos = Nanos::from_millis(1_000);
 
 /// Lets a few lines through in each second, and says how many it kept back before.
 #[derive(Debug, Default)]
-pub struct LogAllowance {
+pub struct LogRateLimit {
     begun: Nanos,
     said: u32,
     suppressed: u64,
 }
 
-impl LogAllowance {
+impl LogRateLimit {
     /// Whether a line may be written now; with it, how many were suppressed since the last one.
     pub fn ask(&mut self, now: Nanos) -> Option<u64> {
         if now.since(self.begun) >= PERIOD {
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn ten_lines_a_second_and_the_rest_is_told() {
-        let mut allowance = LogAllowance::default();
+        let mut allowance = LogRateLimit::default();
         let at = |millis: u64| Nanos::from_millis(10_000 + millis);
         let said = (0..25u64).filter(|_| allowance.ask(at(0)) == Some(0)).count();
         assert_eq!((said, allowance.suppressed()), (10, 15));

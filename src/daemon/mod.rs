@@ -12,18 +12,18 @@
 //!  latch, exit code  ◀────────── how it ended ────────
 //! ```
 
-mod candidate;
 mod causes;
 mod engine_thread;
 mod error;
 mod guard_thread;
 mod halting;
-mod loading;
+mod load;
 mod planted;
 mod provenance;
-mod reload;
-mod reloading;
+mod reload_plan;
+mod reloads;
 mod rings;
+mod startup;
 mod status;
 mod supervisor;
 
@@ -32,23 +32,23 @@ use crate::config::AgentConfig;
 use crate::evidence::{GapMeter, gap_meter};
 use crate::halt::{Emergency, install_kill_switch};
 use crate::os::{Request, ServiceManager, Signals};
-use candidate::Loaded;
 use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine_thread::EngineParts;
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{Command, CommandWord, EngineError};
-use escapement_ring::clock::{Clock, MonotonicClock};
+use escapement_engine::{Command, CommandWord, DeadlineGuard, EngineError};
+use escapement_ring::clock::{Clock, FollowingClock, MonotonicClock};
 use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
-use guard_thread::{GuardParts, Handed};
-use halting::{HaltKeeper, LineFacts};
-use loading::Loading;
-use reloading::{ReadConfig, Reloads, Standing};
+use guard_thread::GuardParts;
+use halting::{AuditDetails, HaltKeeper};
+use load::Loaded;
+use reloads::{Deployment, ReadConfig, Reloads};
 use rings::Rings;
 use signal_hook::consts::SIGUSR2;
+use startup::StartupLoad;
 use status::Status;
 use std::path::Path;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ fn leaves_a_thread(result: &Result<Ending, DaemonError>) -> bool {
 }
 
 /// How the process ended, for the audit file.
-fn ending_line(result: &Result<Ending, DaemonError>) -> LineFacts {
+fn ending_line(result: &Result<Ending, DaemonError>) -> AuditDetails {
     let (reason, text) = match result {
         Ok(Ending { end: End::Stopped, .. }) => (None, None),
         Ok(Ending { end: End::Halted(reason), .. }) => (Some(reason.name()), None),
@@ -150,7 +150,7 @@ fn ending_line(result: &Result<Ending, DaemonError>) -> LineFacts {
         Ok(Ending { end: End::Hung, .. }) => (Some(Reason::PolicyHung.name()), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    LineFacts { reason: reason.map(str::to_owned), text, ..LineFacts::default() }
+    AuditDetails { reason: reason.map(str::to_owned), text, ..AuditDetails::default() }
 }
 
 /// Hands signals on to the supervisor. The kill switch does not wait for it: the handler has changed the state word, and
@@ -189,10 +189,10 @@ impl Agent<'_> {
     ) -> Result<Ending, DaemonError> {
         let (config, action_header) = (self.config, self.rings.actions.header());
         let latch = self.keeper.watched_latch();
-        let loaded = match loading::load(config, inbox, &action_header, &latch)? {
-            Loading::Done(loaded) => *loaded,
-            Loading::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
-            Loading::Halted => {
+        let loaded = match startup::load(config, inbox, &action_header, &latch)? {
+            StartupLoad::Done(loaded) => *loaded,
+            StartupLoad::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
+            StartupLoad::Halted => {
                 self.keeper.keep(&action_header, None)?;
                 tracing::error!("halted while the policy was being loaded");
                 return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
@@ -200,7 +200,7 @@ impl Agent<'_> {
         };
         let Loaded { serving, company, sources, provenance, served_by_torch } = loaded;
         action_header.set_bundle_hash(&sources.sha256());
-        self.keeper.note("start", &action_header, &LineFacts::default());
+        self.keeper.note("start", &action_header, &AuditDetails::default());
         let counters = Arc::new(Counters::new());
         let (records_in, mut records) = escapement_engine::record_ring(RECORD_CAPACITY);
         let observation_header = self.rings.observations.header();
@@ -241,7 +241,7 @@ impl Agent<'_> {
             causes: Causes::new(config.settings.deadlines, gaps),
             unjudged: Vec::new(),
             reloads: Reloads::new(
-                Standing { config: config.clone(), sources, provenance },
+                Deployment { config: config.clone(), sources, provenance },
                 Arc::clone(&self.read),
                 events.clone(),
                 mailbox,
@@ -275,7 +275,7 @@ impl Agent<'_> {
         events: &Sender<Event>,
         meter: GapMeter,
         action_header: &Header,
-    ) -> Result<(Sender<Handed>, Receiver<Vec<String>>), DaemonError> {
+    ) -> Result<(Sender<DeadlineGuard<FollowingClock>>, Receiver<Vec<String>>), DaemonError> {
         let ((guards_in, guards), (placed, place)) = (bounded(1), bounded(1));
         let config = self.config.clone();
         let (events, keeper, action_header) =
@@ -291,7 +291,7 @@ impl Agent<'_> {
     /// Answers `status` from now on. Without the socket an agent trades as well as with it, so that this degrades.
     fn open_control_socket(&self, events: Sender<Event>) {
         let listening = ControlSocket::bind(self.directory).and_then(|socket| {
-            let serve = move || socket.serve(|pending| events.send(Event::Asked(pending)).is_ok());
+            let serve = move || socket.serve(|pending| events.send(Event::Control(pending)).is_ok());
             std::thread::Builder::new().name("control".to_owned()).spawn(serve)
         });
         if let Err(error) = listening {

@@ -1,17 +1,11 @@
 //! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
 
+use super::event::WatchedThread;
 use super::planted::skew_ns;
 use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
-
-/// Whose thread is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WatchedThread {
-    Engine,
-    Guard,
-}
 
 /// What the supervisor knows about why ticks missed.
 pub(super) struct Causes {

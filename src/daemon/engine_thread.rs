@@ -1,13 +1,12 @@
 //! The engine's thread, from its first instruction to its last report.
 
-use super::DaemonError;
-use super::causes::WatchedThread;
+use super::error::DaemonError;
+use super::event::{Event, WatchedThread};
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
-use super::supervisor::Event;
 use crate::config::AgentConfig;
 use crate::evidence::ThreadWatch;
-use crate::halt::Latch;
+use crate::halt::{Latch, halt_reason, state_of};
 use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
@@ -66,7 +65,7 @@ pub(super) fn serve(
     let armed = action_header.advance(AgentState::Armed.number(), 0);
     report(Event::Warmed { warm_up, degraded });
     if !armed {
-        return report(Event::Ended(RunEnd::Halted(halt_reason(&action_header))));
+        return report(Event::Ended(RunEnd::Halted(halt_reason(state_of(&action_header)))));
     }
     panic_if_planted("engine");
     let end = escapement_engine::run(&mut engine, config.engine.idle, commands);
@@ -74,12 +73,6 @@ pub(super) fn serve(
         tracing::warn!(fault, "the policy's latest fault");
     }
     report(Event::Ended(end));
-}
-
-/// Why the state word says that the agent is halted.
-pub(super) fn halt_reason(action_header: &Header) -> Reason {
-    let (_, reason) = action_header.state();
-    u16::try_from(reason).ok().and_then(Reason::from_number).unwrap_or(Reason::Operator)
 }
 
 /// A policy whose measured tail does not fit the deadline would halt at its first slow call: better not to arm it.

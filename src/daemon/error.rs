@@ -1,16 +1,30 @@
 //! Why an agent could not start: one line each, whose exit code `cli::exit` knows.
 
-use super::rings::RingsError;
 use crate::agent_files::StateError;
 use crate::bundle::BundleError;
+use crate::halt::StartRefused;
 use crate::os::SandboxError;
 use crate::policy::PolicyError;
 use escapement_engine::EngineError;
 use escapement_ring::clock::Nanos;
 use escapement_ring::directory::DirectoryError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Why existing rings can be neither taken over nor replaced.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: the rings there have {found}, the configuration asks for {asked}, and {unread}; drain them, or remove the \
+     directory if nobody needs what is in them",
+    directory.display()
+)]
+pub struct RingsError {
+    pub(super) directory: PathBuf,
+    pub(super) found: String,
+    pub(super) asked: String,
+    pub(super) unread: String,
+}
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +109,18 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
+    /// The refusal to start an agent with the configuration in `config`.
+    pub(super) fn refused(config: &Path) -> impl Fn(StartRefused) -> Self + '_ {
+        |refused| match refused {
+            StartRefused::Halted { summary } => Self::Latched { summary, config: config.to_owned() },
+            StartRefused::State(error) => error.into(),
+            StartRefused::StateKeepsChanging => Self::System {
+                action: "begin an epoch on the action ring",
+                source: io::Error::other("its state word keeps changing"),
+            },
+        }
+    }
+
     /// Whether a thread was left behind in a policy that does not return: the process must end without destructors.
     pub const fn leaves_a_thread(&self) -> bool {
         matches!(self, Self::LoadHung { .. })

@@ -3,14 +3,12 @@
 //! It is this thread that ends a process whose policy hangs. It is awake at that moment, and has the core: the supervisor would
 //! have to be woken, and may be waiting for a disk.
 
-use super::causes::WatchedThread;
-use super::halting::{HaltKeeper, not_kept};
+use super::event::{Event, WatchedThread};
 use super::planted::has_no_guard;
-use super::supervisor::Event;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
 use crate::evidence::GapMeter;
 use crate::evidence::ThreadWatch;
-use crate::halt::{Emergency, halt_for_good};
+use crate::halt::{EndedBy, HaltKeeper, end_hung, halt_for_good, report_unkept};
 use crate::os::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
@@ -63,13 +61,13 @@ fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -
     // The guard has said so; not over a reason that does not last, which a dying process may have given meanwhile.
     halt_for_good(action_header, Reason::PolicyHung);
     match keeper.keep_in_haste(action_header, sequence) {
-        Ok(true) => {}
+        Ok(EndedBy::Caller) => {}
         // Halted or stopped in the same moment: the supervisor has said how this process ends, and ends it.
-        Ok(false) => std::thread::sleep(END_GRACE),
-        Err(error) => not_kept(&error),
+        Ok(EndedBy::OtherThread) => std::thread::sleep(END_GRACE),
+        Err(error) => report_unkept(&error),
     }
     tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
-    Emergency::end_hung()
+    end_hung()
 }
 
 /// Where it runs and how; gives what could not be had.

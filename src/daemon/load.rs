@@ -1,7 +1,7 @@
 //! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit. At
 //! the start, and again when a running agent is told to reload.
 
-use super::DaemonError;
+use super::error::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
 use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
@@ -9,10 +9,8 @@ use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{
-    Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, OnMiss, PolicyChange, Serving,
-};
-use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
+use escapement_engine::{Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, Serving};
+use escapement_ring::clock::wall_clock_ns;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,98 +24,26 @@ pub(super) struct Loaded {
     pub(super) served_by_torch: bool,
 }
 
-/// What a reload leads to.
-pub(super) struct Reloaded {
-    pub(super) company: Company,
-    pub(super) sources: Sources,
-    pub(super) provenance: Provenance,
-    /// The policy, where it is another one.
-    pub(super) change: Option<PolicyChange>,
-    /// The tail of its latencies, measured where it was made ready; that of the running one, where it stays.
-    pub(super) tail: Option<Nanos>,
-}
-
 /// What the configuration names, read and verified. Kept in memory: a rollback leads to the very bytes that ran before,
 /// whatever lies at their path by then.
 #[derive(Debug, Clone)]
 pub(super) struct Sources {
     /// `None` where nothing is loaded.
-    policy: Option<Arc<Candidate>>,
+    pub(super) policy: Option<Arc<Candidate>>,
     fallback: Option<Arc<Candidate>>,
 }
 
-/// Calls of a new policy on the engine's thread before it answers. libtorch prepares each thread that it runs on.
-const TORCH_WARM_UP_CALLS: u32 = 8;
+/// A configuration with the policies that it names: what runs now, or ran before.
+#[derive(Clone)]
+pub(super) struct Deployment {
+    pub(super) config: AgentConfig,
+    pub(super) sources: Sources,
+    pub(super) provenance: Provenance,
+}
 
 /// Reads, verifies and proves what the configuration names.
 pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
     Sources::read(config)?.load(config, None)
-}
-
-/// What runs while a reload is made ready.
-pub(super) struct RunningPolicy<'a> {
-    pub(super) config: &'a AgentConfig,
-    pub(super) sources: &'a Sources,
-    pub(super) provenance: &'a Provenance,
-    /// The tail of the policy's latencies, as it was last measured.
-    pub(super) tail: Option<Nanos>,
-    /// The seed that was drawn when what is asked for ran before.
-    pub(super) drawn_seed: Option<u64>,
-}
-
-/// Makes ready what a configuration names beside what runs; loads and proves the policy where it is another one. A policy that does
-/// not fit the deadline is refused like at the start: it would halt the agent at its first slow call.
-pub(super) fn reload(
-    config: &AgentConfig,
-    sources: Sources,
-    beside: RunningPolicy<'_>,
-) -> Result<Reloaded, DaemonError> {
-    let RunningPolicy { provenance, drawn_seed, .. } = beside;
-    if sources.run_alike(config, beside.sources, beside.config) {
-        fits(config, beside.tail)?;
-        let mut company = sources.company(config, drawn_seed)?;
-        // The same features are counted on.
-        if let (Some(guard), Some(counts)) = (&mut company.input_guard, provenance.counts()) {
-            guard.count_into(counts);
-        }
-        let provenance = match &sources.policy {
-            Some(candidate) => provenance.clone().verified_by(candidate),
-            None => provenance.clone(),
-        };
-        let provenance = provenance.beside(config, &company, drawn_seed);
-        return Ok(Reloaded { company, sources, provenance, change: None, tail: beside.tail });
-    }
-    let sha256 = sources.sha256();
-    let Loaded { mut serving, company, sources, provenance, served_by_torch } =
-        sources.load(config, drawn_seed)?;
-    let sandbox = provenance.sandbox();
-    if served_by_torch {
-        // This thread has nothing left to do with files. That it can be confined, loading has shown, or that it need not.
-        let _ = forbid_files();
-    }
-    let bounds = &config.settings.observation_bounds;
-    let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
-    fits(config, tail)?;
-    let change = PolicyChange {
-        serving,
-        sha256,
-        warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
-        on_thread: served_by_torch
-            .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),
-    };
-    Ok(Reloaded { company, sources, provenance, change: Some(change), tail })
-}
-
-/// Whether a policy with this tail may go under these deadlines.
-fn fits(config: &AgentConfig, tail: Option<Nanos>) -> Result<(), DaemonError> {
-    let settings = &config.settings;
-    let limit = settings.deadlines.inference;
-    match tail {
-        Some(tail) if settings.enforce && settings.on_miss == OnMiss::Halt && tail > limit => {
-            Err(DaemonError::TooSlow { tail, limit })
-        }
-        _ => Ok(()),
-    }
 }
 
 impl Sources {
@@ -138,7 +64,12 @@ impl Sources {
     }
 
     /// Whether these bytes under that configuration are what runs already: the same policies by the same backend.
-    fn run_alike(&self, config: &AgentConfig, running: &Self, running_config: &AgentConfig) -> bool {
+    pub(super) fn run_alike(
+        &self,
+        config: &AgentConfig,
+        running: &Self,
+        running_config: &AgentConfig,
+    ) -> bool {
         let hashes =
             |sources: &Self| (sources.sha256(), sources.fallback.as_ref().map(|fallback| fallback.sha256()));
         let how = |AgentConfig { policy, .. }: &AgentConfig| {
@@ -148,7 +79,11 @@ impl Sources {
     }
 
     /// What goes beside the policy. A seed that was drawn once is kept.
-    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Company, DaemonError> {
+    pub(super) fn company(
+        &self,
+        config: &AgentConfig,
+        drawn_seed: Option<u64>,
+    ) -> Result<Company, DaemonError> {
         let Some(candidate) = &self.policy else { return Ok(Company::default()) };
         let manifest = candidate.manifest();
         let seed = || config.policy.seed.or(drawn_seed).unwrap_or_else(fresh_seed);
@@ -160,7 +95,7 @@ impl Sources {
         })
     }
 
-    fn load(self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Loaded, DaemonError> {
+    pub(super) fn load(self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Loaded, DaemonError> {
         let company = self.company(config, drawn_seed)?;
         let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
         let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {

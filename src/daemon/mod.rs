@@ -13,12 +13,14 @@
 //! ```
 
 mod causes;
+mod ending;
 mod engine_thread;
 mod error;
+mod event;
 mod guard_thread;
-mod halting;
 mod load;
 mod planted;
+mod prepare;
 mod provenance;
 mod reload_plan;
 mod reloads;
@@ -30,10 +32,11 @@ mod supervisor;
 use crate::agent_files::{ControlSocket, RunFile, StateDirectory};
 use crate::config::AgentConfig;
 use crate::evidence::{GapMeter, gap_meter};
-use crate::halt::{Emergency, install_kill_switch};
+use crate::halt::{AuditDetails, HaltKeeper, install_kill_switch, watch_state_word};
 use crate::os::{Request, ServiceManager, Signals};
 use causes::Causes;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use ending::{audit_details, leaves_a_thread};
 use engine_thread::EngineParts;
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
@@ -42,43 +45,22 @@ use escapement_ring::clock::{Clock, FollowingClock, MonotonicClock};
 use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
+use event::Event;
 use guard_thread::GuardParts;
-use halting::{AuditDetails, HaltKeeper};
-use load::Loaded;
-use reloads::{Deployment, ReadConfig, Reloads};
+use load::{Deployment, Loaded};
+use planted::ignores_the_latch;
+use prepare::ReadConfig;
+use reloads::Reloads;
 use rings::Rings;
 use signal_hook::consts::SIGUSR2;
 use startup::StartupLoad;
 use status::Status;
 use std::path::Path;
 use std::sync::Arc;
-use supervisor::{Event, Supervisor};
+use supervisor::Supervisor;
 
-pub use error::DaemonError;
-pub use rings::RingsError;
-
-/// How an agent ended, where it did not fail to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Drained and stopped, as it was told.
-    Stopped,
-    /// Halted.
-    Halted(Reason),
-    /// A peer broke the ring protocol; halted.
-    Violated,
-    /// The policy did not return; halted.
-    Hung,
-}
-
-/// How an agent ended, and in which way the process has to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
-    /// How.
-    pub end: End,
-    /// A thread is still in a policy, or somewhere else that it does not come back from: the engine's, or one that loads.
-    /// The process must end without running destructors: those of libtorch would pull its memory from under that thread.
-    pub abandoned: bool,
-}
+pub use ending::{End, Ending};
+pub use error::{DaemonError, RingsError};
 
 /// Events that may wait for the supervisor; more than come while a policy is loaded.
 const EVENT_CAPACITY: usize = 1 << 10;
@@ -110,47 +92,30 @@ pub fn run(
     RunFile::of_this_process(absolute(state.path()), absolute(file))
         .and_then(|run_file| run_file.write(&directory))
         .map_err(DaemonError::system("write daemon.json"))?;
-    let keeper = Arc::new(HaltKeeper::new(state, file));
+    let keeper = Arc::new(match ignores_the_latch() {
+        false => HaltKeeper::new(state),
+        true => HaltKeeper::that_ignores_the_latch(state),
+    });
     keeper.discard_prepared();
-    keeper.refuse_halted(&directory)?;
+    keeper.refuse_halted(&directory).map_err(DaemonError::refused(file))?;
 
     let rings = Rings::open(&directory, config)?;
     let action_header = rings.actions.header();
     action_header.beat_producer(MonotonicClock.now().0);
-    keeper.begin_epoch(&action_header)?;
+    keeper.begin_epoch(&action_header).map_err(DaemonError::refused(file))?;
     // From here on the kill switch and both kinds of sudden death find the state word, and nothing resets it any more.
-    Emergency::watch(action_header.clone());
+    watch_state_word(action_header.clone());
     let read: ReadConfig = Arc::new(read);
     let agent = Agent { config, read, directory: &directory, keeper: &keeper, rings: &rings };
     let result = agent.serve((&events, &inbox), &commands);
     action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
-    keeper.note_end(&action_header, &ending_line(&result));
+    keeper.note_end(&action_header, &audit_details(&result));
     if leaves_a_thread(&result) {
         // That thread has the rings mapped as long as the process lives: nobody may take them over before. The kernel
         // releases the locks when the process is gone.
         std::mem::forget((role, state_role));
     }
     result
-}
-
-/// Whether a thread is still in a policy, whichever way it ended.
-fn leaves_a_thread(result: &Result<Ending, DaemonError>) -> bool {
-    match result {
-        Ok(ending) => ending.abandoned,
-        Err(error) => error.leaves_a_thread(),
-    }
-}
-
-/// How the process ended, for the audit file.
-fn ending_line(result: &Result<Ending, DaemonError>) -> AuditDetails {
-    let (reason, text) = match result {
-        Ok(Ending { end: End::Stopped, .. }) => (None, None),
-        Ok(Ending { end: End::Halted(reason), .. }) => (Some(reason.name()), None),
-        Ok(Ending { end: End::Violated, .. }) => (Some(Reason::ProtocolViolation.name()), None),
-        Ok(Ending { end: End::Hung, .. }) => (Some(Reason::PolicyHung.name()), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
-    AuditDetails { reason: reason.map(str::to_owned), text, ..AuditDetails::default() }
 }
 
 /// Hands signals on to the supervisor. The kill switch does not wait for it: the handler has changed the state word, and

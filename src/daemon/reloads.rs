@@ -7,50 +7,19 @@
 //! ```
 //! One is under way at a time, so that revisions follow each other in the order in which they were asked for.
 
-use super::DaemonError;
-use super::load::{self, Reloaded, RunningPolicy, Sources};
-use super::planted::reload_slowly_if_planted;
-use super::provenance::Provenance;
-use super::reload_plan::plan_reload;
-use super::supervisor::Event;
+use super::event::Event;
+use super::load::Deployment;
+use super::prepare::{PrepareError, PreparedReload, ReadConfig, Running, prepare};
 use crate::agent_files::ReloadTarget;
-use crate::config::AgentConfig;
 use crate::halt::User;
 use crate::os::keep_off;
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
-use escapement_engine::{Company, Fate, PolicyChange, Update};
+use escapement_engine::{Fate, Update};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Reads the configuration that the daemon was started with, as it is now; or says what is wrong with it.
-pub(super) type ReadConfig = Arc<dyn Fn() -> Result<AgentConfig, String> + Send + Sync>;
-
-/// What runs, complete: settings, the bytes of the policies, and what is known about them.
-#[derive(Clone)]
-pub(super) struct Deployment {
-    pub(super) config: AgentConfig,
-    pub(super) sources: Sources,
-    pub(super) provenance: Provenance,
-}
-
-/// What was made ready, to be offered.
-pub(super) struct PreparedReload {
-    deployment: Deployment,
-    company: Company,
-    change: Option<PolicyChange>,
-    waiting: Vec<&'static str>,
-    tail: Option<Nanos>,
-}
-
-/// Why nothing was made ready.
-pub(super) struct PrepareError {
-    why: String,
-    /// Whether a thread is still in the policy that was to be loaded.
-    leaves_a_thread: bool,
-}
 
 /// All reloads of a process.
 pub(super) struct Reloads {
@@ -221,7 +190,8 @@ impl Reloads {
         let work = move || {
             // The engine's core is left alone.
             running.config.engine.core.into_iter().for_each(keep_off);
-            let prepared = prepare(&running, kept.as_deref(), &read, tail);
+            let current = Running { deployment: &running, tail };
+            let prepared = prepare(&current, kept.as_deref(), &read);
             // Nobody listens any more where the process is ending.
             drop(events.send(Event::ReloadPrepared(Box::new(prepared))));
         };
@@ -318,63 +288,5 @@ impl ReloadOutcome {
     /// Who asked for it.
     pub(super) fn user(&self) -> Option<User> {
         self.user.clone()
-    }
-}
-
-impl From<DaemonError> for PrepareError {
-    fn from(error: DaemonError) -> Self {
-        Self { why: error.to_string(), leaves_a_thread: error.leaves_a_thread() }
-    }
-}
-
-impl From<String> for PrepareError {
-    fn from(why: String) -> Self {
-        Self { why, leaves_a_thread: false }
-    }
-}
-
-/// Everything that takes time: reading, checking, verifying, loading, proving.
-fn prepare(
-    running: &Deployment,
-    kept: Option<&Deployment>,
-    read: &ReadConfig,
-    tail: Option<Nanos>,
-) -> Result<PreparedReload, PrepareError> {
-    // Where what ran before runs again, it draws from the seed that it had.
-    let drawn_seed = kept.unwrap_or(running).provenance.drawn_seed();
-    reload_slowly_if_planted();
-    let (asked, kept) = match kept {
-        Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
-        None => (read()?, None),
-    };
-    let plan = plan_reload(&running.config, asked).map_err(|error| error.to_string())?;
-    let sources = match kept {
-        Some(sources) => sources,
-        None => Sources::read(&plan.config)?,
-    };
-    let Deployment { config, sources: running_sources, provenance } = running;
-    let beside = RunningPolicy { config, sources: running_sources, provenance, tail, drawn_seed };
-    let Reloaded { company, sources, provenance, change, tail } =
-        load::reload(&plan.config, sources, beside)?;
-    Ok(PreparedReload {
-        deployment: Deployment { config: plan.config, sources, provenance },
-        company,
-        change,
-        waiting: plan.waiting,
-        tail,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    /// What a reload leaves running must not meet the destructors of an orderly end.
-    #[test]
-    fn only_a_load_that_hangs_leaves_a_thread() {
-        let hung = PrepareError::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });
-        assert!(hung.leaves_a_thread && hung.why.contains("it hangs"));
-        assert!(!PrepareError::from(DaemonError::NoCarriedState).leaves_a_thread);
     }
 }

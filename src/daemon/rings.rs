@@ -1,5 +1,6 @@
 //! The agent's pair of rings: taken over from the last daemon where they fit, made anew where there are none.
 
+use super::error::{DaemonError, RingsError};
 use crate::config::AgentConfig;
 use escapement_ring::clock::wall_clock_ns;
 use escapement_ring::directory::{AgentDirectory, DirectoryError, RingFile};
@@ -12,24 +13,10 @@ pub(super) struct Rings {
     pub(super) actions: Region,
 }
 
-/// Why existing rings can be neither taken over nor replaced.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{}: the rings there have {found}, the configuration asks for {asked}, and {unread}; drain them, or remove the \
-     directory if nobody needs what is in them",
-    directory.display()
-)]
-pub struct RingsError {
-    directory: std::path::PathBuf,
-    found: String,
-    asked: String,
-    unread: String,
-}
-
 impl Rings {
     /// Takes over rings of the configured geometry with all that is in them. Rings of another geometry are replaced if
     /// nothing is left in them; what was committed is never thrown away.
-    pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, super::DaemonError> {
+    pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, DaemonError> {
         let found = Self::attach(directory)?;
         if let Some(rings) = &found
             && rings.fit(config)

@@ -1,17 +1,16 @@
 //! The policy is loaded on a thread of its own, so that an agent can be halted, or told to stop, meanwhile: loading may
 //! take a minute, and whoever pulls the kill switch does not have that.
 
-use super::DaemonError;
-use super::engine_thread::halt_reason;
+use super::error::DaemonError;
+use super::event::Event;
 use super::load::{self, Loaded};
 use super::planted::load_slowly_if_planted;
-use super::supervisor::Event;
 use crate::config::AgentConfig;
-use crate::halt::{Latch, halt_for_good, latches};
+use crate::halt::{Latch, halt_for_good, is_halted_for_good, state_of};
 use crate::os::Request;
 use crossbeam::channel::{Receiver, bounded, never, tick};
 use escapement_ring::ring::Header;
-use escapement_ring::wire::{AgentState, Reason};
+use escapement_ring::wire::Reason;
 use std::time::Duration;
 
 /// How often the latch and the state word are looked at meanwhile.
@@ -71,9 +70,8 @@ pub(super) fn load(
                 if latch.is_engaged() {
                     halt_for_good(action_header, Reason::Operator);
                 }
-                // Of a panic the process dies in its hook.
-                let halted = action_header.state().0 == AgentState::Halted.number();
-                if halted && latches(halt_reason(action_header)) {
+                // After a panic, the hook ends the process.
+                if is_halted_for_good(state_of(action_header)) {
                     return Ok(StartupLoad::Halted);
                 }
             }

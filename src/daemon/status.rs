@@ -1,7 +1,8 @@
 //! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
 
+use super::load::Deployment;
 use super::provenance::{GuardFigures, Provenance};
-use super::reloads::{Deployment, ReloadStatus};
+use super::reloads::ReloadStatus;
 use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
@@ -9,7 +10,7 @@ use crate::halt::LatchState;
 use escapement_engine::telemetry::{Counters, Histogram, Percentiles};
 use escapement_engine::{TickRecord, WarmUp};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
-use escapement_ring::wire::{AgentState, Reason};
+use escapement_ring::wire::{AgentState, Reason, StateWord};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -32,14 +33,14 @@ pub(super) struct Status {
     guard_lateness: Histogram,
     feed: FeedState,
     last_sequence: Option<u64>,
-    state: u32,
+    state: Option<AgentState>,
     since_ns: u64,
 }
 
 /// What others say about the agent at the moment of a snapshot.
 pub(super) struct LiveReadings {
     /// The state word.
-    pub(super) state: (u32, u32),
+    pub(super) word: StateWord,
     /// The engine's heartbeat.
     pub(super) heartbeat: Nanos,
     /// The latch.
@@ -133,7 +134,7 @@ impl Status {
             guard_lateness: Histogram::new(),
             feed: FeedState::Absent,
             last_sequence: None,
-            state: 0,
+            state: None,
             since_ns: wall_clock_ns(),
         }
     }
@@ -197,9 +198,9 @@ impl Status {
     }
 
     /// Notes when the state word changed.
-    pub(super) fn watch_state(&mut self, state: u32) {
-        if state != self.state {
-            self.state = state;
+    pub(super) fn watch_state(&mut self, word: StateWord) {
+        if word.state != self.state {
+            self.state = word.state;
             self.since_ns = wall_clock_ns();
         }
     }
@@ -214,13 +215,12 @@ impl Status {
     ) -> Value {
         let Deployment { config, sources, provenance } = deployment;
         let settings = &config.settings;
-        let (state, reason) = observed.state;
-        self.watch_state(state);
+        self.watch_state(observed.word);
         let snapshot = Snapshot {
             agent: &self.name,
-            state: AgentState::from_number(state).map_or("unknown", AgentState::name),
+            state: observed.word.state_name(),
             since: rfc3339(self.since_ns),
-            reason: u16::try_from(reason).ok().and_then(Reason::from_number).map_or("unknown", Reason::name),
+            reason: observed.word.reason_name(),
             epoch: self.epoch,
             backend: provenance.backend(),
             bundle_sha256: hex(&sources.sha256()),

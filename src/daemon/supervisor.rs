@@ -1,22 +1,24 @@
 //! The supervisor: one loop over one channel of events, with a period in which it looks at what sends none.
 
-use super::causes::{Causes, WatchedThread};
-use super::engine_thread::halt_reason;
-use super::halting::{AuditDetails, HaltKeeper, not_kept};
+use super::causes::Causes;
+use super::ending::{End, Ending};
+use super::error::DaemonError;
+use super::event::Event;
 use super::planted::panic_if_planted;
-use super::reloads::{PrepareError, PreparedReload, ReloadOutcome, Reloads};
+use super::reloads::{ReloadOutcome, Reloads};
 use super::status::{self, LiveReadings, Status};
-use super::{DaemonError, End, Ending};
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
-use crate::evidence::{ThreadWatch, WatchError};
-use crate::halt::{Latch, User, dismiss_caretaker, halt_for_good, latches, prepare_to_end};
+use crate::halt::{
+    AuditDetails, HaltKeeper, Latch, User, dismiss_caretaker, halt_for_good, halt_reason, is_halted_for_good,
+    prepare_to_end, report_unkept, state_of,
+};
 use crate::os::{Request, Requested, ServiceManager};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
 use escapement_ring::directory::AgentDirectory;
 use escapement_ring::ring::{Consumer, Header};
-use escapement_ring::wire::{AgentState, Reason};
+use escapement_ring::wire::{Reason, StateWord};
 use std::time::Duration;
 
 /// How often the supervisor looks at records, heartbeats, the state word and the latch.
@@ -36,26 +38,6 @@ const RETURN_GRACE: Nanos = Nanos::from_millis(1_000);
 
 /// How long a panic's report may take to be written before the process ends without it.
 const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
-
-/// What the supervisor is told.
-pub(super) enum Event {
-    /// The engine is warm. The state word says whether it is armed.
-    Warmed { warm_up: WarmUp, degraded: Vec<String> },
-    /// The kernel keeps record of a thread from now on, or says why not.
-    ThreadWatched(WatchedThread, Box<Result<ThreadWatch, WatchError>>),
-    /// The engine cannot be made.
-    EngineFailed(DaemonError),
-    /// The engine's thread is at its end.
-    Ended(RunEnd),
-    /// The policy has not returned for so long that the guard is about to end the process, after this instant.
-    Overdue(Nanos),
-    /// A reload is ready to be offered to the engine, or refused.
-    ReloadPrepared(Box<Result<PreparedReload, PrepareError>>),
-    /// A signal came. At [`Request::Halt`] the state word says halted by now.
-    Signal(Requested),
-    /// Somebody asks through the control socket.
-    Control(Pending),
-}
 
 /// A policy that has not returned for most of the hang timeout.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +102,7 @@ impl Supervisor<'_> {
             let now = MonotonicClock.now();
             self.service.feed_watchdog(now, Nanos(self.action_header.producer_heartbeat_ns()));
             self.status.watch_feed(now, Nanos(self.observation_header.producer_heartbeat_ns()));
-            self.status.watch_state(self.action_header.state().0);
+            self.status.watch_state(self.word());
             let taken = self.reloads.look();
             self.account_for_reload(taken);
             self.causes.look(now);
@@ -166,7 +148,7 @@ impl Supervisor<'_> {
         // records tell: that of a halt follows right behind the state word.
         self.take_records(records);
         self.keep_the_halt();
-        let grace = match halt_reason(&self.action_header) {
+        let grace = match halt_reason(self.word()) {
             Reason::Operator => HALT_GRACE,
             // The policy is late, and may yet return; where it does not, the guard ends the process in time.
             Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
@@ -179,30 +161,29 @@ impl Supervisor<'_> {
     }
 
     fn is_halted(&self) -> bool {
-        self.state() == Some(AgentState::Halted)
+        self.word().is_halted()
     }
 
-    /// What the state word says; `None` for a number of a later version.
-    fn state(&self) -> Option<AgentState> {
-        AgentState::from_number(self.action_header.state().0)
+    fn word(&self) -> StateWord {
+        state_of(&self.action_header)
     }
 
     fn on_warmed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
         for reason in &degraded {
             tracing::warn!(reason, "degraded");
         }
-        let (state, reason) = self.action_header.state();
+        let word = self.word();
         self.reloads.note_tail(warm_up.tail);
         self.status.armed(warm_up, degraded);
         tracing::info!(
             calls = warm_up.calls,
             tail_ns = warm_up.tail.0,
             stable = warm_up.stable,
-            state = AgentState::from_number(state).map_or("unknown", AgentState::name),
-            reason,
+            state = word.state_name(),
+            reason = word.reason.map(Reason::number),
             "warmed up"
         );
-        if AgentState::from_number(state) == Some(AgentState::Armed) {
+        if word.is_armed() {
             self.service.ready("armed");
             panic_if_planted("supervisor");
             tracing::info!(agent = self.status.name(), epoch = self.status.epoch(), "armed");
@@ -240,7 +221,7 @@ impl Supervisor<'_> {
 
     fn ask_for_reload(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
         let ticket = self.reloads.ask(target, user)?;
-        if self.state() == Some(AgentState::Armed) {
+        if self.word().is_armed() {
             self.service.reloading();
         }
         Ok(ticket)
@@ -271,10 +252,12 @@ impl Supervisor<'_> {
                 self.keeper.note("reload", &self.action_header, &line);
             }
         }
-        match self.state() {
-            Some(AgentState::Armed) => self.service.ready("armed"),
-            // A reload does not arm an agent that is warming up, and one on its way out has said so.
-            state => self.service.status(state.map_or("unknown", AgentState::name)),
+        let word = self.word();
+        if word.is_armed() {
+            self.service.ready("armed");
+        } else {
+            // A reload does not arm an agent that is warming up, and one that is stopping has said so.
+            self.service.status(word.state_name());
         }
     }
 
@@ -362,7 +345,7 @@ impl Supervisor<'_> {
     }
 
     fn on_halted(&mut self) -> End {
-        let reason = halt_reason(&self.action_header);
+        let reason = halt_reason(self.word());
         self.dump();
         self.service.stopping("halted");
         tracing::error!(reason = reason.name(), "halted");
@@ -376,11 +359,11 @@ impl Supervisor<'_> {
     /// Puts the latch of a halt and its audit line on disk, where the agent is halted for a reason that latches; once, however
     /// often it is asked for.
     fn keep_the_halt(&mut self) {
-        if !self.is_halted() || !latches(halt_reason(&self.action_header)) {
+        if !is_halted_for_good(self.word()) {
             return;
         }
         if let Err(error) = self.keeper.keep(&self.action_header, self.status.last_sequence()) {
-            not_kept(&error);
+            report_unkept(&error);
         }
     }
 
@@ -397,7 +380,7 @@ impl Supervisor<'_> {
 
     fn snapshot(&mut self) -> serde_json::Value {
         let observed = LiveReadings {
-            state: self.action_header.state(),
+            word: self.word(),
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
             misses: self.causes.report(),

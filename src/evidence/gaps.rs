@@ -4,14 +4,12 @@
 //! missing. The deadline guard is such a thread, so it keeps the meter; what it sees on its core is, more often than not,
 //! what happens to the whole machine.
 
-use super::timeline::Interval;
+use super::attribution::{Interval, NOTABLE_GAP};
 use escapement_engine::Moment;
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A gap shorter than this is the kernel's timer tick or an interrupt, and the engine's core has those as well.
-pub const NOTABLE_GAP: Nanos = Nanos::from_micros(30);
 /// A timed wake-up takes this long often enough; on a virtual machine 25 to 40 us, and 150 in one of a hundred.
 pub const USUAL_OVERSLEEP: Nanos = Nanos::from_micros(200);
 /// Gaps that fit between two looks of the supervisor.

@@ -9,7 +9,7 @@
 //! What the hypervisor takes shows in the thread's processor time: where that one accounts for it, time that passed on
 //! the core and was not charged to the thread was stolen.
 
-use crate::evidence::{Interval, ThreadState, Timeline};
+use super::attribution::{Interval, ThreadState, Timeline};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, ThreadClock};
 use perf_event::events::Software;
 use perf_event::{Builder, Clock as PerfClock, SampleFlag, Sampler};

@@ -2,52 +2,14 @@
 //! who and why.
 
 use super::latch::Halt;
+use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 const NAME: &str = "audit.jsonl";
-
-/// Who did something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// The user's number.
-    pub uid: u32,
-    /// Its name, where it has one.
-    pub name: Option<String>,
-    /// Who became this user with `sudo`.
-    pub sudo_uid: Option<u32>,
-}
-
-impl User {
-    /// The user that has this number.
-    pub fn of(uid: u32) -> Self {
-        let name = uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned());
-        Self { uid, name, sudo_uid: None }
-    }
-
-    /// The user that runs this process, and who it was before `sudo`.
-    pub fn current() -> Self {
-        let sudo_uid = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
-        Self { sudo_uid, ..Self::of(rustix::process::getuid().as_raw()) }
-    }
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(out, "{name}")?,
-            None => write!(out, "uid {}", self.uid)?,
-        }
-        match self.sudo_uid {
-            Some(uid) => write!(out, " (sudo by uid {uid})"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,34 +4,14 @@
 //! system call away at any moment, a torn or empty file halts as well as a whole one, and where nothing can be told
 //! (the directory cannot be read) the answer is the safe one.
 
-use super::audit::User;
+use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
-use escapement_ring::ring::Header;
-use escapement_ring::wire::Reason;
 use rustix::fs::{FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-
-/// Reasons of halts that hold no longer than the process. A defect of ours and a truncated file are answered by a restart,
-/// as the table of exit codes says.
-const PASSING: [Reason; 2] = [Reason::Panic, Reason::BusError];
-/// Their numbers.
-const REPLACEABLE: [u32; 2] = [PASSING[0].number() as u32, PASSING[1].number() as u32];
-
-/// Whether a halt for this reason holds until a person lifts it.
-pub fn latches(reason: Reason) -> bool {
-    !PASSING.contains(&reason)
-}
-
-/// Sets the state word to halted for a reason that latches. It replaces one that does not: a halt that is to last must not
-/// be lost to a process that dies, and is started again, at the same moment. Async-signal-safe.
-pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
-    debug_assert!(latches(reason), "{reason:?} is answered by a restart");
-    header.halt_over(reason.number().into(), &REPLACEABLE)
-}
 
 const NAME: &str = "halted";
 /// A latch that may have to be there soon, beside its place.

@@ -35,6 +35,9 @@ const NEVER: &[(&str, &str, &str, &str)] = &[
     ("escapement-ring", "ring", "wire", "the algorithm runs on any memory, and moves bytes"),
     ("escapement-ring", "ring", "clock", "a ring has no notion of time"),
     ("escapement-ring", "ring", "shm", "the algorithm runs on any memory"),
+    ("escapement", "halt", "config", "a halt depends on no setting"),
+    ("escapement", "halt", "evidence", "a halt waits for no analysis"),
+    ("escapement", "halt", "policy", "a halt runs nothing of a policy"),
     ("escapement", "config", "os", "`check` needs no machine to parse a configuration"),
 ];
 

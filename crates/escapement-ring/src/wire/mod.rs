@@ -7,10 +7,12 @@
 mod action;
 mod observation;
 mod outcome;
+mod state_word;
 
 pub use action::{ActionFlags, ActionHeader};
 pub use observation::{ObservationFlags, ObservationHeader};
 pub use outcome::{AgentState, Outcome, Reason};
+pub use state_word::StateWord;
 
 /// `kind` of an observation ring, in its region header.
 pub const KIND_OBSERVATION: u32 = 1;

@@ -1,7 +1,11 @@
 //! What is known about the engine's thread: when it was off its core, in a page fault, busy with a tick, and when the
 //! platform itself stood still. Everything has a bound; what was forgotten, or never seen, is known as unknown.
 
+use escapement_ring::clock::Nanos;
 use std::collections::VecDeque;
+
+/// A gap shorter than this is the kernel's timer tick or an interrupt, and the engine's core has those as well.
+pub const NOTABLE_GAP: Nanos = Nanos::from_micros(30);
 
 /// A stretch of time, `begin` up to `end`, in nanoseconds on `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -198,7 +202,7 @@ impl Timeline {
         for piece in guard.cut(gap) {
             let explained = [ThreadState::Preempted, ThreadState::Asleep, ThreadState::SwitchesUnknown]
                 .map(|kind| piece.is(kind));
-            if !explained.contains(&true) && piece.stretch.length() >= super::NOTABLE_GAP.0 {
+            if !explained.contains(&true) && piece.stretch.length() >= NOTABLE_GAP.0 {
                 self.add(ThreadState::PlatformGap, piece.stretch);
             }
         }

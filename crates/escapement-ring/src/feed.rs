@@ -86,27 +86,37 @@ impl<C: Clock> Feed<C> {
     /// # Panics
     /// When `payload` does not have the ring's dimension.
     pub fn publish(&mut self, ts_event_ns: u64, payload: &[f32]) -> Result<u64, ClaimError> {
-        self.publish_altered(ts_event_ns, payload, |header| header.sealed(payload))
+        self.publish_with(ts_event_ns, payload, |header| header.sealed(payload))
     }
 
-    /// [`Feed::publish`] with the last word on the header: `alter` gets it filled in, but not sealed, and gives what is
-    /// written. It is for feeds that misbehave on purpose, and for those that do without checksums.
+    /// Commits an observation whose header was changed by `alter`. `alter` gets the header filled in but not sealed, and
+    /// returns what is written. For feeds that misbehave on purpose.
     ///
     /// # Errors
     /// As for [`Feed::publish`]; `alter` is not called where there is no room.
     ///
     /// # Panics
     /// When `payload` does not have the ring's dimension.
+    #[cfg(any(test, feature = "altered-frames"))]
     pub fn publish_altered(
         &mut self,
         ts_event_ns: u64,
         payload: &[f32],
         alter: impl FnOnce(ObservationHeader) -> ObservationHeader,
     ) -> Result<u64, ClaimError> {
+        self.publish_with(ts_event_ns, payload, alter)
+    }
+
+    fn publish_with(
+        &mut self,
+        ts_event_ns: u64,
+        payload: &[f32],
+        finish: impl FnOnce(ObservationHeader) -> ObservationHeader,
+    ) -> Result<u64, ClaimError> {
         assert_eq!(payload.len(), self.dimension, "an observation of another dimension than the ring's");
         let mut claim = self.producer.try_claim()?;
         claim.write(ObservationHeader::BYTES, payload.as_bytes());
-        let header = alter(ObservationHeader {
+        let header = finish(ObservationHeader {
             sequence: self.next_sequence,
             ts_event_ns,
             ts_publish_ns: self.clock.now().0,

@@ -120,6 +120,11 @@ impl AgentDirectory {
         Self { path }
     }
 
+    /// The directory at `path`, as `escapement status` prints it.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// Where the agent's directory may be for somebody who is not its daemon, the likeliest last where none is there:
     /// below `root`, or else where systemd makes it or below `/dev/shm/escapement`.
     pub fn candidates(root: Option<&Path>, name: &str) -> Vec<Self> {

@@ -11,11 +11,14 @@ pub struct Header {
     region: Region,
 }
 
-impl Header {
-    pub(super) fn new(region: Region) -> Self {
-        Self { region }
+impl Region {
+    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
+    pub fn header(&self) -> Header {
+        Header { region: self.clone() }
     }
+}
 
+impl Header {
     /// Says that the producer is alive at `now_ns` (`CLOCK_MONOTONIC`).
     ///
     /// Heartbeats and the epoch order nothing else, so they are relaxed.

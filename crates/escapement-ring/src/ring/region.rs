@@ -1,6 +1,5 @@
 //! A ring in real memory: a mapped file in production, the heap in tests and between threads.
 
-use super::header::Header;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
 use super::prefetch;
@@ -77,11 +76,6 @@ impl Region {
         // SYNC POINT `COMMITTED`, Acquire: only so that the second load cannot come before the first.
         let released = self.consumer_position().load(Ordering::Acquire);
         (self.producer_position().load(Ordering::Acquire), released)
-    }
-
-    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
-    pub fn header(&self) -> Header {
-        Header::new(self.clone())
     }
 
     /// The atomic at a byte offset of the header page.

@@ -4,11 +4,10 @@
 use super::exit::{ExitCode, Failure};
 use super::locate::one_directory;
 use crate::config;
+use escapement_reference::stop::StopSignals;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
 use escapement_ring::shm::RoleLock;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,34 +74,10 @@ pub(super) fn take_role(directory: &AgentDirectory, role: Role) -> Result<RoleLo
     directory.acquire(role).map_err(|error: DirectoryError| error.into())
 }
 
-/// Tells whether SIGTERM or SIGINT has come. Asking is a system call, so it is done once a millisecond.
-pub(super) struct StopSignals {
-    signals: Signals,
-    next_look: Nanos,
-    seen: bool,
-}
-
-impl StopSignals {
-    const EVERY: Nanos = Nanos::from_millis(1);
-
-    pub(super) fn install() -> Result<Self, Failure> {
-        let signals = Signals::new([SIGTERM, SIGINT])
-            .map_err(|error| Failure::new(ExitCode::Temporary, format!("signal handlers: {error}")))?;
-        Ok(Self { signals, next_look: Nanos(0), seen: false })
-    }
-
-    pub(super) fn requested(&mut self, now: Nanos) -> bool {
-        if now >= self.next_look && !self.seen {
-            self.next_look = now.plus(Self::EVERY);
-            self.seen = self.signals.pending().next().is_some();
-        }
-        self.seen
-    }
-
-    /// How many have come since they were last counted.
-    pub(super) fn count(&mut self) -> usize {
-        self.signals.pending().count()
-    }
+/// Installs the handlers of SIGTERM and SIGINT.
+pub(super) fn install_stop_signals() -> Result<StopSignals, Failure> {
+    StopSignals::install()
+        .map_err(|error| Failure::new(ExitCode::Temporary, format!("signal handlers: {error}")))
 }
 
 /// A span of time on the command line, in seconds.
@@ -110,42 +85,4 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let allowed = || "allowed: seconds, 0 or more, such as 10 or 0.5".to_owned();
     let seconds: f64 = text.parse().map_err(|_| allowed())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| allowed())
-}
-
-/// A line on standard error that is written over, where it is a terminal; nothing elsewhere.
-pub(super) struct ProgressLine {
-    shown: bool,
-    wanted: bool,
-    next: Nanos,
-}
-
-impl ProgressLine {
-    const EVERY: Nanos = Nanos::from_millis(250);
-
-    pub(super) fn new() -> Self {
-        let wanted = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        Self { shown: false, wanted, next: Nanos(0) }
-    }
-
-    /// Shows what `text` gives, if it is time for it.
-    pub(super) fn update(&mut self, now: Nanos, text: impl FnOnce() -> String) {
-        if self.wanted && now >= self.next {
-            self.next = now.plus(Self::EVERY);
-            self.shown = true;
-            eprint!("\r\x1b[2K{}", text());
-        }
-    }
-
-    /// Wipes the line, so that what follows begins on a clean one.
-    pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[2K");
-        }
-    }
-}
-
-impl Drop for ProgressLine {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }

@@ -9,7 +9,10 @@ use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::os::say;
 use crate::policy::PolicyError;
+use escapement_reference::ReferenceError;
+use escapement_reference::feed::RecordingError;
 use escapement_ring::directory::DirectoryError;
+use escapement_ring::gateway::AttachError;
 use escapement_ring::ring::ProtocolViolation;
 use escapement_ring::shm::ShmError;
 
@@ -161,6 +164,45 @@ impl From<DirectoryError> for Failure {
 impl From<ProtocolViolation> for Failure {
     fn from(error: ProtocolViolation) -> Self {
         Self::new(ExitCode::Protocol, error.to_string())
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Directory(error) => error.into(),
+            AttachError::Violation(violation) => violation.into(),
+            // The daemon is replacing the rings at this moment: treat them as not there yet.
+            AttachError::NotAPair { .. } => Self::new(ExitCode::InputMissing, error.to_string()),
+        }
+    }
+}
+
+impl From<RecordingError> for Failure {
+    fn from(error: RecordingError) -> Self {
+        match &error {
+            RecordingError::Io { path, source } => Self::from_io(path, source),
+            RecordingError::Malformed { .. } => Self::new(ExitCode::Usage, error.to_string()),
+        }
+    }
+}
+
+impl From<ReferenceError> for Failure {
+    fn from(error: ReferenceError) -> Self {
+        let code = match error {
+            ReferenceError::File { path, source } => return Self::from_io(&path, &source),
+            ReferenceError::Recording(error) => return error.into(),
+            ReferenceError::Directory(error) => return error.into(),
+            ReferenceError::Attach(error) => return error.into(),
+            ReferenceError::Violation(error) => return error.into(),
+            ReferenceError::Usage(_) => ExitCode::Usage,
+            ReferenceError::Process { code, .. } => {
+                code.and_then(ExitCode::from_number).unwrap_or(ExitCode::Internal)
+            }
+            ReferenceError::Temporary(_) => ExitCode::Temporary,
+            ReferenceError::Internal(_) => ExitCode::Internal,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

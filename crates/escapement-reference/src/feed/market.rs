@@ -283,5 +283,4 @@ impl SyntheticObservations {
 }
 
 #[cfg(test)]
-#[path = "market_tests.rs"]
 mod tests;

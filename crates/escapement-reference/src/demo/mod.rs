@@ -1,79 +1,45 @@
-//! `escapement demo`: the main job in one command. It starts an agent, a feed and a gateway as three processes, lets them
-//! run, stops them in order, and says what became of every observation.
-//!
-//! ```text
-//! $ escapement demo --backend torch --rate 1000
-//! outcome       reason                           count     share
-//! policy        policy                            9983   99.83 %
-//! safe_default  inference_late                      17    0.17 %
-//!
-//! latency, us          count         p50         p99       p99.9         max
-//! queue                10000         0.6         8.9       151.2      1713.2
-//! ...
-//! ledger: 10000 observations, 10000 actions, 0 skipped, 0 duplicates, 0 out of order, 0 torn: it holds
-//! ```
-//!
-//! Everything lives in a private directory that is removed afterwards. Without `-c`, the program's own example is used: a
-//! small policy trained on an order book's features, fed by a synthetic market, or by a recording with `--replay`. The
-//! feed and the gateway keep off the engine's core.
-//!
-//! It exits with 0 only if the ledger holds and the three processes' own counts agree with it, else with 1; where one of
-//! the three fails, with its line and its code. Ctrl-C ends the run early, with the same report; a second one at once.
+//! The demo: a feed, an agent and a tap as three processes, and the comparison of their counts.
 
 mod children;
 mod workspace;
 
-use super::CommandResult;
-use super::agent::{ProgressLine, StopSignals, seconds};
-use super::exit::{ExitCode, Failure};
-use super::feed::{self, FeedReport};
-use super::tap::TapReport;
-use crate::policy::Backend;
+pub use workspace::{AgentOutline, DemoAgent, Workspace};
+
+use crate::ReferenceError;
+use crate::feed::FeedReport;
+use crate::progress::ProgressLine;
+use crate::stop::StopSignals;
+use crate::tap::TapReport;
 use children::{Process, cores_without};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::RingFile;
 use escapement_ring::ring::Region;
 use escapement_ring::wire::AgentState;
-use serde::Serialize;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
-use workspace::{DemoAgent, Workspace};
 
-/// Run an agent, a feed and a gateway together, and account for every observation
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// The agent's configuration [default: the example that the program carries]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Run the policy with another backend than the configuration's: auto, native, torch or null
-    #[arg(long)]
-    backend: Option<Backend>,
-    /// Feed for so many seconds
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
-    seconds: Duration,
-    /// Publish so many observations a second [default: 1000, but a replay as recorded]; or max
-    #[arg(long, value_name = "N", value_parser = feed::checked_rate)]
-    rate: Option<String>,
-    /// Publish in groups of so many back to back, at the same mean rate
-    #[arg(long, value_name = "N")]
-    burst: Option<std::num::NonZeroU64>,
-    /// Replay recorded observations instead of a synthetic market
-    #[arg(long, value_name = "FILE.obs")]
-    replay: Option<PathBuf>,
-    /// Publish at the recorded times, so many times faster: 1 is as recorded; or max
-    #[arg(long, value_name = "TIMES", value_parser = feed::checked_pace, conflicts_with_all = ["rate", "burst"])]
-    pace: Option<String>,
-    /// Spoil shares of the observations, as `feed --fault` does
-    #[arg(long, value_name = "KIND=SHARE,...", value_parser = feed::checked_faults)]
-    fault: Option<String>,
-    /// Run the engine on this core
-    #[arg(long, value_name = "N")]
-    core: Option<usize>,
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
+/// What the demo passes on to its processes. The texts are those of the command lines of `run` and `feed`.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `run --backend`.
+    pub backend: Option<String>,
+    /// `feed --seconds`.
+    pub seconds: Duration,
+    /// `feed --rate`.
+    pub rate: Option<String>,
+    /// `feed --burst`.
+    pub burst: Option<NonZeroU64>,
+    /// `feed --replay`.
+    pub replay: Option<PathBuf>,
+    /// `feed --pace`.
+    pub pace: Option<String>,
+    /// `feed --fault`.
+    pub fault: Option<String>,
 }
 
+/// The exit code with which a tap says that its ledger does not hold. That is a finding, and no failure of the tap.
+const NEGATIVE: i32 = 1;
 /// How long an agent may take to be armed: the slowest part is loading libtorch from a cold disk.
 const ARMING_PATIENCE: Duration = Duration::from_secs(120);
 /// How long each process may take to end when it was asked to.
@@ -81,40 +47,8 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the three are looked at.
 const POLL: Nanos = Nanos::from_millis(10);
 
-/// The report; names as everywhere else.
-#[derive(Serialize)]
-struct Report<'a> {
-    backend: &'a str,
-    #[serde(flatten)]
-    tap: &'a TapReport,
-    feed: &'a FeedReport,
-    verdict: &'static str,
-    disagreements: &'a [String],
-}
-
-pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    if let Some(path) = &arguments.replay {
-        feed::check_recording(path)?;
-    }
-    let mut stop = StopSignals::install()?;
-    let workspace = Workspace::make()?;
-    let agent = workspace.configure(arguments.config.as_deref(), arguments.core)?;
-    let mut trio = Trio::start(arguments, &workspace, &agent, &mut stop)?;
-    trio.watch(&mut stop)?;
-    let result = trio.end(&mut stop)?;
-    report(arguments, &result)?;
-    if let Some(failure) = result.failure {
-        return Err(failure);
-    }
-    Ok(if result.tap.ledger.holds() && result.disagreements.is_empty() {
-        ExitCode::Ok
-    } else {
-        ExitCode::Negative
-    })
-}
-
 /// The three processes at work.
-struct Trio<'a> {
+pub struct Trio<'a> {
     agent: &'a DemoAgent,
     // Dropped, and so killed, in this order when something fails.
     feed: Process,
@@ -127,47 +61,55 @@ struct Trio<'a> {
 }
 
 /// How it went.
-struct Outcome {
-    backend: String,
-    tap: TapReport,
-    feed: FeedReport,
+pub struct Outcome {
+    /// The backend that answered.
+    pub backend: String,
+    /// The tap's report, with the ledger.
+    pub tap: TapReport,
+    /// The feed's report.
+    pub feed: FeedReport,
     /// Where the processes' own counts contradict the ledger.
-    disagreements: Vec<String>,
-    failure: Option<Failure>,
+    pub disagreements: Vec<String>,
+    /// The first failure of the three, the agent's before the others'.
+    pub failure: Option<ReferenceError>,
 }
 
 impl<'a> Trio<'a> {
-    fn start(
-        arguments: &Arguments,
+    /// Starts the agent, waits until it is armed, and starts tap and feed.
+    ///
+    /// # Errors
+    /// Fails if one of the three cannot be started, or the agent is not armed in time.
+    pub fn start(
+        plan: &Plan,
         workspace: &'a Workspace,
         agent: &'a DemoAgent,
         stop: &mut StopSignals,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ReferenceError> {
         let mut run_arguments = vec!["--config".to_owned(), agent.config.display().to_string()];
-        if let Some(backend) = arguments.backend {
-            run_arguments.extend(["--backend".to_owned(), backend.name().to_owned()]);
+        if let Some(backend) = &plan.backend {
+            run_arguments.extend(["--backend".to_owned(), backend.clone()]);
         }
         let mut run = Process::start("run", &run_arguments, None, workspace.path())?;
         let (observations, actions) = wait_until_armed(agent, &mut run, stop)?;
         let others = cores_without(agent.core);
         let tap = Process::start("tap", &selection(agent, workspace), others, workspace.path())?;
-        let feed_arguments = feed_arguments(arguments, selection(agent, workspace));
+        let feed_arguments = feed_arguments(plan, selection(agent, workspace));
         let begun = MonotonicClock.now();
         let feed = Process::start("feed", &feed_arguments, others, workspace.path())?;
-        Ok(Self { agent, feed, run, tap, observations, actions, begun, seconds: arguments.seconds })
+        Ok(Self { agent, feed, run, tap, observations, actions, begun, seconds: plan.seconds })
     }
 
-    /// Waits until the feed has done its part, or something ends before its time.
-    fn watch(&mut self, stop: &mut StopSignals) -> Result<(), Failure> {
+    /// Waits until the feed has done its part, a signal comes, or one of the three ends early.
+    pub fn watch(&mut self, stop: &mut StopSignals) {
         let mut progress = ProgressLine::new();
         let clock = MonotonicClock;
         loop {
             let now = clock.now();
             if self.feed.status().is_some() || self.run.status().is_some() || self.tap.status().is_some() {
-                return Ok(());
+                return;
             }
             if stop.requested(now) {
-                return Ok(());
+                return;
             }
             progress.update(now, || self.progress(now));
             clock.sleep_until(now.plus(POLL));
@@ -189,7 +131,10 @@ impl<'a> Trio<'a> {
     }
 
     /// Ends the three in the order of the stream: nothing that was committed is left behind.
-    fn end(mut self, stop: &mut StopSignals) -> Result<Outcome, Failure> {
+    ///
+    /// # Errors
+    /// Fails if a process does not stop when asked to, or if the feed or the tap gives no report.
+    pub fn end(mut self, stop: &mut StopSignals) -> Result<Outcome, ReferenceError> {
         stop.count();
         self.feed.ask_to_stop();
         wait_for_end(&mut self.feed, stop)?;
@@ -206,7 +151,9 @@ impl<'a> Trio<'a> {
         // The agent's failure comes first: the others' follow from it.
         let broken = |process: &mut Process| {
             // That the ledger does not hold is the tap's finding, and no failure of its own.
-            process.failure().filter(|failure| failure.code != ExitCode::Negative)
+            process
+                .failure()
+                .filter(|failure| !matches!(failure, ReferenceError::Process { code: Some(NEGATIVE), .. }))
         };
         let failure =
             broken(&mut self.run).or_else(|| broken(&mut self.feed)).or_else(|| broken(&mut self.tap));
@@ -214,7 +161,7 @@ impl<'a> Trio<'a> {
             (Some(tap), Some(feed)) => (tap, feed),
             // Without reports there is nothing to show but why.
             _ => {
-                let unknown = || Failure::new(ExitCode::Internal, "the feed or the tap gave no report");
+                let unknown = || ReferenceError::Internal("the feed or the tap gave no report".to_owned());
                 return Err(failure.unwrap_or_else(unknown));
             }
         };
@@ -237,7 +184,7 @@ fn selection(agent: &DemoAgent, workspace: &Workspace) -> Vec<String> {
     ["--name", &agent.name, "--root", &root, "--json"].map(str::to_owned).into()
 }
 
-fn feed_arguments(arguments: &Arguments, mut all: Vec<String>) -> Vec<String> {
+fn feed_arguments(arguments: &Plan, mut all: Vec<String>) -> Vec<String> {
     all.push(format!("--seconds={}", arguments.seconds.as_secs_f64()));
     for (name, value) in [
         ("--rate", arguments.rate.clone()),
@@ -257,14 +204,14 @@ fn wait_until_armed(
     agent: &DemoAgent,
     run: &mut Process,
     stop: &mut StopSignals,
-) -> Result<(Region, Region), Failure> {
+) -> Result<(Region, Region), ReferenceError> {
     let clock = MonotonicClock;
     let begun = clock.now();
     let mut progress = ProgressLine::new();
     loop {
         let now = clock.now();
         if let Some(status) = run.status() {
-            let unexpected = || Failure::new(ExitCode::Internal, format!("run: ended with {status}"));
+            let unexpected = || ReferenceError::Internal(format!("run: ended with {status}"));
             return Err(run.failure().unwrap_or_else(unexpected));
         }
         let rings =
@@ -277,11 +224,11 @@ fn wait_until_armed(
             }
         }
         if stop.requested(now) {
-            return Err(Failure::new(ExitCode::Temporary, "interrupted before the agent was armed"));
+            return Err(ReferenceError::Temporary("interrupted before the agent was armed".to_owned()));
         }
         if now.since(begun).to_duration() > ARMING_PATIENCE {
             let message = format!("the agent was not armed within {} s", ARMING_PATIENCE.as_secs());
-            return Err(Failure::new(ExitCode::Temporary, message));
+            return Err(ReferenceError::Temporary(message));
         }
         progress.update(now, || format!("demo: {} {}", agent.name, state.name()));
         clock.sleep_until(now.plus(POLL));
@@ -289,16 +236,15 @@ fn wait_until_armed(
 }
 
 /// Waits for a process that was asked to stop. Being told to stop once more ends everything at once.
-fn wait_for_end(process: &mut Process, stop: &mut StopSignals) -> Result<(), Failure> {
+fn wait_for_end(process: &mut Process, stop: &mut StopSignals) -> Result<(), ReferenceError> {
     let begun = MonotonicClock.now();
     while process.wait(POLL.to_duration()).is_none() {
         if stop.count() > 0 {
-            return Err(Failure::new(ExitCode::Temporary, "interrupted"));
+            return Err(ReferenceError::Temporary("interrupted".to_owned()));
         }
         if MonotonicClock.now().since(begun).to_duration() > ENDING_PATIENCE {
-            return Err(Failure::new(
-                ExitCode::Temporary,
-                "a process did not stop when it was asked to; killed",
+            return Err(ReferenceError::Temporary(
+                "a process did not stop when it was asked to; killed".to_owned(),
             ));
         }
     }
@@ -326,34 +272,6 @@ fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&serde_json:
         compare("the daemon skipped", count("skipped"), ledger.skipped);
     }
     found
-}
-
-fn report(arguments: &Arguments, outcome: &Outcome) -> Result<(), Failure> {
-    let holds = outcome.tap.ledger.holds() && outcome.disagreements.is_empty();
-    if arguments.json {
-        let report = Report {
-            backend: &outcome.backend,
-            tap: &outcome.tap,
-            feed: &outcome.feed,
-            verdict: if holds { "holds" } else { "broken" },
-            disagreements: &outcome.disagreements,
-        };
-        println!("{}", serde_json::to_string(&report).expect("a report of numbers and names"));
-        return Ok(());
-    }
-    let feed = &outcome.feed;
-    println!(
-        "backend {}; {} observations in {:.1} s, p99 of the feed's lag {:.0} us\n",
-        outcome.backend,
-        feed.published,
-        feed.elapsed_ns as f64 / 1e9,
-        feed.lag_ns.p99 as f64 / 1e3
-    );
-    println!("{}", outcome.tap.table());
-    for disagreement in &outcome.disagreements {
-        println!("but {disagreement}");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

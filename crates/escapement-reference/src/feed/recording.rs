@@ -13,7 +13,7 @@ const PREFIX_BYTES: usize = 16;
 
 /// A recording that is read observation by observation.
 #[derive(Debug)]
-pub(super) struct Recording {
+pub struct Recording {
     path: PathBuf,
     file: BufReader<File>,
     data_offset: u64,
@@ -26,18 +26,28 @@ pub(super) struct Recording {
 
 /// Why a recording cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RecordingError {
+pub enum RecordingError {
     /// The file.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The recording.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// What is in it.
     #[error("{}: {what}", path.display())]
-    Malformed { path: PathBuf, what: String },
+    Malformed {
+        /// The recording.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 impl Recording {
     /// Opens a recording and checks its header against its size.
-    pub(super) fn open(path: &Path) -> Result<Self, RecordingError> {
+    pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let io = |source| RecordingError::Io { path: path.to_owned(), source };
         let malformed = |what: String| RecordingError::Malformed { path: path.to_owned(), what };
         let mut file = File::open(path).map_err(io)?;
@@ -90,12 +100,12 @@ impl Recording {
     }
 
     /// Elements of an observation.
-    pub(super) fn dimension(&self) -> usize {
+    pub fn dimension(&self) -> usize {
         self.dimension
     }
 
     /// Reads the next observation and gives its time; `None` after the last one.
-    pub(super) fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<u64>, RecordingError> {
+    pub fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<u64>, RecordingError> {
         if self.next == self.count {
             return Ok(None);
         }
@@ -116,7 +126,7 @@ impl Recording {
     }
 
     /// Goes back to the first observation.
-    pub(super) fn rewind(&mut self) -> Result<(), RecordingError> {
+    pub fn rewind(&mut self) -> Result<(), RecordingError> {
         self.file
             .seek(SeekFrom::Start(self.data_offset))
             .map_err(|source| RecordingError::Io { path: self.path.clone(), source })?;
@@ -127,11 +137,11 @@ impl Recording {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use super::*;
 
     /// A recording of `observations`, each with its time.
-    pub(in super::super) fn recording(names: &[&str], observations: &[(u64, &[f32])]) -> Vec<u8> {
+    pub(in crate::feed) fn recording(names: &[&str], observations: &[(u64, &[f32])]) -> Vec<u8> {
         let names = names.join("\n");
         let header_bytes = (HEADER_BYTES + names.len()).next_multiple_of(ALIGNMENT as usize);
         let dimension = observations.first().map_or(1, |(_, values)| values.len());

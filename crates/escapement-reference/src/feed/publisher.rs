@@ -1,11 +1,11 @@
 //! The loop: next observation, wait until it is due, publish, note how late that was.
 
 use super::fault::{Drawn, Fault, Injector};
-use super::recording::RecordingError;
 use super::schedule::Schedule;
 use super::source::{Source, Timed};
-use crate::cli::agent::{ProgressLine, StopSignals};
-use crate::cli::exit::{ExitCode, Failure};
+use crate::ReferenceError;
+use crate::progress::ProgressLine;
+use crate::stop::StopSignals;
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::{AgentDirectory, RingFile};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// What a feed does when the ring has no room. It never holds up the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(in crate::cli) enum OnFull {
+pub enum OnFull {
     /// Wait for room: every observation is published, as late as that may be
     Wait,
     /// Drop the observation: the agent sees a gap in the sequence numbers
@@ -24,22 +24,26 @@ pub(in crate::cli) enum OnFull {
 }
 
 /// What is published, and how.
-pub(super) struct Plan {
-    pub(super) source: Source,
-    pub(super) schedule: Schedule,
-    pub(super) injector: Injector,
-    pub(super) on_full: OnFull,
+pub struct Plan {
+    /// Where observations come from.
+    pub source: Source,
+    /// When each is due.
+    pub schedule: Schedule,
+    /// What spoils them.
+    pub injector: Injector,
+    /// What happens when the ring is full.
+    pub on_full: OnFull,
     /// Observations after which the feed ends.
-    pub(super) count: Option<u64>,
+    pub count: Option<u64>,
     /// The time after which no observation is due any more.
-    pub(super) span: Option<Nanos>,
+    pub span: Option<Nanos>,
     /// Whether to wait by burning a core instead of sleeping.
-    pub(super) spin: bool,
+    pub spin: bool,
 }
 
 /// What a feed did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub(in crate::cli) struct FeedReport {
+pub struct FeedReport {
     /// Observations committed, duplicates made on purpose included.
     pub published: u64,
     /// Observations that found the ring full and were dropped.
@@ -68,7 +72,7 @@ const FULL_SLEEP: Nanos = Nanos::from_micros(100);
 const SILENT_AFTER: Nanos = Nanos::from_millis(50);
 
 /// A feed at work.
-pub(super) struct Publisher<'a> {
+pub struct Publisher<'a> {
     directory: &'a AgentDirectory,
     stop: &'a mut StopSignals,
     feed: Feed,
@@ -90,11 +94,15 @@ enum Attempt {
 }
 
 impl<'a> Publisher<'a> {
-    pub(super) fn new(
+    /// Attaches to the observation ring `region`.
+    ///
+    /// # Errors
+    /// Fails if the ring's positions are impossible.
+    pub fn new(
         directory: &'a AgentDirectory,
         stop: &'a mut StopSignals,
         region: Region,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ReferenceError> {
         Ok(Self {
             directory,
             stop,
@@ -110,7 +118,10 @@ impl<'a> Publisher<'a> {
     }
 
     /// Publishes until the plan is done or a signal comes.
-    pub(super) fn run(mut self, mut plan: Plan) -> Result<FeedReport, Failure> {
+    ///
+    /// # Errors
+    /// Fails if the source cannot be read, the agent breaks the ring's protocol, or its new rings take another dimension.
+    pub fn run(mut self, mut plan: Plan) -> Result<FeedReport, ReferenceError> {
         self.clock.sleep_exactly();
         let mut payload = vec![0.0; self.feed.dimension()];
         let start = self.clock.now();
@@ -143,7 +154,7 @@ impl<'a> Publisher<'a> {
 
     /// Waits until `due`; false when told to stop. Looks after everything else first, so that it is looked after also
     /// where nothing is ever waited for.
-    fn wait_until(&mut self, due: Nanos, spin: bool) -> Result<bool, Failure> {
+    fn wait_until(&mut self, due: Nanos, spin: bool) -> Result<bool, ReferenceError> {
         loop {
             let now = self.clock.now();
             if !self.attend(now)? {
@@ -161,7 +172,7 @@ impl<'a> Publisher<'a> {
     }
 
     /// Heartbeat, signals, the agent's life; false when told to stop.
-    fn attend(&mut self, now: Nanos) -> Result<bool, Failure> {
+    fn attend(&mut self, now: Nanos) -> Result<bool, ReferenceError> {
         if now >= self.next_beat {
             self.next_beat = now.plus(BEAT_EVERY);
             self.feed.beat(now);
@@ -189,7 +200,7 @@ impl<'a> Publisher<'a> {
 
     /// An agent that starts with another geometry replaces its rings; this feed then goes on in the new one, with its
     /// own sequence numbers.
-    fn follow_replaced_ring(&mut self) -> Result<(), Failure> {
+    fn follow_replaced_ring(&mut self) -> Result<(), ReferenceError> {
         let Ok(region) = self.directory.attach(RingFile::Observations) else { return Ok(()) };
         if region.spec().generation == self.region.spec().generation {
             return Ok(());
@@ -197,7 +208,7 @@ impl<'a> Publisher<'a> {
         let (old, new) = (self.feed.dimension(), region.spec().dimension);
         if old != new as usize {
             let message = format!("the agent has new rings: they take {new} features, this feed has {old}");
-            return Err(Failure::new(ExitCode::Usage, message));
+            return Err(ReferenceError::Usage(message));
         }
         let (committed, released) = self.region.positions();
         self.report.abandoned += committed.saturating_sub(released);
@@ -215,7 +226,7 @@ impl<'a> Publisher<'a> {
         timed: Timed,
         payload: &[f32],
         end: Option<Nanos>,
-    ) -> Result<Attempt, Failure> {
+    ) -> Result<Attempt, ReferenceError> {
         if drawn.has(Fault::Gap) {
             self.feed.skip_sequence();
         }
@@ -267,14 +278,5 @@ impl<'a> Publisher<'a> {
             }
         }
         Ok(Attempt::Published(at))
-    }
-}
-
-impl From<RecordingError> for Failure {
-    fn from(error: RecordingError) -> Self {
-        match &error {
-            RecordingError::Io { path, source } => Self::from_io(path, source),
-            RecordingError::Malformed { .. } => Self::new(ExitCode::Usage, error.to_string()),
-        }
     }
 }

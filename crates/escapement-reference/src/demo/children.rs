@@ -1,6 +1,6 @@
 //! The demo's processes: this program itself, three times over.
 
-use crate::cli::exit::{ExitCode, Failure};
+use crate::ReferenceError;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
@@ -29,9 +29,8 @@ impl Process {
         arguments: &[String],
         cores: Option<CpuSet>,
         directory: &Path,
-    ) -> Result<Self, Failure> {
-        let failed =
-            |error: std::io::Error| Failure::new(ExitCode::Temporary, format!("start {name}: {error}"));
+    ) -> Result<Self, ReferenceError> {
+        let failed = |error: std::io::Error| ReferenceError::Temporary(format!("start {name}: {error}"));
         let (stdout, stderr) = (directory.join(format!("{name}.out")), directory.join(format!("{name}.log")));
         let mut command = std::process::Command::new(std::env::current_exe().map_err(failed)?);
         command
@@ -101,12 +100,11 @@ impl Process {
     }
 
     /// Its failure, with its own last line and its own code; `None` where it ended well or still runs.
-    pub(super) fn failure(&mut self) -> Option<Failure> {
+    pub(super) fn failure(&mut self) -> Option<ReferenceError> {
         let status = self.status()?;
         if status.success() {
             return None;
         }
-        let code = status.code().and_then(ExitCode::from_number).unwrap_or(ExitCode::Internal);
         let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
         // The lines of a failure bear the program's name; what the daemon logs does not.
         let mut lines: Vec<&str> =
@@ -115,7 +113,7 @@ impl Process {
             lines.extend(said.lines().rev().find(|line| !line.trim().is_empty()));
         }
         let said = if lines.is_empty() { status.to_string() } else { lines.join("\n") };
-        Some(Failure::new(code, format!("{}: {said}", self.name)))
+        Some(ReferenceError::Process { code: status.code(), message: format!("{}: {said}", self.name) })
     }
 }
 

@@ -7,10 +7,12 @@ use super::recording::{Recording, RecordingError};
 use escapement_ring::clock::{Nanos, wall_clock_ns};
 
 /// Elements of the market's observations.
-pub(super) const MARKET_DIMENSION: usize = features::N;
+pub const MARKET_DIMENSION: usize = features::N;
 
 /// A stream of observations.
-pub(super) enum Source {
+pub struct Source(Kind);
+
+enum Kind {
     Market { observations: Box<SyntheticObservations>, buffer: [f32; MARKET_DIMENSION], first_ns: u64 },
     Noise { random: Random },
     Recorded(Recorded),
@@ -18,14 +20,14 @@ pub(super) enum Source {
 
 /// When an observation happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Timed {
-    pub(super) ts_event_ns: u64,
+pub struct Timed {
+    pub ts_event_ns: u64,
     /// Since the source's first observation.
-    pub(super) since_first: Nanos,
+    pub since_first: Nanos,
 }
 
 /// A recording, read once or over and over.
-pub(super) struct Recorded {
+struct Recorded {
     recording: Recording,
     passes_left: u64,
     /// How much later than recorded this pass is.
@@ -38,43 +40,43 @@ pub(super) struct Recorded {
 
 impl Source {
     /// The market of this seed, its clock starting now.
-    pub(super) fn market(seed: u64) -> Self {
+    pub fn market(seed: u64) -> Self {
         let first_ns = wall_clock_ns();
         let observations = Box::new(SyntheticObservations::new(seed, first_ns, RECORDED_EVENTS_PER_S));
-        Self::Market { observations, buffer: [0.0; MARKET_DIMENSION], first_ns }
+        Self(Kind::Market { observations, buffer: [0.0; MARKET_DIMENSION], first_ns })
     }
 
     /// Elements that are independent and roughly standard normal.
-    pub(super) fn noise(seed: u64) -> Self {
-        Self::Noise { random: Random::new(seed) }
+    pub fn noise(seed: u64) -> Self {
+        Self(Kind::Noise { random: Random::new(seed) })
     }
 
     /// A recording, `passes` times over.
-    pub(super) fn recorded(recording: Recording, passes: u64) -> Self {
-        Self::Recorded(Recorded {
+    pub fn recorded(recording: Recording, passes: u64) -> Self {
+        Self(Kind::Recorded(Recorded {
             recording,
             passes_left: passes,
             shift_ns: 0,
             first_ns: None,
             last_ns: 0,
             gap_ns: 0,
-        })
+        }))
     }
 
     /// Writes the next observation into `payload`, which has the source's dimension; `None` at the end.
-    pub(super) fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<Timed>, RecordingError> {
-        match self {
-            Self::Market { observations, buffer, first_ns } => {
+    pub fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<Timed>, RecordingError> {
+        match &mut self.0 {
+            Kind::Market { observations, buffer, first_ns } => {
                 let ts_event_ns = observations.next_into(buffer);
                 payload.copy_from_slice(buffer);
                 Ok(Some(Timed { ts_event_ns, since_first: Nanos(ts_event_ns - *first_ns) }))
             }
-            Self::Noise { random } => {
+            Kind::Noise { random } => {
                 payload.fill_with(|| random.bell() as f32);
                 // Noise has no time of its own: it happens when it is made.
                 Ok(Some(Timed { ts_event_ns: wall_clock_ns(), since_first: Nanos(0) }))
             }
-            Self::Recorded(recorded) => recorded.next_into(payload),
+            Kind::Recorded(recorded) => recorded.next_into(payload),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// Observations a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rate {
+pub enum Rate {
     /// Each as soon as the one before is out.
     Max,
     /// So many a second.
@@ -35,7 +35,7 @@ impl FromStr for Rate {
 
 /// How fast recorded time passes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Pace {
+pub enum Pace {
     /// Recorded times are ignored: each as soon as the one before is out.
     Max,
     /// Recorded time passes this many times faster than it did.
@@ -58,16 +58,24 @@ impl FromStr for Pace {
 
 /// When observation `index` is due, as a distance from the start.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Schedule {
+pub enum Schedule {
     /// Groups of `burst` back to back; the groups evenly, so that the mean rate is `rate`.
-    Even { rate: Rate, burst: NonZeroU64 },
+    Even {
+        /// Observations a second.
+        rate: Rate,
+        /// Observations of one group.
+        burst: NonZeroU64,
+    },
     /// At the times that the source itself gives.
-    AsTimed { pace: Pace },
+    AsTimed {
+        /// How many times faster.
+        pace: Pace,
+    },
 }
 
 impl Schedule {
     /// `since_first` is the source's own time of this observation less that of its first one.
-    pub(super) fn due(&self, index: u64, since_first: Nanos) -> Nanos {
+    pub fn due(&self, index: u64, since_first: Nanos) -> Nanos {
         match *self {
             Self::Even { rate: Rate::Max, .. } | Self::AsTimed { pace: Pace::Max } => Nanos(0),
             Self::Even { rate: Rate::PerSecond(rate), burst } => {

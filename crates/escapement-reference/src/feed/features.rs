@@ -342,5 +342,4 @@ fn log_ms(duration_ns: u64) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "features_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Counts and latencies of the actions taken so far.
 #[derive(Default)]
-pub(super) struct Tally {
+pub struct Tally {
     /// By outcome and reason; small numbers both, so that counting one is an index.
     verdicts: [[u64; Reason::ALL.len()]; Outcome::ALL.len()],
     sent: u64,
@@ -20,7 +20,7 @@ pub(super) struct Tally {
 
 /// The report of `tap`, and the part of `demo`'s that comes from it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub(in crate::cli) struct TapReport {
+pub struct TapReport {
     /// What became of every observation.
     pub ledger: Account,
     /// Actions by reason (`policy` for the policy's own).
@@ -37,7 +37,7 @@ pub(in crate::cli) struct TapReport {
 
 /// The three latencies of every report.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub(in crate::cli) struct Latencies {
+pub struct Latencies {
     /// Observation committed to observation peeked.
     pub queue: Percentiles,
     /// Policy called to policy returned, where it was called.
@@ -47,7 +47,7 @@ pub(in crate::cli) struct Latencies {
 }
 
 impl Tally {
-    pub(super) fn note(&mut self, received: &Received<'_>) {
+    pub fn note(&mut self, received: &Received<'_>) {
         if received.may_be_sent() {
             self.sent += 1;
         } else {
@@ -69,15 +69,15 @@ impl Tally {
         }
     }
 
-    pub(super) fn actions(&self) -> u64 {
+    pub fn actions(&self) -> u64 {
         self.verdicts.iter().flatten().sum()
     }
 
-    pub(super) fn median_tick_to_action_ns(&self) -> u64 {
+    pub fn median_tick_to_action_ns(&self) -> u64 {
         self.tick_to_action.quantile_ns(0.5)
     }
 
-    pub(super) fn report(&self, ledger: Account) -> TapReport {
+    pub fn report(&self, ledger: Account) -> TapReport {
         let mut report = TapReport {
             ledger,
             latency_ns: Latencies {
@@ -102,7 +102,7 @@ impl Tally {
 
 impl TapReport {
     /// The tables and the ledger's line, for people.
-    pub(in crate::cli) fn table(&self) -> String {
+    pub fn table(&self) -> String {
         use std::fmt::Write as _;
         let mut text = String::new();
         let actions = self.ledger.actions.max(1) as f64;

@@ -14,12 +14,12 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal;)*) => {
         /// One kind of fault.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub(super) enum Fault { $($(#[$doc])* $kind,)* }
+        pub enum Fault { $($(#[$doc])* $kind,)* }
 
         impl Fault {
-            pub(super) const ALL: &[Self] = &[$(Self::$kind,)*];
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            pub(super) const fn name(self) -> &'static str {
+            pub const fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
             }
         }
@@ -47,7 +47,7 @@ kinds! {
 
 /// A rate per kind, as `--fault nan=0.001,gap=0.01` gives it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct FaultRates {
+pub struct FaultRates {
     rates: Vec<(Fault, f64)>,
 }
 
@@ -74,7 +74,7 @@ impl FromStr for FaultRates {
 
 /// Draws faults and carries them out.
 #[derive(Debug)]
-pub(super) struct Injector {
+pub struct Injector {
     rates: Vec<(Fault, f64)>,
     random: Random,
     /// The number that a reordering owes to the next observation.
@@ -84,25 +84,26 @@ pub(super) struct Injector {
 
 /// The faults of one observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Drawn {
+pub struct Drawn {
     bits: u32,
 }
 
 impl Drawn {
-    pub(super) fn has(self, fault: Fault) -> bool {
+    pub fn has(self, fault: Fault) -> bool {
         self.bits & 1 << fault as u32 != 0
     }
 }
 
 impl Injector {
-    pub(super) fn new(rates: &FaultRates, seed: u64) -> Self {
+    /// An injector that has spoiled nothing yet.
+    pub fn new(rates: &FaultRates, seed: u64) -> Self {
         // Another stream than the market's of the same seed.
         let random = Random::new(seed ^ 0x6661_756c_7473);
         Self { rates: rates.rates.clone(), random, owed: None, counts: BTreeMap::new() }
     }
 
     /// What is wrong with the next observation.
-    pub(super) fn draw(&mut self) -> Drawn {
+    pub fn draw(&mut self) -> Drawn {
         let mut drawn = Drawn::default();
         for (fault, rate) in &self.rates {
             // A second reordering before the first is over would only move the numbers on.
@@ -116,7 +117,7 @@ impl Injector {
     }
 
     /// Spoils one element, if that is what was drawn.
-    pub(super) fn spoil(&mut self, drawn: Drawn, payload: &mut [f32]) {
+    pub fn spoil(&mut self, drawn: Drawn, payload: &mut [f32]) {
         for (fault, value) in
             [(Fault::Nan, f32::NAN), (Fault::Inf, f32::INFINITY), (Fault::OutOfRange, f32::MAX)]
         {
@@ -128,7 +129,7 @@ impl Injector {
     }
 
     /// Changes the header before it is sealed, and seals it.
-    pub(super) fn alter(
+    pub fn alter(
         &mut self,
         drawn: Drawn,
         mut header: ObservationHeader,
@@ -151,14 +152,14 @@ impl Injector {
     }
 
     /// Takes back one that was drawn and could not be carried out.
-    pub(super) fn retract(&mut self, fault: Fault) {
+    pub fn retract(&mut self, fault: Fault) {
         if let Some(count) = self.counts.get_mut(fault.name()) {
             *count -= 1;
         }
     }
 
     /// How many of each kind there were.
-    pub(super) fn counts(&self) -> &BTreeMap<&'static str, u64> {
+    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.counts
     }
 }

@@ -27,28 +27,16 @@
 //! It waits for the ring (`--wait`), takes the feed's role (a second feed exits with 69), goes on in the new ring when
 //! the agent has been restarted with another one, and ends with its plan or at SIGTERM or SIGINT.
 
-mod fault;
-mod features;
-mod market;
-mod publisher;
-mod random;
-mod recording;
-mod schedule;
-mod source;
-
-pub(super) use publisher::FeedReport;
-
 use super::CommandResult;
-use super::agent::{AgentArguments, StopSignals, once_there, seconds, take_role};
+use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
 use super::exit::{ExitCode, Failure};
 use crate::os::pin_to;
+use escapement_reference::feed::{
+    FaultRates, FeedReport, Injector, MARKET_DIMENSION, OnFull, Pace, Plan, Publisher, Rate, Recording,
+    Schedule, Source,
+};
 use escapement_ring::clock::Nanos;
 use escapement_ring::directory::{RingFile, Role};
-use fault::{FaultRates, Injector};
-use publisher::{OnFull, Plan, Publisher};
-use recording::Recording;
-use schedule::{Pace, Rate, Schedule};
-use source::{MARKET_DIMENSION, Source};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,7 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let directory = arguments.agent.directory()?;
     // What is wrong with the recording is said before anything is waited for.
     let recording = arguments.replay.as_deref().map(Recording::open).transpose()?;
-    let mut stop = StopSignals::install()?;
+    let mut stop = install_stop_signals()?;
     if let Some(core) = arguments.core {
         pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, format!("--core: {error}")))?;
     }

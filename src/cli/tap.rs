@@ -1,0 +1,139 @@
+//! `escapement tap`: the reference order gateway. It drains an agent's actions, reads the state word and the heartbeat
+//! before it would send each one, and keeps the ledger; it sends nothing anywhere.
+//!
+//! ```text
+//! $ escapement tap -c config/agent.toml --log actions.csv
+//! escapement: agent starting -> armed
+//! escapement: agent armed -> silent: no heartbeat for 101 ms, nothing may be sent
+//! ...
+//! ```
+//!
+//! It ends at SIGTERM or SIGINT, after `--count` actions or `--seconds`, or when the agent has stopped or halted and
+//! everything it left has been taken; with `--follow` it waits for the next start instead. An agent that was killed has
+//! not stopped: the tap waits for its successor. At the end it prints the counts by outcome and reason, the latencies
+//! and the ledger, as tables or with `--json`. It exits with 1 where the ledger does not hold.
+//!
+//! **The ledger.** Every action names the position of the observation it answers; the position grows by one from each
+//! to the next, and by `n + 1` where `n` observations were skipped. At the end, `observations = actions + skipped +
+//! waiting` must balance against the observation ring. A tap that starts late accounts from the first action that it
+//! sees.
+//!
+//! **The log** (`--log`) has one line per action, handed to the kernel before the action is released: a tap that is
+//! killed loses nothing, its successor appends, and `--check-log` proves from the file alone that every action is there
+//! and none came twice.
+
+use super::CommandResult;
+use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
+use super::exit::{ExitCode, Failure};
+use crate::os::pin_to;
+use escapement_reference::tap::{Plan, Tap};
+use escapement_ring::clock::Nanos;
+use escapement_ring::directory::Role;
+use escapement_ring::gateway::{Account, ActionLog, Gateway, LogError, check_log};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Drain an agent's actions as an order gateway would, and keep the ledger
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    agent: AgentArguments,
+    /// Look at a log instead: whether every action is in it, each once
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "log"])]
+    check_log: Option<PathBuf>,
+    /// Append every action to this file, as CSV, before it is released
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// End after so many actions
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Go on when the agent stops or halts, and wait for its next start
+    #[arg(long)]
+    follow: bool,
+    /// Take an agent for lost whose heartbeat is older than this
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    heartbeat_timeout_ms: u64,
+    /// Wait so long for the agent's rings to appear, or for an agent that has ended to start again
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
+    wait: Duration,
+    /// Burn a core while the ring is empty instead of sleeping
+    #[arg(long)]
+    spin: bool,
+    /// Run on this core
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> CommandResult {
+    if let Some(path) = &arguments.check_log {
+        return check(path);
+    }
+    let directory = arguments.agent.directory()?;
+    let mut stop = install_stop_signals()?;
+    if let Some(core) = arguments.core {
+        pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, format!("--core: {error}")))?;
+    }
+    let log = arguments
+        .log
+        .as_ref()
+        .map(|path| {
+            ActionLog::open(path)
+                .map(|log| (path.clone(), log))
+                .map_err(|error| Failure::from_io(path, &error))
+        })
+        .transpose()?;
+    let timeout = Nanos::from_millis(arguments.heartbeat_timeout_ms);
+    let attached = once_there(&mut stop, arguments.wait, || {
+        let role = take_role(&directory, Role::Tap)?;
+        Ok((role, Gateway::attach(&directory, timeout)?))
+    })?;
+    let Some((_role, gateway)) = attached else { return Ok(ExitCode::Ok) };
+    let plan = Plan {
+        count: arguments.count,
+        seconds: arguments.seconds,
+        follow: arguments.follow,
+        heartbeat_timeout: timeout,
+        wait: arguments.wait,
+        spin: arguments.spin,
+    };
+    let report = Tap::new(plan, &directory, gateway, log).run(&mut stop)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).expect("a report of numbers and names"));
+    } else {
+        println!("{}", report.table());
+    }
+    Ok(if report.ledger.holds() { ExitCode::Ok } else { ExitCode::Negative })
+}
+
+/// `--check-log`: what can be told from a log alone.
+fn check(path: &Path) -> CommandResult {
+    let summary = check_log(path).map_err(|error| match error {
+        LogError::Io(error) => Failure::from_io(path, &error),
+        LogError::Malformed { .. } => Failure::new(ExitCode::Usage, format!("{}: {error}", path.display())),
+    })?;
+    let mut account = Account::default();
+    for (_, ledger) in &summary.ledgers {
+        // What the observation ring held is not in the log: each ledger is closed with its last action.
+        account += ledger.settled();
+    }
+    println!(
+        "{} actions, {} skipped between them; {} lost, {} duplicates, {} out of order, {} torn, {} contradictions; \
+         {} read again",
+        account.actions,
+        account.skipped,
+        summary.lost,
+        account.duplicates,
+        account.out_of_order,
+        account.torn,
+        summary.contradictions,
+        summary.read_again
+    );
+    let good = account.holds() && summary.lost == 0 && summary.contradictions == 0;
+    Ok(if good { ExitCode::Ok } else { ExitCode::Negative })
+}

@@ -4,9 +4,11 @@ use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
+use crate::status::{
+    FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+};
 use escapement_engine::telemetry::FeatureCounts;
 use escapement_engine::{Company, GuardMode, InputGuard};
-use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 
 /// Whether the thread that serves is confined; empty where it need not be. The engine's thread says so once.
@@ -18,23 +20,20 @@ impl Sandbox {
     pub(super) fn confine(&self) {
         let _ = self.0.set(forbid_files().is_ok());
     }
-}
 
-impl Serialize for Sandbox {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self.0.get() {
-            None => "not_needed",
-            Some(true) => "confined",
-            Some(false) => "none",
-        })
+    fn status(&self) -> SandboxStatus {
+        match self.0.get() {
+            None => SandboxStatus::NotNeeded,
+            Some(true) => SandboxStatus::Confined,
+            Some(false) => SandboxStatus::None,
+        }
     }
 }
 
 /// What status says about the policy.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Provenance {
-    /// `bundle`, `unproven` (a file that stands alone) or `none`.
-    kind: &'static str,
+    kind: PolicyKind,
     name: Option<String>,
     algorithm: Option<String>,
     backend: &'static str,
@@ -51,35 +50,17 @@ pub(super) struct Provenance {
     deterministic: bool,
     seed: Option<u64>,
     /// The seed that was drawn because none was given. It is kept while noise is off, or another seed is given.
-    #[serde(skip)]
     drawn: Option<u64>,
-    /// `confined`, `not_needed` (nothing from the file is executed) or `none`.
     sandbox: Sandbox,
-    #[serde(skip)]
     counts: Option<Arc<FeatureCounts>>,
-    #[serde(skip)]
     feature_names: Option<Vec<String>>,
-}
-
-/// How often the input guard found features outside.
-#[derive(Debug, Serialize)]
-pub(super) struct GuardFigures {
-    observations: u64,
-    features: Vec<FeatureFigure>,
-}
-
-#[derive(Debug, Serialize)]
-struct FeatureFigure {
-    feature: usize,
-    name: Option<String>,
-    outside: u64,
 }
 
 impl Provenance {
     /// Of nothing: the `null` backend.
     pub(super) fn of_nothing(policy: &dyn Policy) -> Self {
         Self {
-            kind: "none",
+            kind: PolicyKind::None,
             name: None,
             algorithm: None,
             backend: policy.backend(),
@@ -108,7 +89,7 @@ impl Provenance {
     ) -> Self {
         let manifest = candidate.manifest();
         Self {
-            kind: if manifest.is_some() { "bundle" } else { "unproven" },
+            kind: if manifest.is_some() { PolicyKind::Bundle } else { PolicyKind::Unproven },
             name: manifest.map(|manifest| manifest.name.clone()),
             algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
             backend: served.policy.backend(),
@@ -160,15 +141,39 @@ impl Provenance {
         self.backend
     }
 
-    /// What the input guard has counted; `None` where there is none.
-    pub(super) fn guard_figures(&self) -> Option<GuardFigures> {
+    /// What the status page says about the policy.
+    pub(super) fn status(&self) -> PolicyStatus {
+        let passed_over = self.passed_over.as_ref().map(|PassedOver { backend, reason }| PassedOverStatus {
+            backend: (*backend).to_owned(),
+            reason: reason.clone(),
+        });
+        PolicyStatus {
+            kind: self.kind,
+            name: self.name.clone(),
+            algorithm: self.algorithm.clone(),
+            backend: self.backend.to_owned(),
+            weights: self.weights.to_owned(),
+            passed_over,
+            golden: self.golden.map(|Proof { vectors, worst }| ProofStatus { vectors, worst }),
+            signature: self.signature.to_owned(),
+            public_key: self.public_key.clone(),
+            fallback: self.fallback.clone(),
+            input_guard: self.input_guard.to_owned(),
+            deterministic: self.deterministic,
+            seed: self.seed,
+            sandbox: self.sandbox.status(),
+        }
+    }
+
+    /// What the input guard has counted; `None` if there is no guard.
+    pub(super) fn input_guard_status(&self) -> Option<InputGuardStatus> {
         let counts = self.counts.as_ref()?;
         let name = |feature: usize| self.feature_names.as_ref()?.get(feature).cloned();
         let outside = counts.outside().into_iter();
         let features = outside
-            .map(|(feature, outside)| FeatureFigure { feature, name: name(feature), outside })
+            .map(|(feature, outside)| FeatureStatus { feature, name: name(feature), outside })
             .collect();
-        Some(GuardFigures { observations: counts.observations(), features })
+        Some(InputGuardStatus { observations: counts.observations(), features })
     }
 
     /// Says in the log what runs, and why not something else.
@@ -185,7 +190,7 @@ impl Provenance {
                 signature = self.signature,
                 "the policy agrees with its golden vectors"
             ),
-            (None, "none") => {}
+            (None, PolicyKind::None) => {}
             (None, _) => tracing::warn!(
                 backend = self.backend,
                 "unproven: the policy has no manifest and no golden vectors"

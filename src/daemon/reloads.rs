@@ -13,11 +13,11 @@ use super::prepare::{PrepareError, PreparedReload, ReadConfig, Running, prepare}
 use crate::agent_files::ReloadTarget;
 use crate::halt::User;
 use crate::os::keep_off;
+use crate::status::{ReloadOutcome, ReloadStatus};
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
 use escapement_engine::{Fate, Update};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
-use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -64,39 +64,6 @@ enum ReloadStage {
     },
 }
 
-/// How a reload ended.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct ReloadOutcome {
-    /// Whoever asked knows it by this number.
-    ticket: u64,
-    at: String,
-    target: ReloadTarget,
-    user: Option<User>,
-    pub(super) applied: bool,
-    /// The settings in force afterwards.
-    #[serde(rename = "generation")]
-    pub(super) revision: u32,
-    /// Why nothing was changed.
-    pub(super) refused: Option<String>,
-    /// Keys that were changed in the file and wait for a restart.
-    pub(super) waits_for_restart: Vec<&'static str>,
-    /// Whether another policy answers now.
-    pub(super) policy_changed: bool,
-}
-
-/// What status says about reloads.
-#[derive(Serialize)]
-pub(super) struct ReloadStatus<'a> {
-    #[serde(rename = "generation")]
-    revision: u32,
-    applied: u64,
-    refused: u64,
-    under_way: bool,
-    /// The ticket of the last one that came to its end: they do so in their order.
-    finished: u64,
-    recent: &'a VecDeque<ReloadOutcome>,
-}
-
 /// Reloads that may wait for their turn.
 const MOST_WAITING: usize = 64;
 /// Outcomes that status shows: as many as may come to their end between two questions of whoever waits for one.
@@ -138,14 +105,15 @@ impl Reloads {
         &self.running
     }
 
-    pub(super) fn figures(&self) -> ReloadStatus<'_> {
+    /// What the status page says about reloads.
+    pub(super) fn status(&self) -> ReloadStatus {
         ReloadStatus {
             revision: self.revision,
             applied: self.applied,
             refused: self.refused,
             under_way: self.under_way.is_some(),
             finished: self.finished,
-            recent: &self.recent,
+            recent: self.recent.clone(),
         }
     }
 
@@ -247,7 +215,7 @@ impl Reloads {
         self.previous = Some(std::mem::replace(&mut self.running, Arc::from(deployment)));
         let outcome = ReloadOutcome {
             applied: true,
-            waits_for_restart: waiting,
+            waits_for_restart: waiting.into_iter().map(str::to_owned).collect(),
             policy_changed,
             ..self.outcome(&asked, None)
         };
@@ -281,12 +249,5 @@ impl Reloads {
         self.finished = outcome.ticket;
         self.recent.push_back(outcome.clone());
         outcome
-    }
-}
-
-impl ReloadOutcome {
-    /// Who asked for it.
-    pub(super) fn user(&self) -> Option<User> {
-        self.user.clone()
     }
 }

@@ -1,18 +1,15 @@
 //! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
 
 use super::load::Deployment;
-use super::provenance::{GuardFigures, Provenance};
-use super::reloads::ReloadStatus;
 use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
-use escapement_engine::telemetry::{Counters, Histogram, Percentiles};
+use crate::status::{DeadlineStatus, FeedState, LatencyStatus, ReloadStatus, StatusPage, WarmUpStatus};
+use escapement_engine::telemetry::{Counters, Histogram};
 use escapement_engine::{TickRecord, WarmUp};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use escapement_ring::wire::{AgentState, Reason, StateWord};
-use serde::Serialize;
-use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,75 +46,6 @@ pub(super) struct LiveReadings {
     pub(super) misses: MissReport,
     /// Whether the policy has not returned for most of the hang timeout.
     pub(super) overdue: bool,
-}
-
-/// What is known of the feed's life, by its heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum FeedState {
-    /// It has never been there.
-    Absent,
-    Alive,
-    Lost,
-}
-
-#[derive(Serialize)]
-struct Snapshot<'a> {
-    agent: &'a str,
-    state: &'static str,
-    /// Since when the supervisor has seen this state.
-    since: String,
-    reason: &'static str,
-    epoch: u64,
-    backend: &'static str,
-    bundle_sha256: String,
-    policy: &'a Provenance,
-    input_guard: Option<GuardFigures>,
-    degraded: &'a [String],
-    feed: FeedState,
-    warm_up: Option<WarmUpFigures>,
-    counters: escapement_engine::telemetry::CounterSnapshot,
-    deadline: DeadlineFigures,
-    misses: &'a MissReport,
-    reloads: ReloadStatus<'a>,
-    latency_ns: Latencies,
-    /// The last observation that was answered.
-    last_sequence: Option<u64>,
-    /// How long the engine has not said that it is alive.
-    heartbeat_age_ns: u64,
-    /// Whether the policy has not returned for most of the hang timeout, a second ago or less.
-    overdue: bool,
-    /// `null`, or what the latch says.
-    latch: Value,
-    pid: u32,
-    at_ns: u64,
-}
-
-/// The deadlines in force, and who holds them.
-#[derive(Serialize)]
-struct DeadlineFigures {
-    enforce: bool,
-    inference_us: u64,
-    end_to_end_us: u64,
-    guard: &'static str,
-    hang_timeout_ms: u64,
-}
-
-#[derive(Serialize)]
-struct WarmUpFigures {
-    calls: u64,
-    tail_ns: u64,
-    stable: bool,
-    inference_ns: Percentiles,
-}
-
-#[derive(Serialize)]
-struct Latencies {
-    queue: Percentiles,
-    inference: Percentiles,
-    tick_to_action: Percentiles,
-    /// How long after its deadline a tick that the guard took over had its action.
-    guard_past_deadline: Percentiles,
 }
 
 impl Status {
@@ -205,65 +133,64 @@ impl Status {
         }
     }
 
-    /// Everything, as JSON.
-    pub(super) fn snapshot(
+    /// The status page of this moment.
+    pub(super) fn page(
         &mut self,
-        observed: &LiveReadings,
+        readings: LiveReadings,
         deployment: &Deployment,
-        reloads: ReloadStatus<'_>,
+        reloads: ReloadStatus,
         now: Nanos,
-    ) -> Value {
+    ) -> StatusPage {
         let Deployment { config, sources, provenance } = deployment;
         let settings = &config.settings;
-        self.watch_state(observed.word);
-        let snapshot = Snapshot {
-            agent: &self.name,
-            state: observed.word.state_name(),
+        self.watch_state(readings.word);
+        StatusPage {
+            agent: self.name.clone(),
+            state: readings.word.state_name().to_owned(),
             since: rfc3339(self.since_ns),
-            reason: observed.word.reason_name(),
+            reason: readings.word.reason_name().to_owned(),
             epoch: self.epoch,
-            backend: provenance.backend(),
+            backend: provenance.backend().to_owned(),
             bundle_sha256: hex(&sources.sha256()),
-            policy: provenance,
-            input_guard: provenance.guard_figures(),
-            degraded: &self.degraded,
+            policy: provenance.status(),
+            input_guard: provenance.input_guard_status(),
+            degraded: self.degraded.clone(),
             feed: self.feed,
-            warm_up: self.warm_up.map(|warm_up| WarmUpFigures {
+            warm_up: self.warm_up.map(|warm_up| WarmUpStatus {
                 calls: warm_up.calls,
                 tail_ns: warm_up.tail.0,
                 stable: warm_up.stable,
                 inference_ns: warm_up.latency_ns,
             }),
             counters: self.counters.snapshot(),
-            deadline: DeadlineFigures {
+            deadline: DeadlineStatus {
                 enforce: settings.enforce,
                 inference_us: settings.deadlines.inference.0 / 1_000,
                 end_to_end_us: settings.deadlines.end_to_end.0 / 1_000,
-                guard: config.guard.wake.name(),
+                guard: config.guard.wake.name().to_owned(),
                 hang_timeout_ms: config.hang_timeout.0 / 1_000_000,
             },
-            misses: &observed.misses,
+            misses: readings.misses,
             reloads,
-            latency_ns: Latencies {
+            latency_ns: LatencyStatus {
                 queue: self.queue.percentiles(),
                 inference: self.inference.percentiles(),
                 tick_to_action: self.tick_to_action.percentiles(),
                 guard_past_deadline: self.guard_lateness.percentiles(),
             },
             last_sequence: self.last_sequence,
-            heartbeat_age_ns: now.since(observed.heartbeat).0,
-            overdue: observed.overdue,
-            latch: observed.latch.to_json(),
+            heartbeat_age_ns: now.since(readings.heartbeat).0,
+            overdue: readings.overdue,
+            latch: readings.latch,
             pid: std::process::id(),
             at_ns: now.0,
-        };
-        serde_json::to_value(snapshot).expect("a snapshot has only strings and numbers")
+        }
     }
 }
 
-/// Writes a snapshot beside the rings, complete or not at all.
-pub(super) fn write(path: &Path, snapshot: &Value) -> std::io::Result<()> {
+/// Writes a status page beside the rings, completely or not at all.
+pub(super) fn write(path: &Path, page: &StatusPage) -> std::io::Result<()> {
     let temporary = path.with_extension("json.new");
-    std::fs::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
+    std::fs::write(&temporary, serde_json::to_vec_pretty(&page.to_json())?)?;
     std::fs::rename(&temporary, path)
 }

@@ -5,7 +5,7 @@ use super::ending::{End, Ending};
 use super::error::DaemonError;
 use super::event::Event;
 use super::planted::panic_if_planted;
-use super::reloads::{ReloadOutcome, Reloads};
+use super::reloads::Reloads;
 use super::status::{self, LiveReadings, Status};
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
 use crate::halt::{
@@ -13,6 +13,7 @@ use crate::halt::{
     prepare_to_end, report_unkept, state_of,
 };
 use crate::os::{Request, Requested, ServiceManager};
+use crate::status::{ReloadOutcome, ReloadTicket, StatusPage};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
@@ -206,15 +207,13 @@ impl Supervisor<'_> {
     fn answer(&mut self, pending: Pending) {
         match pending.request {
             ControlRequest::Status {} => {
-                let snapshot = self.snapshot();
-                pending.answer(Ok(snapshot));
+                let page = self.status_page();
+                pending.answer(Ok(page.to_json()));
             }
             ControlRequest::Reload { to } => {
                 let ticket = self.ask_for_reload(to, Some(User::of(pending.uid)));
                 let (pid, epoch) = (std::process::id(), self.status.epoch());
-                pending.answer(
-                    ticket.map(|ticket| serde_json::json!({ "ticket": ticket, "pid": pid, "epoch": epoch })),
-                );
+                pending.answer(ticket.map(|ticket| serde_json::json!(ReloadTicket { ticket, pid, epoch })));
             }
         }
     }
@@ -230,8 +229,11 @@ impl Supervisor<'_> {
     /// What became of a reload, in the log, the audit file and the service manager's view.
     fn account_for_reload(&mut self, outcome: Option<ReloadOutcome>) {
         let Some(outcome) = outcome else { return };
-        let line =
-            AuditDetails { text: outcome.refused.clone(), user: outcome.user(), ..AuditDetails::default() };
+        let line = AuditDetails {
+            text: outcome.refused.clone(),
+            user: outcome.user.clone(),
+            ..AuditDetails::default()
+        };
         match &outcome.refused {
             Some(why) => {
                 tracing::error!(why, generation = outcome.revision, "not reloaded: nothing was changed");
@@ -378,21 +380,21 @@ impl Supervisor<'_> {
         self.stop_by = Some(MonotonicClock.now().plus(timeout));
     }
 
-    fn snapshot(&mut self) -> serde_json::Value {
-        let observed = LiveReadings {
+    fn status_page(&mut self) -> StatusPage {
+        let readings = LiveReadings {
             word: self.word(),
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
             misses: self.causes.report(),
             overdue: self.overdue.is_some(),
         };
-        self.status.snapshot(&observed, self.reloads.running(), self.reloads.figures(), MonotonicClock.now())
+        self.status.page(readings, self.reloads.running(), self.reloads.status(), MonotonicClock.now())
     }
 
     /// Writes the status file; a full disk must not end an agent.
     fn dump(&mut self) {
         let path = self.directory.path().join("status.json");
-        match status::write(&path, &self.snapshot()) {
+        match status::write(&path, &self.status_page()) {
             Ok(()) => tracing::info!(path = %path.display(), "status written"),
             Err(error) => tracing::warn!(path = %path.display(), %error, "status not written"),
         }

@@ -3,25 +3,25 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Who did something.
+/// A user of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// The user's number.
     pub uid: u32,
-    /// Its name, where it has one.
+    /// The user's name, if there is one.
     pub name: Option<String>,
-    /// Who became this user with `sudo`.
+    /// The user who became this one with `sudo`.
     pub sudo_uid: Option<u32>,
 }
 
 impl User {
-    /// The user that has this number.
+    /// The user with this number.
     pub fn of(uid: u32) -> Self {
         let name = uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned());
         Self { uid, name, sudo_uid: None }
     }
 
-    /// The user that runs this process, and who it was before `sudo`.
+    /// The user who runs this process, and who that was before `sudo`.
     pub fn current() -> Self {
         let sudo_uid = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
         Self { sudo_uid, ..Self::of(rustix::process::getuid().as_raw()) }

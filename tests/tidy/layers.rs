@@ -26,6 +26,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement", "config", 12),
     ("escapement", "agent_files", 12),
     ("escapement", "halt", 13),
+    ("escapement", "status", 14),
     ("escapement", "daemon", 20),
     ("escapement", "cli", 21),
 ];

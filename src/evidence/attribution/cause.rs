@@ -54,3 +54,11 @@ impl serde::Serialize for Cause {
         serializer.serialize_str(self.name())
     }
 }
+
+impl<'de> serde::Deserialize<'de> for Cause {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = Self::ALL.into_iter().find(|cause| cause.name() == name);
+        known.ok_or_else(|| serde::de::Error::custom(format!("unknown cause {name:?}")))
+    }
+}

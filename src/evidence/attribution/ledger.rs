@@ -7,17 +7,18 @@ use super::verdict::{Evidence, LOOKED, MissKind, judge};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::Nanos;
 use escapement_ring::wire::{ActionFlags, Reason};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A miss and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
     /// The observation's sequence.
     pub sequence: u64,
     /// When it had its outcome, on `CLOCK_MONOTONIC`.
     pub at_ns: u64,
     /// What it was.
-    #[serde(serialize_with = "by_name")]
+    #[serde(serialize_with = "by_name", deserialize_with = "from_name")]
     pub reason: Reason,
     /// Why it was.
     pub cause: Cause,
@@ -25,8 +26,14 @@ pub struct Miss {
     pub evidence: Evidence,
 }
 
-fn by_name<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+fn by_name<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(reason.name())
+}
+
+fn from_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let known = Reason::ALL.iter().copied().find(|reason| reason.name() == name);
+    known.ok_or_else(|| serde::de::Error::custom(format!("unknown reason {name:?}")))
 }
 
 /// The misses of one agent, in numbers and the latest ones in full.
@@ -54,10 +61,10 @@ struct PendingMiss {
 }
 
 /// The JSON form.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissReport {
     /// How many for each cause.
-    pub by_cause: BTreeMap<&'static str, u64>,
+    pub by_cause: BTreeMap<String, u64>,
     /// The latest ones, oldest first.
     pub recent: Vec<Miss>,
     /// What cannot be told apart on this machine.
@@ -173,7 +180,10 @@ impl Misses {
     /// The figures, with what cannot be told apart on this machine.
     pub fn report(&self, cannot_tell: &[String], evidence_lost: u64) -> MissReport {
         MissReport {
-            by_cause: Cause::ALL.iter().map(|cause| (cause.name(), self.count_of(*cause))).collect(),
+            by_cause: Cause::ALL
+                .iter()
+                .map(|cause| (cause.name().to_owned(), self.count_of(*cause)))
+                .collect(),
             recent: self.recent.iter().copied().collect(),
             cannot_tell: cannot_tell.to_vec(),
             evidence_lost,

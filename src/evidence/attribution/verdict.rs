@@ -58,7 +58,7 @@ impl MissKind {
 }
 
 /// The figures that a verdict stands on, in nanoseconds. The parts add up to `took_ns`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Evidence {
     /// How long it took.
     pub took_ns: u64,

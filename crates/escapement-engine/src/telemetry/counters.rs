@@ -48,7 +48,7 @@ struct Page {
 }
 
 /// A copy of [`Counters`], in the terms of the reports.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CounterSnapshot {
     /// Observations that got their outcome.
     pub observations: u64,
@@ -73,7 +73,7 @@ pub struct CounterSnapshot {
     /// Observations whose sequence did not follow.
     pub sequence_gaps: u64,
     /// Actions by the name of their reason (`policy` for the policy's own); zeros are left out.
-    pub outcomes: std::collections::BTreeMap<&'static str, u64>,
+    pub outcomes: std::collections::BTreeMap<String, u64>,
 }
 
 impl Counters {
@@ -147,7 +147,7 @@ impl Counters {
         let page = &self.page;
         let outcomes = Reason::ALL
             .iter()
-            .map(|reason| (reason.name(), page.reasons[usize::from(reason.number())].get()))
+            .map(|reason| (reason.name().to_owned(), page.reasons[usize::from(reason.number())].get()))
             .filter(|(_, count)| *count > 0)
             .collect();
         CounterSnapshot {
@@ -180,6 +180,9 @@ mod tests {
         counters.count_skipped(3);
         let snapshot = counters.snapshot();
         assert_eq!((snapshot.observations, snapshot.actions, snapshot.skipped), (6, 3, 3));
-        assert_eq!(snapshot.outcomes.into_iter().collect::<Vec<_>>(), [("policy", 1), ("stale", 2)]);
+        assert_eq!(
+            snapshot.outcomes.into_iter().collect::<Vec<_>>(),
+            [("policy".to_owned(), 1), ("stale".to_owned(), 2)]
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
 
 use super::exit::{ExitCode, Failure};
-use crate::os::{unwaiting, write_at_once};
+use crate::os::{open_nonblocking, write_without_blocking};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,7 @@ pub(super) fn start(filter: &str) -> Result<(), Failure> {
 fn stderr() -> io::Result<OwnedFd> {
     let stderr = io::stderr();
     // A socket takes what it says that it takes, and a file all of it.
-    unwaiting(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
+    open_nonblocking(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
 }
 
 /// Lines into a file that may not take them.
@@ -59,7 +59,7 @@ impl<F: AsFd> Log<F> {
         if state.lost > 0 {
             let end = if state.torn { "\n" } else { "" };
             let lost = format!("{end}lines of this log lost here, since nobody read it: {}\n", state.lost);
-            let written = write_at_once(self.file.as_fd(), lost.as_bytes());
+            let written = write_without_blocking(self.file.as_fd(), lost.as_bytes());
             if written < lost.len() {
                 state.lost += 1;
                 state.torn |= written > 0;
@@ -67,7 +67,7 @@ impl<F: AsFd> Log<F> {
             }
             *state = State::default();
         }
-        let written = write_at_once(self.file.as_fd(), line);
+        let written = write_without_blocking(self.file.as_fd(), line);
         if written < line.len() {
             *state = State { lost: 1, torn: written > 0 };
         }

@@ -104,7 +104,7 @@ impl Causes {
 }
 
 fn say(miss: &Miss, now: Nanos, allowance: &mut LogRateLimit) {
-    let Some(suppressed) = allowance.ask(now) else { return };
+    let Some(suppressed) = allowance.allow(now) else { return };
     let Miss { sequence, reason, cause, evidence, .. } = miss;
     if *cause == Cause::ActionRingFull {
         tracing::warn!(sequence, reason = reason.name(), cause = cause.name(), suppressed, "missed");

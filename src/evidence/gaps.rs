@@ -1,8 +1,8 @@
-//! The platform's own gaps, as a thread sees them that does nothing but look at the clock.
+//! Gaps of the platform, as a thread sees them that reads the clock all the time.
 //!
-//! A hypervisor that takes a core away tells nobody. But a thread that reads the clock over and over sees that time is
-//! missing. The deadline guard is such a thread, so it keeps the meter; what it sees on its core is, more often than not,
-//! what happens to the whole machine.
+//! A hypervisor does not report when it takes a core away. But a thread that reads the clock over and over sees that time
+//! is missing. The deadline guard is such a thread, so it runs the meter. A gap on its core usually hits the whole
+//! machine.
 
 use super::attribution::{Interval, NOTABLE_GAP};
 use escapement_engine::Moment;
@@ -10,13 +10,14 @@ use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A timed wake-up takes this long often enough; on a virtual machine 25 to 40 us, and 150 in one of a hundred.
+/// How late a timed wake-up usually is, at most. On a virtual machine most are 25 to 40 us late, and one in a hundred
+/// 150 us.
 pub const USUAL_OVERSLEEP: Nanos = Nanos::from_micros(200);
-/// Gaps that fit between two looks of the supervisor.
+/// Gaps that fit into the ring between two reads of the supervisor.
 const CAPACITY: u64 = 256;
 const SLOT_BYTES: u32 = 64;
 
-/// A stretch as it goes through the ring.
+/// A gap as a record of the ring.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Gap {
@@ -26,20 +27,20 @@ struct Gap {
     lost_before: u64,
 }
 
-/// The end of the thread that looks at the clock. Never blocks, never allocates.
+/// The writing end, for the thread that reads the clock. It never blocks and never allocates.
 pub struct GapMeter {
     gaps: Producer,
     last: Option<Nanos>,
     lost: u64,
 }
 
-/// The end of whoever wants to know.
+/// The reading end.
 pub struct GapReader {
     gaps: Consumer,
     lost: u64,
 }
 
-/// A meter and its reader.
+/// Makes a meter and its reader.
 pub fn gap_meter() -> (GapMeter, GapReader) {
     let spec =
         Spec { kind: 0, slot_size: SLOT_BYTES, dimension: SLOT_BYTES / 4, capacity: CAPACITY, generation: 0 };
@@ -50,14 +51,14 @@ pub fn gap_meter() -> (GapMeter, GapReader) {
 }
 
 impl GapMeter {
-    /// The thread says where it is. Time that is missing between two moments in which it was awake is a gap; of a sleep,
-    /// what it overslept beyond what is usual.
+    /// Takes in what the thread reports. A gap is time that is missing between two moments at which it was awake, or the
+    /// part of an oversleep that is longer than usual.
     #[inline]
     pub fn note(&mut self, moment: Moment) {
         let (expected, now) = match moment {
             Moment::Awake(now) => (self.last.unwrap_or(now), now),
             Moment::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
-            // Nothing was waited for.
+            // The thread did not wait for a time, so nothing can be missing.
             Moment::Overdue(_) => return,
         };
         self.last = Some(now);
@@ -90,7 +91,7 @@ impl GapReader {
         Some(Interval::new(gap.begin_ns, gap.end_ns))
     }
 
-    /// Gaps that found no room, as far as the gaps taken out so far say.
+    /// Gaps that found no room before the gaps taken out so far.
     pub fn lost(&self) -> u64 {
         self.lost
     }

@@ -1,5 +1,5 @@
-//! The misses of one agent: taken from the tick records, judged once the evidence about their time is complete, counted
-//! by cause.
+//! The misses of one agent: taken from the tick records, judged once the evidence about their time is complete, and
+//! counted by cause.
 
 use super::cause::Cause;
 use super::timeline::{Interval, ThreadState, Timeline};
@@ -10,19 +10,19 @@ use escapement_ring::wire::{ActionFlags, Reason};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A miss and why.
+/// A miss and its cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
-    /// The observation's sequence.
+    /// The observation's sequence number.
     pub sequence: u64,
-    /// When it had its outcome, on `CLOCK_MONOTONIC`.
+    /// When the tick had its outcome, on `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// What it was.
+    /// The kind of miss.
     #[serde(serialize_with = "by_name", deserialize_with = "from_name")]
     pub reason: Reason,
-    /// Why it was.
+    /// Its cause.
     pub cause: Cause,
-    /// The figures that say so.
+    /// The figures behind the cause.
     pub evidence: Evidence,
 }
 
@@ -36,7 +36,7 @@ fn from_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Er
     known.ok_or_else(|| serde::de::Error::custom(format!("unknown reason {name:?}")))
 }
 
-/// The misses of one agent, in numbers and the latest ones in full.
+/// The misses of one agent: counts, and the latest ones in full.
 #[derive(Debug)]
 pub struct Misses {
     timeline: Timeline,
@@ -44,7 +44,7 @@ pub struct Misses {
     deadlines: VecDeque<(u32, Deadlines)>,
     /// Position and end of the last tick.
     last: Option<(u64, u64)>,
-    /// Ticks that the guard answered while the policy computed: what took it so long shows when it returns.
+    /// A tick that the guard answered while the policy computed. Its cause is judged when the policy has returned.
     taken_over: Option<TickRecord>,
     waiting: VecDeque<PendingMiss>,
     counts: [u64; Cause::ALL.len()],
@@ -56,34 +56,34 @@ pub struct Misses {
 struct PendingMiss {
     record: TickRecord,
     reason: Reason,
-    /// When its work was done.
+    /// When the tick's work was done.
     returned: u64,
 }
 
-/// The JSON form.
+/// The misses as the status page shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissReport {
-    /// How many for each cause.
+    /// The count of each cause.
     pub by_cause: BTreeMap<String, u64>,
     /// The latest ones, oldest first.
     pub recent: Vec<Miss>,
-    /// What cannot be told apart on this machine.
+    /// The causes that this machine cannot tell apart.
     pub cannot_tell: Vec<String>,
-    /// Records about the engine's thread that the kernel could not keep.
+    /// Records about the engine's thread that the kernel lost.
     pub evidence_lost: u64,
 }
 
 /// Misses that are shown in full.
 const RECENT: usize = 16;
-/// Generations of settings whose deadlines are remembered: a record is judged within milliseconds.
-const GENERATIONS: usize = 8;
-/// Misses that may wait for their evidence: as many as there are records between two looks of the supervisor.
+/// Revisions whose deadlines are remembered. A record is judged within milliseconds.
+const REVISIONS: usize = 8;
+/// Misses that may wait for their evidence: as many as there are records between two reads of the supervisor.
 const WAITING: usize = 1 << 14;
-/// A policy that has not returned this long after the guard answered for it is judged by what it has done so far.
+/// How long after the guard's answer a policy may take to return. Then it is judged by what it has done so far.
 const PATIENCE: Nanos = Nanos::from_millis(1_000);
 
 impl Misses {
-    /// Begins at `since` with the deadlines of the first revision of settings.
+    /// Starts at `since` with the deadlines of the first revision.
     pub fn new(since: Nanos, deadlines: Deadlines) -> Self {
         Self {
             timeline: Timeline::new(since.0),
@@ -96,57 +96,58 @@ impl Misses {
         }
     }
 
-    /// From this revision of the settings on, these are the deadlines.
+    /// Sets the deadlines from this revision of the settings on.
     pub fn expect(&mut self, revision: u32, deadlines: Deadlines) {
-        if self.deadlines.len() == GENERATIONS {
+        if self.deadlines.len() == REVISIONS {
             self.deadlines.pop_front();
         }
         self.deadlines.push_back((revision, deadlines));
     }
 
-    /// The engine's thread is watched from this instant on.
+    /// Call when the engine's thread is watched from `since` on.
     pub fn begin(&mut self, since: Nanos) {
         self.timeline.forget_before(since.0);
     }
 
-    /// The engine's thread cannot be watched.
+    /// Call when the engine's thread cannot be watched.
     pub fn begin_blind(&mut self) {
         self.timeline.forget_before(u64::MAX);
     }
 
-    /// Where evidence about the engine's thread goes.
+    /// The timeline that takes the evidence about the engine's thread.
     pub fn timeline(&mut self) -> &mut Timeline {
         &mut self.timeline
     }
 
-    /// Takes in the next record. It is judged when [`Misses::judge`] is called after the evidence about it was added.
+    /// Takes in the next record. The next call of [`Misses::judge`] judges it; the evidence about it must have been added
+    /// by then.
     pub fn note(&mut self, record: &TickRecord) {
         let returned_at_last = record.outcome == 0 && reason_of(record) == Some(Reason::GuardTakeover);
         self.note_work(record);
         if returned_at_last {
             if let Some(taken_over) = self.taken_over.take() {
-                self.ask_about_takeover(&taken_over, record.ts_commit_ns);
+                self.queue_takeover(&taken_over, record.ts_commit_ns);
             }
             return;
         }
         if let Some(earlier) = self.taken_over.take() {
-            // Its second record was lost.
-            self.ask_about_takeover(&earlier, earlier.ts_commit_ns);
+            // The record of its return was lost.
+            self.queue_takeover(&earlier, earlier.ts_commit_ns);
         }
         match reason_of(record) {
             Some(Reason::GuardTakeover) => self.taken_over = Some(*record),
-            Some(reason) => self.ask(record, reason, record.ts_commit_ns),
+            Some(reason) => self.queue(record, reason, record.ts_commit_ns),
             None => {}
         }
     }
 
-    /// Judges every miss whose evidence is there, which is what lies before `now`; shows each to `told`.
-    pub fn judge(&mut self, now: Nanos, mut told: impl FnMut(&Miss)) {
+    /// Judges every miss that lies before `now`, and passes each to `report`.
+    pub fn judge(&mut self, now: Nanos, mut report: impl FnMut(&Miss)) {
         if let Some(record) = self.taken_over
             && now.since(Nanos(record.ts_commit_ns)) > PATIENCE
         {
             self.taken_over = None;
-            self.ask_about_takeover(&record, now.0);
+            self.queue_takeover(&record, now.0);
         }
         let mut before = None;
         while let Some(waiting) = self.waiting.pop_front() {
@@ -160,24 +161,24 @@ impl Misses {
             let (cause, evidence) = judge(&self.timeline, question, alone);
             let miss = waiting.judged(cause, evidence);
             self.count(miss);
-            told(&miss);
+            report(&miss);
         }
     }
 
-    /// Judges what is left at the agent's end, a policy that still computes among it.
-    pub fn close(&mut self, now: Nanos, told: impl FnMut(&Miss)) {
+    /// Judges the remaining misses at the agent's end, that of a policy that still computes included.
+    pub fn close(&mut self, now: Nanos, report: impl FnMut(&Miss)) {
         if let Some(record) = self.taken_over.take() {
-            self.ask_about_takeover(&record, now.0);
+            self.queue_takeover(&record, now.0);
         }
-        self.judge(now, told);
+        self.judge(now, report);
     }
 
-    /// Misses so far.
+    /// The misses of this cause so far.
     pub fn count_of(&self, cause: Cause) -> u64 {
         self.counts[cause as usize]
     }
 
-    /// The figures, with what cannot be told apart on this machine.
+    /// The report, with the causes that cannot be told apart on this machine.
     pub fn report(&self, cannot_tell: &[String], evidence_lost: u64) -> MissReport {
         MissReport {
             by_cause: Cause::ALL
@@ -204,7 +205,7 @@ impl Misses {
         if let Some((position, last_end)) = self.last {
             let follows = record.position == position + 1 + record.skipped_before;
             if !follows && record.position != position {
-                // Records were lost: whatever the engine did in between, it is not known.
+                // Records were lost, so the engine's work in between is not known.
                 self.timeline.add(ThreadState::WorkUnknown, Interval::new(last_end, record.ts_peek_ns));
             }
         }
@@ -212,17 +213,17 @@ impl Misses {
         self.timeline.extend(ThreadState::Busy, Interval::new(record.ts_peek_ns, end), LOOKED);
     }
 
-    fn ask_about_takeover(&mut self, record: &TickRecord, returned: u64) {
-        self.ask(record, Reason::GuardTakeover, returned);
+    fn queue_takeover(&mut self, record: &TickRecord, returned: u64) {
+        self.queue(record, Reason::GuardTakeover, returned);
     }
 
-    /// `returned` is when the tick's work was done: it is what the deadline is compared with.
-    fn ask(&mut self, record: &TickRecord, reason: Reason, returned: u64) {
+    /// Queues a miss. `returned` is when the tick's work was done; the deadline is compared with it.
+    fn queue(&mut self, record: &TickRecord, reason: Reason, returned: u64) {
         let waiting = PendingMiss { record: *record, reason, returned };
         if self.waiting.len() < WAITING {
             self.waiting.push_back(waiting);
         } else {
-            // More misses than there are records between two looks: nobody looks any more.
+            // More misses than there are records between two reads: judging has stopped.
             self.count(waiting.judged(Cause::Undetermined, Evidence::default()));
         }
     }
@@ -254,12 +255,12 @@ impl PendingMiss {
     }
 }
 
-/// Which of the two deadlines fell first, and the window that it is about.
+/// The deadline that came first, and the window that it limits.
 fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> MissKind {
     let (peeked, called) = (record.ts_peek_ns, record.ts_called_ns);
     let inference_first = called != 0
         && called.saturating_add(deadlines.inference.0) <= peeked.saturating_add(deadlines.end_to_end.0);
-    // Without the instant of the call: as the record says what was late.
+    // Without the instant of the call, the record's flags say what was late.
     let inference_only = called == 0
         && record.inference_ns > 0
         && record.flags & (ActionFlags::INFERENCE_LATE | ActionFlags::END_TO_END_LATE)
@@ -279,7 +280,7 @@ fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> MissKin
     }
 }
 
-/// What kind of miss a record is; `None` where it is none. What was not enforced counts as well.
+/// The kind of miss that a record shows; `None` if it shows none. Misses that were not enforced count as well.
 fn reason_of(record: &TickRecord) -> Option<Reason> {
     let reason = Reason::from_number(record.reason)?;
     let has = |flag| record.flags & flag != 0;

@@ -21,9 +21,10 @@
 //! the three fails, with its line and its code. Ctrl-C ends the run early, with the same report; a second one at once.
 
 use super::CommandResult;
-use super::agent::{install_stop_signals, seconds};
+use super::attach::install_stop_signals;
 use super::exit::{ExitCode, Failure};
 use super::feed;
+use super::seconds::seconds;
 use crate::config;
 use crate::policy::Backend;
 use escapement_reference::demo::{AgentOutline, Outcome, Plan, Trio, Workspace};

@@ -4,8 +4,8 @@
 //! ```text
 //! $ escapement feed -c config/agent.toml --rate 1000 --seconds 10
 //! 10000 observations published, 0 dropped, 0 waited for room; lag p50 58 us, p99 96 us, max 1204 us
-//! $ escapement feed --name eth --replay eth.obs --pace 10
-//! $ escapement feed --name eth --rate 40000 --burst 100 --fault nan=0.001,gap=0.01
+//! $ escapement feed eth --replay eth.obs --pace 10
+//! $ escapement feed eth --rate 40000 --burst 100 --fault nan=0.001,gap=0.01
 //! ```
 //!
 //! **Sources.** Without `--replay`, a seeded synthetic market gives the 32 features of `config/features.toml`; for an
@@ -28,8 +28,10 @@
 //! the agent has been restarted with another one, and ends with its plan or at SIGTERM or SIGINT.
 
 use super::CommandResult;
-use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
+use super::agent::AgentArguments;
+use super::attach::{install_stop_signals, once_there, take_role};
 use super::exit::{ExitCode, Failure};
+use super::seconds::seconds;
 use crate::os::pin_to;
 use escapement_reference::feed::{
     FaultRates, FeedReport, Injector, MARKET_DIMENSION, OnFull, Pace, Plan, Publisher, Rate, Recording,

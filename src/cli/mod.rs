@@ -6,6 +6,7 @@
 pub mod exit;
 
 mod agent;
+mod attach;
 mod bundle;
 mod check;
 mod confinement;
@@ -21,6 +22,7 @@ mod predict;
 mod rearm;
 mod reload;
 mod run;
+mod seconds;
 mod status;
 mod tap;
 mod validate;
@@ -97,5 +99,30 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <super::Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// Every command about an agent takes its name in the same places: `NAME`, `--name NAME` or `--config FILE`.
+    #[test]
+    fn every_command_names_its_agent_the_same_way() {
+        let commands: [(&str, &[&str]); 6] = [
+            ("status", &[]),
+            ("halt", &["--reason", "why"]),
+            ("rearm", &["--reason", "why"]),
+            ("reload", &[]),
+            ("feed", &[]),
+            ("tap", &[]),
+        ];
+        for (command, others) in commands {
+            let parse = |agent: &[&str]| {
+                let words = [&["escapement", command], agent, others].concat();
+                <super::Arguments as clap::Parser>::try_parse_from(words)
+            };
+            for agent in [&["eth"] as &[&str], &["--name", "eth"], &["--config", "eth.toml"]] {
+                assert!(parse(agent).is_ok(), "{command} {agent:?}: {:?}", parse(agent).err());
+            }
+            for agent in [&["eth", "--name", "eth"] as &[&str], &["eth", "--config", "eth.toml"]] {
+                assert!(parse(agent).is_err(), "{command} {agent:?}");
+            }
+        }
     }
 }

@@ -23,8 +23,10 @@
 //! and none came twice.
 
 use super::CommandResult;
-use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
+use super::agent::AgentArguments;
+use super::attach::{install_stop_signals, once_there, take_role};
 use super::exit::{ExitCode, Failure};
+use super::seconds::seconds;
 use crate::os::pin_to;
 use escapement_reference::tap::{Plan, Tap};
 use escapement_ring::clock::Nanos;
@@ -39,7 +41,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     agent: AgentArguments,
     /// Look at a log instead: whether every action is in it, each once
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "log"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "name_flag", "log"])]
     check_log: Option<PathBuf>,
     /// Append every action to this file, as CSV, before it is released
     #[arg(long, value_name = "FILE")]

@@ -42,7 +42,8 @@ impl AgentArguments {
     /// The agent's name and places, from the configuration if one is given.
     ///
     /// # Errors
-    /// Fails if no agent is named, if the name is not that of one directory, or if the configuration is refused.
+    /// Fails if no agent is named, if the name is not that of one directory, or if the configuration is
+    /// refused.
     pub(super) fn named(&self) -> Result<Named, Failure> {
         if let Some(path) = &self.config {
             let config = config::load(path)?;

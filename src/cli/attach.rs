@@ -10,7 +10,8 @@ use std::time::Duration;
 /// How long to wait between two attempts.
 const RETRY: Nanos = Nanos::from_millis(5);
 
-/// Repeats `attempt` while it fails because the agent's files do not exist yet. Returns `None` if a stop signal comes.
+/// Repeats `attempt` while it fails because the agent's files do not exist yet. Returns `None` if a stop
+/// signal comes.
 ///
 /// # Errors
 /// Fails with the last error once `patience` is over, or at once with any other error.

@@ -1,5 +1,5 @@
-//! What `halt`, `rearm`, `reload` and `status` share: an agent's rings and its state, found by its name or its
-//! configuration, whether or not its daemon runs.
+//! What `halt`, `rearm`, `reload` and `status` share: finding an agent's rings and state directory, whether
+//! or not its daemon runs.
 
 use super::agent::{AgentArguments, Named};
 use super::exit::{ExitCode, Failure};
@@ -14,14 +14,14 @@ pub(super) struct Located {
     pub(super) state: StateDirectory,
     /// Its daemon, if it is alive.
     pub(super) daemon: Option<LiveDaemon>,
-    /// The number of its last process.
+    /// The id of its last process.
     pub(super) pid: Option<u32>,
     named_by_config: bool,
 }
 
 impl AgentArguments {
-    /// Finds the agent. What its living daemon says about itself goes first, then the configuration, then what its last
-    /// daemon left, then the places where agents are by default.
+    /// Finds the agent. Sources in this order: the running daemon's run file, the configuration, the run file
+    /// of the last daemon, the default places.
     pub(super) fn locate(&self) -> Result<Located, Failure> {
         let Named { name, root, state_root } = self.named()?;
         let mut directories = AgentDirectory::candidates(root.as_deref(), &name);
@@ -47,14 +47,14 @@ impl AgentArguments {
 }
 
 impl Located {
-    /// Fails where nothing is there of that name: whoever misspells it must not think that something was halted. An agent
-    /// that has a configuration is one, also before its first start.
+    /// Fails if no agent has that name, so that a typo is not mistaken for a successful halt. An agent named
+    /// by its configuration exists, even before its first start.
     pub(super) fn must_exist(&self) -> Result<(), Failure> {
         if self.named_by_config || self.directory.path().is_dir() || self.state.path().is_dir() {
             return Ok(());
         }
         let message = format!(
-            "no agent {} is known here: there is neither {} nor {}; --config FILE names one that has never run",
+            "no agent {} is known here: neither {} nor {} exists; to name an agent that has never run, use --config FILE",
             self.name,
             self.directory.path().display(),
             self.state.path().display()

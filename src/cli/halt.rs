@@ -17,8 +17,8 @@
 //! re-arm that begins afterwards.
 
 use super::CommandResult;
+use super::agent::Order;
 use super::exit::{ExitCode, Failure};
-use super::locate::Order;
 use crate::halt::{EngageError, Engagement, Latch, LatchWriter, engage};
 
 /// Halt an agent at once, and keep it halted

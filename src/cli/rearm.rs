@@ -9,8 +9,8 @@
 //! halts that were there when it began; if a newer one has come since, nothing is changed (75).
 
 use super::CommandResult;
+use super::agent::Order;
 use super::exit::{ExitCode, Failure};
-use super::locate::Order;
 use crate::halt::{RearmError, rearm};
 
 /// Lift a halt, so that the agent may be started again

@@ -4,6 +4,7 @@ use super::error::DaemonError;
 use super::event::{Event, WatchedThread};
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
+use super::tail::check_tail;
 use crate::config::AgentConfig;
 use crate::evidence::ThreadWatch;
 use crate::halt::{Latch, halt_reason, state_of};
@@ -12,21 +13,20 @@ use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
 use escapement_engine::{
-    CommandWord, Company, DeadlineGuard, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp,
+    CommandWord, Company, DeadlineGuard, Engine, Parts, RunEnd, Serving, Update, WarmUp,
 };
 use escapement_ring::clock::{Clock, FollowingClock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
 
-/// What the supervisor hands to the engine's thread; the clock is made there.
+/// What the supervisor hands to the engine's thread. The clock is made on that thread.
 pub(super) struct EngineParts {
     pub(super) serving: Serving,
     pub(super) company: Company,
-    /// What this thread does before it calls the policy.
+    /// The sandbox that this thread must enter before it calls the policy; `None` if it needs none.
     pub(super) confine: Option<Sandbox>,
-    /// Where the guard goes, and what it says about its place.
-    pub(super) guard: (Sender<DeadlineGuard<FollowingClock>>, Receiver<Vec<String>>),
+    pub(super) guard: GuardLink,
     pub(super) updates: lease::Receiver<Update>,
     pub(super) observations: Consumer,
     pub(super) observation_header: Header,
@@ -38,6 +38,14 @@ pub(super) struct EngineParts {
     pub(super) latch: Latch,
 }
 
+/// The engine's link to the guard's thread.
+pub(super) struct GuardLink {
+    /// Takes the guard once the engine is made.
+    pub(super) guards: Sender<DeadlineGuard<FollowingClock>>,
+    /// Tells what the machine refused to the guard's thread.
+    pub(super) missing: Receiver<Vec<String>>,
+}
+
 /// Warms up, arms, answers observations, and reports each step.
 pub(super) fn serve(
     config: &AgentConfig,
@@ -46,19 +54,19 @@ pub(super) fn serve(
     events: &Sender<Event>,
 ) {
     let (action_header, latch) = (parts.action_header.clone(), parts.latch.clone());
-    // The receiver outlives this thread, except where the process is ending anyway.
+    // Sending fails only if the process is ending anyway.
     let report = |event| drop(events.send(event));
     let (mut engine, warm_up, degraded) = match make_ready(config, parts) {
         Ok(ready) => ready,
         Err(error) => return report(Event::EngineFailed(error)),
     };
-    if gate(config, &warm_up) {
+    if check_tail(&config.settings, Some(warm_up.tail)).is_err() {
         engine.halt(Reason::WarmUpTooSlow);
     }
     report(Event::ThreadWatched(WatchedThread::Engine, Box::new(ThreadWatch::of_this_thread())));
     engine.beat(engine.clock().now());
-    // The last look before the agent is armed. Whoever halts makes the latch first and the state word after: a latch
-    // that is made after this look comes with a word that does not let the agent be armed, or takes it back.
+    // The last check before the agent is armed. A halt makes the latch first and sets the state word after. If the latch
+    // is made after this check, its state word either prevents the arming or undoes it.
     if latch.is_engaged() {
         engine.halt(Reason::Operator);
     }
@@ -75,13 +83,8 @@ pub(super) fn serve(
     report(Event::Ended(end));
 }
 
-/// A policy whose measured tail does not fit the deadline would halt at its first slow call: better not to arm it.
-fn gate(config: &AgentConfig, warm_up: &WarmUp) -> bool {
-    let settings = &config.settings;
-    settings.enforce && settings.on_miss == OnMiss::Halt && warm_up.tail > settings.deadlines.inference
-}
-
-/// Makes the calling thread the engine's, and the engine ready.
+/// Places the calling thread as the configuration asks, and makes and warms up the engine. Returns what the machine
+/// refused as well.
 fn make_ready(
     config: &AgentConfig,
     parts: EngineParts,
@@ -123,12 +126,12 @@ fn make_ready(
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }
-    let (guards, placed) = parts.guard;
-    for missing in placed.recv().unwrap_or_default() {
+    let GuardLink { guards, missing } = parts.guard;
+    for missing in missing.recv().unwrap_or_default() {
         demand(Err(missing))?;
     }
     if let Some(guard) = engine.guard(config.guard.wake, Some(config.hang_timeout)) {
-        // The guard's thread outlives this one.
+        // The guard's thread outlives this one, so it takes the guard.
         drop(guards.send(guard));
     }
     let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;

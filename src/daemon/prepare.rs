@@ -4,9 +4,10 @@ use super::error::DaemonError;
 use super::load::{Deployment, Loaded, Sources};
 use super::planted::reload_slowly_if_planted;
 use super::reload_plan::plan_reload;
+use super::tail::check_tail;
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
-use escapement_engine::{Company, OnMiss, PolicyChange};
+use escapement_engine::{Company, PolicyChange};
 use escapement_ring::clock::{MachineClock, Nanos};
 use std::sync::Arc;
 
@@ -80,7 +81,7 @@ fn with_the_running_policy(
     drawn_seed: Option<u64>,
     waiting: Vec<&'static str>,
 ) -> Result<PreparedReload, DaemonError> {
-    check_tail(&config, tail)?;
+    check_tail(&config.settings, tail)?;
     let mut company = sources.company(&config, drawn_seed)?;
     // The features are the same, so their counts go on.
     if let (Some(guard), Some(counts)) = (&mut company.input_guard, current.provenance.counts()) {
@@ -111,7 +112,7 @@ fn with_a_new_policy(
     }
     let bounds = &config.settings.observation_bounds;
     let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
-    check_tail(&config, tail)?;
+    check_tail(&config.settings, tail)?;
     let change = PolicyChange {
         serving,
         sha256,
@@ -121,18 +122,6 @@ fn with_a_new_policy(
     };
     let deployment = Deployment { config, sources, provenance };
     Ok(PreparedReload { deployment, company, change: Some(change), waiting, tail })
-}
-
-/// Whether a policy with this tail may go under these deadlines.
-fn check_tail(config: &AgentConfig, tail: Option<Nanos>) -> Result<(), DaemonError> {
-    let settings = &config.settings;
-    let limit = settings.deadlines.inference;
-    match tail {
-        Some(tail) if settings.enforce && settings.on_miss == OnMiss::Halt && tail > limit => {
-            Err(DaemonError::TooSlow { tail, limit })
-        }
-        _ => Ok(()),
-    }
 }
 
 impl From<DaemonError> for PrepareError {

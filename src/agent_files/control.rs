@@ -1,9 +1,10 @@
-//! The control socket in the directory of an agent's rings: a client sends one line of JSON, and the daemon answers with
-//! one line.
+//! The control socket in the directory of an agent's rings: a client sends one line of JSON, and the daemon
+//! answers with one line.
 //!
-//! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`. The answer is `{"ok":…}` or
-//! `{"error":"…"}`. Both sides limit the size and the time of what they read, so neither can block the other. The
-//! socket's permissions decide who may connect (the agent's user and group); the kernel says who did.
+//! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`. The answer is
+//! `{"ok":…}` or `{"error":"…"}`. Both sides limit the size and the time of what they read, so neither can
+//! block the other. The socket's permissions decide who may connect (the agent's user and group); the kernel
+//! says who did.
 
 use crossbeam::channel::{Sender, bounded};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -171,7 +172,8 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
     }
 }
 
-/// Sends a request to the daemon whose rings are in `directory`, and waits for the answer for at most `patience`.
+/// Sends a request to the daemon whose rings are in `directory`, and waits for the answer for at most
+/// `patience`.
 ///
 /// # Errors
 /// Fails if no answer comes in time, or the daemon refuses the request.

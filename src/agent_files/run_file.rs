@@ -1,5 +1,5 @@
-//! `daemon.json` in the directory of an agent's rings: the daemon's process, its state directory and its configuration.
-//! Commands that are given only an agent's name find these there.
+//! `daemon.json` in the directory of an agent's rings: the daemon's process, its state directory and its
+//! configuration. Commands that are given only an agent's name find these there.
 
 use escapement_ring::directory::AgentDirectory;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -10,13 +10,14 @@ use std::path::PathBuf;
 
 const NAME: &str = "daemon.json";
 
-/// What a daemon says about itself when it starts. The file stays after the daemon's end: the paths stay true.
+/// What a daemon says about itself when it starts. The file stays after the daemon's end: the paths stay
+/// true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFile {
     /// The daemon's process.
     pub pid: u32,
-    /// When that process started, in clock ticks since the machine did. It tells the process from a later one with the
-    /// same number.
+    /// When that process started, in clock ticks since the machine did. It tells the process from a later one
+    /// with the same number.
     pub started: u64,
     /// Its state directory.
     pub state: PathBuf,

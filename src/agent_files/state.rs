@@ -1,6 +1,7 @@
 //! The agent's state directory, which outlives a restart and a reboot. It holds the latch and the audit file.
 //!
-//! The rings lie in memory and are lost when the machine stops. A halt must not be lost, so it is kept here, on disk.
+//! The rings lie in memory and are lost when the machine stops. A halt must not be lost, so it is kept here,
+//! on disk.
 
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::shm::{RoleLock, ShmError};
@@ -21,7 +22,8 @@ const REARM_LOCK: &str = "rearm.lock";
 /// How long to wait before a held lock is tried again.
 const RETRY_AFTER: Nanos = Nanos::from_millis(1);
 
-/// The lock that halts and re-arms exclude each other by. Its file is never removed, so that all lock the same one.
+/// The lock that halts and re-arms exclude each other by. Its file is never removed, so that all lock the
+/// same one.
 #[derive(Debug)]
 pub struct RearmLock {
     _file: File,
@@ -58,8 +60,9 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// The state directory of the agent `name` below `root`.
     ///
-    /// Without a root it is the directory that systemd made for this instance of the service. Without that either, it
-    /// lies below `/var/lib/escapement` for root, and below the user's own state directory (XDG) for other users.
+    /// Without a root it is the directory that systemd made for this instance of the service. Without that
+    /// either, it lies below `/var/lib/escapement` for root, and below the user's own state directory (XDG)
+    /// for other users.
     pub fn new(root: Option<&Path>, name: &str) -> Self {
         let path = match (root, std::env::var_os("STATE_DIRECTORY")) {
             (Some(root), _) => root.join(name),
@@ -109,11 +112,11 @@ impl StateDirectory {
             .map_err(|error| StateError::new(&self.path, "write to the state directory")(error.into()))
     }
 
-    /// Locks the state directory for the calling process, without waiting. The daemon holds this lock while it runs, and
-    /// `rearm` while it works.
+    /// Locks the state directory for the calling process, without waiting. The daemon holds this lock while
+    /// it runs, and `rearm` while it works.
     ///
-    /// It is separate from the lock on the rings: their directory does not outlive a reboot, and no two agents may share
-    /// a latch.
+    /// It is separate from the lock on the rings: their directory does not outlive a reboot, and no two
+    /// agents may share a latch.
     ///
     /// # Errors
     /// Fails with [`ShmError::Held`] if another process holds it.
@@ -123,11 +126,12 @@ impl StateDirectory {
         RoleLock::acquire(&self.path, "daemon")
     }
 
-    /// Locks out re-arms and halts. `rearm` holds this lock from reading the latch to removing it; `halt` takes it
-    /// before it reports success. A caller that may only read the directory can take it as well.
+    /// Locks out re-arms and halts. `rearm` holds this lock from reading the latch to removing it; `halt`
+    /// takes it before it reports success. A caller that may only read the directory can take it as well.
     ///
     /// # Errors
-    /// Fails if the lock's file cannot be opened, or another process holds the lock for longer than `patience`.
+    /// Fails if the lock's file cannot be opened, or another process holds the lock for longer than
+    /// `patience`.
     pub fn lock_rearm(&self, patience: Nanos) -> Result<RearmLock, StateError> {
         let path = self.path.join(REARM_LOCK);
         let error = |action| StateError::new(&path, action);
@@ -147,8 +151,8 @@ impl StateDirectory {
         }
     }
 
-    /// Opens a file in the directory, and gives it the directory's owner if the caller is root. Root may pull the kill
-    /// switch, and the daemon of another user must be able to use the same files afterwards.
+    /// Opens a file in the directory, and gives it the directory's owner if the caller is root. Root may pull
+    /// the kill switch, and the daemon of another user must be able to use the same files afterwards.
     pub(crate) fn open(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
         let flags = libc::O_NOFOLLOW;
         let file = options.mode(FILE_MODE).custom_flags(flags).open(self.path.join(name))?;

@@ -1,20 +1,21 @@
-//! `escapement halt NAME --reason TEXT`: the kill switch. The agent halts now, and stays halted until `rearm`.
+//! `escapement halt NAME --reason TEXT`: the kill switch. The agent halts now, and stays halted until
+//! `rearm`.
 //!
 //! ```text
 //! $ escapement halt example --reason "venue is down"
 //! example: halted; latch /var/lib/escapement/example/halted
 //! ```
-//! It asks for no confirmation. In this order: the latch's file is made, so that nothing starts any more; the state word
-//! in the action ring is set to halted, so that the gateway sends nothing any more; the daemon is signalled, so that it
-//! ends; then the latch is explained and the audit line written. It works with a daemon that hangs, is stopped, or is
-//! not there at all.
+//! It asks for no confirmation. In this order: the latch's file is made, so that nothing starts any more; the
+//! state word in the action ring is set to halted, so that the gateway sends nothing any more; the daemon is
+//! signalled, so that it ends; then the latch is explained and the audit line written. It works with a daemon
+//! that hangs, is stopped, or is not there at all.
 //!
-//! An agent that is halted already keeps its first reason. If the caller may not write the state directory, the state
-//! word and the signal halt the agent, and the daemon (or its next start) writes the latch.
+//! An agent that is halted already keeps its first reason. If the caller may not write the state directory,
+//! the state word and the signal halt the agent, and the daemon (or its next start) writes the latch.
 //!
-//! A `rearm` at the same time lifts the halt that it found, and not this one: `halt` waits for it, and halts again. If
-//! that re-arm does not end in time, the exit code is 75. Once `halt` has ended with 0, the agent is halted until a
-//! re-arm that begins afterwards.
+//! A `rearm` at the same time lifts the halt that it found, and not this one: `halt` waits for it, and halts
+//! again. If that re-arm does not end in time, the exit code is 75. Once `halt` has ended with 0, the agent
+//! is halted until a re-arm that begins afterwards.
 
 use super::CommandResult;
 use super::agent::Order;

@@ -1,12 +1,14 @@
-//! `escapement rearm NAME --reason TEXT`: lifts a halt, so that the next start may arm the agent. It starts nothing.
+//! `escapement rearm NAME --reason TEXT`: lifts a halt, so that the next start may arm the agent. It starts
+//! nothing.
 //!
 //! ```text
 //! $ escapement rearm example --reason "venue is back, positions checked"
 //! example: re-armed; it was halted since 2026-11-25T13:20:11.123456789Z, operator: venue is down, by trader
 //! ```
-//! The audit line is written first and the latch removed last, so that a re-arm that is interrupted leaves the agent
-//! halted. While a daemon runs, the re-arm is refused (69). If the agent is not halted, it says so (1). It lifts the
-//! halts that were there when it began; if a newer one has come since, nothing is changed (75).
+//! The audit line is written first and the latch removed last, so that a re-arm that is interrupted leaves
+//! the agent halted. While a daemon runs, the re-arm is refused (69). If the agent is not halted, it says so
+//! (1). It lifts the halts that were there when it began; if a newer one has come since, nothing is changed
+//! (75).
 
 use super::CommandResult;
 use super::agent::Order;

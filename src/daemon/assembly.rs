@@ -28,8 +28,8 @@ use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Tick records that fit between two reads of the supervisor: several times as many as the highest rate makes in one
-/// period.
+/// Tick records that fit between two reads of the supervisor: several times as many as the highest rate makes
+/// in one period.
 const RECORD_CAPACITY: u64 = 1 << 14;
 /// The engine's stack.
 const STACK_BYTES: usize = 2 << 20;
@@ -164,7 +164,8 @@ impl Agent<'_> {
         Ok(GuardLink { guards: guards_in, missing: place })
     }
 
-    /// Answers control requests from now on. An agent without the socket trades all the same, so a failure only warns.
+    /// Answers control requests from now on. An agent without the socket trades all the same, so a failure
+    /// only warns.
     fn open_control_socket(&self, events: Sender<Event>) {
         let listening = ControlSocket::bind(self.directory).and_then(|socket| {
             let serve = move || socket.serve(|pending| events.send(Event::Control(pending)).is_ok());

@@ -1,4 +1,5 @@
-//! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
+//! The causes of misses in the running daemon: takes in the evidence, counts and logs misses, and reports
+//! them.
 
 use super::event::WatchedThread;
 use super::planted::skew_ns;
@@ -7,13 +8,13 @@ use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
-/// What the supervisor knows about why ticks missed.
+/// The misses of the running engine, and the evidence about them.
 pub(super) struct Causes {
     misses: Misses,
     engine: Option<ThreadWatch>,
     guard: Option<(ThreadWatch, Timeline)>,
     gaps: GapReader,
-    allowance: LogRateLimit,
+    rate_limit: LogRateLimit,
     cannot_tell: Vec<String>,
 }
 
@@ -25,19 +26,19 @@ impl Causes {
             misses.timeline().rely_on_steal();
         } else {
             cannot_tell.push(
-                "policy_slow from core_taken where a hypervisor took the engine's core alone: it has never said that it \
-                 took one"
+                "policy_slow from core_taken where a hypervisor took the engine's core alone: it has never said \
+                 that it took one"
                     .to_owned(),
             );
         }
-        Self { misses, engine: None, guard: None, gaps, allowance: LogRateLimit::default(), cannot_tell }
+        Self { misses, engine: None, guard: None, gaps, rate_limit: LogRateLimit::default(), cannot_tell }
     }
 
-    /// A thread is watched from now on, or cannot be.
+    /// Takes in that a thread is watched from now on, or cannot be watched.
     pub(super) fn watched(&mut self, thread: WatchedThread, watch: Result<ThreadWatch, WatchError>) {
         match (thread, watch) {
             (WatchedThread::Engine, Ok(watch)) => {
-                // Until now nothing was known about it.
+                // Nothing is known about the thread before that.
                 self.misses.begin(watch.since());
                 self.engine = Some(watch);
             }
@@ -68,18 +69,18 @@ impl Causes {
         self.misses.expect(revision, deadlines);
     }
 
-    /// Gathers the evidence and judges what waits for it.
-    pub(super) fn look(&mut self, now: Nanos) {
+    /// Gathers the evidence, and judges the misses that wait for it.
+    pub(super) fn judge(&mut self, now: Nanos) {
         self.gather();
-        let allowance = &mut self.allowance;
-        self.misses.judge(now, |miss| say(miss, now, allowance));
+        let rate_limit = &mut self.rate_limit;
+        self.misses.judge(now, |miss| log(miss, now, rate_limit));
     }
 
-    /// The engine is at its end, or is left behind.
+    /// Judges the remaining misses, when the engine ends or is abandoned.
     pub(super) fn close(&mut self, now: Nanos) {
         self.gather();
-        let allowance = &mut self.allowance;
-        self.misses.close(now, |miss| say(miss, now, allowance));
+        let rate_limit = &mut self.rate_limit;
+        self.misses.close(now, |miss| log(miss, now, rate_limit));
     }
 
     pub(super) fn report(&self) -> MissReport {
@@ -95,7 +96,7 @@ impl Causes {
             watch.drain(timeline);
         }
         while let Some(gap) = self.gaps.take() {
-            // A guard that nobody watches may have lost its core to anybody.
+            // If the guard is not watched, another thread may have taken its core.
             if let Some((_, timeline)) = &self.guard {
                 self.misses.timeline().add_gap(gap, timeline);
             }
@@ -103,8 +104,8 @@ impl Causes {
     }
 }
 
-fn say(miss: &Miss, now: Nanos, allowance: &mut LogRateLimit) {
-    let Some(suppressed) = allowance.allow(now) else { return };
+fn log(miss: &Miss, now: Nanos, rate_limit: &mut LogRateLimit) {
+    let Some(suppressed) = rate_limit.allow(now) else { return };
     let Miss { sequence, reason, cause, evidence, .. } = miss;
     if *cause == Cause::ActionRingFull {
         tracing::warn!(sequence, reason = reason.name(), cause = cause.name(), suppressed, "missed");

@@ -22,8 +22,8 @@ pub enum End {
 pub struct Ending {
     /// How the agent ended.
     pub end: End,
-    /// Whether a thread does not come back: the engine's, or one that loads a policy. The process must end without
-    /// running destructors then: those of libtorch would unmap memory that the thread uses.
+    /// Whether a thread does not come back: the engine's, or one that loads a policy. The process must end
+    /// without running destructors then: those of libtorch would unmap memory that the thread uses.
     pub abandoned: bool,
 }
 

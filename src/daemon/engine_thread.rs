@@ -65,8 +65,8 @@ pub(super) fn serve(
     }
     report(Event::ThreadWatched(WatchedThread::Engine, Box::new(ThreadWatch::of_this_thread())));
     engine.beat(engine.clock().now());
-    // The last check before the agent is armed. A halt makes the latch first and sets the state word after. If the latch
-    // is made after this check, its state word either prevents the arming or undoes it.
+    // The last check before the agent is armed. A halt makes the latch first and sets the state word after.
+    // If the latch is made after this check, its state word either prevents the arming or undoes it.
     if latch.is_engaged() {
         engine.halt(Reason::Operator);
     }
@@ -83,8 +83,8 @@ pub(super) fn serve(
     report(Event::Ended(end));
 }
 
-/// Places the calling thread as the configuration asks, and makes and warms up the engine. Returns what the machine
-/// refused as well.
+/// Places the calling thread as the configuration asks, and makes and warms up the engine. Returns what the
+/// machine refused as well.
 fn make_ready(
     config: &AgentConfig,
     parts: EngineParts,

@@ -1,7 +1,7 @@
 //! The guard's thread: on a core of its own, or on any core but the engine's.
 //!
-//! This thread ends a process whose policy hangs. It is awake at that moment, and has a core. The supervisor would have to
-//! be woken, and may be waiting for a disk.
+//! This thread ends a process whose policy hangs. It is awake at that moment, and has a core. The supervisor
+//! would have to be woken, and may be waiting for a disk.
 
 use super::event::{Event, WatchedThread};
 use super::planted::has_no_guard;
@@ -32,7 +32,8 @@ pub(super) struct GuardParts {
     pub(super) action_header: Header,
 }
 
-/// Places this thread, reports what was refused, waits for the engine to be made, and guards until the engine is gone.
+/// Places this thread, reports what was refused, waits for the engine to be made, and guards until the engine
+/// is gone.
 pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     let GuardParts { guards, placed, events, mut meter, keeper, action_header } = parts;
     // The engine's thread waits for this, unless the process is ending anyway.
@@ -57,7 +58,8 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
 
 /// Makes the halt of a hung policy last, and ends the process. The guard has set the state word to halted.
 fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
-    // The guard's halt does not replace an earlier reason. A dying process may have given one that does not last.
+    // The guard's halt does not replace an earlier reason. A dying process may have given one that does not
+    // last.
     halt_for_good(action_header, Reason::PolicyHung);
     match keeper.keep_in_haste(action_header, sequence) {
         Ok(EndedBy::Caller) => {}
@@ -82,10 +84,10 @@ fn take_place(config: &AgentConfig) -> Vec<String> {
         (None, Some(engine)) => keep_off(engine),
         (None, None) => {}
     }
-    // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is needed. A
-    // refusal is not reported here: the engine's thread gets the same one.
-    // A guard that spins stays an ordinary thread: otherwise it would leave its core to no other thread, that of the
-    // kill switch included.
+    // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is
+    // needed. A refusal is not reported here: the engine's thread gets the same one. A guard that spins stays
+    // an ordinary thread: otherwise it would leave its core to no other thread, that of the kill switch
+    // included.
     if let (Some(priority), GuardWake::Sleep) = (config.engine.realtime_priority, config.guard.wake) {
         let _ = use_fifo_scheduler(priority);
     }

@@ -1,5 +1,5 @@
-//! The policy on its way into the engine: read, verified, proven on the backend that will serve, within a time limit. At
-//! the start, and again when a running agent is told to reload.
+//! Loads the policies that a configuration names, at the start and at a reload: reads and verifies them, and
+//! proves them on the backend that will serve, within a time limit.
 
 use super::error::DaemonError;
 use super::planted::misbehaving_if_planted;
@@ -14,21 +14,21 @@ use escapement_ring::clock::wall_clock_ns;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What was loaded.
+/// Loaded policies, ready for the engine.
 pub(super) struct Loaded {
     pub(super) serving: Serving,
     pub(super) company: Company,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
-    /// Whether libtorch serves: the thread that it serves on is to be confined.
+    /// Whether libtorch serves. The thread that serves must be confined then.
     pub(super) served_by_torch: bool,
 }
 
-/// What the configuration names, read and verified. Kept in memory: a rollback leads to the very bytes that ran before,
-/// whatever lies at their path by then.
+/// The files that a configuration names, read and verified. They stay in memory, so that a rollback uses the
+/// same bytes even if the files have changed.
 #[derive(Debug, Clone)]
 pub(super) struct Sources {
-    /// `None` where nothing is loaded.
+    /// `None` if no policy is loaded.
     pub(super) policy: Option<Arc<Candidate>>,
     fallback: Option<Arc<Candidate>>,
 }
@@ -41,13 +41,13 @@ pub(super) struct Deployment {
     pub(super) provenance: Provenance,
 }
 
-/// Reads, verifies and proves what the configuration names.
+/// Reads, verifies and proves the policies that the configuration names.
 pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
     Sources::read(config)?.load(config, None)
 }
 
 impl Sources {
-    /// Reads and verifies what the configuration names.
+    /// Reads and verifies the files that the configuration names.
     pub(super) fn read(config: &AgentConfig) -> Result<Self, DaemonError> {
         let read = |path: &Path| Candidate::read(path, &config.policy.trust).map(Arc::new);
         let policy = match &config.policy.source {
@@ -58,12 +58,13 @@ impl Sources {
         Ok(Self { policy, fallback })
     }
 
-    /// Of the bundle, or of the file that stands alone; zeros where nothing is loaded.
+    /// SHA-256 of the bundle, or of a file that stands alone; zeros if no policy is loaded.
     pub(super) fn sha256(&self) -> [u8; 32] {
         self.policy.as_ref().map_or([0; 32], |policy| policy.sha256())
     }
 
-    /// Whether these bytes under that configuration are what runs already: the same policies by the same backend.
+    /// Whether these files under `config` would run like the running ones: the same policies on the same
+    /// backend.
     pub(super) fn run_alike(
         &self,
         config: &AgentConfig,
@@ -78,7 +79,8 @@ impl Sources {
         hashes(self) == hashes(running) && how(config) == how(running_config)
     }
 
-    /// What goes beside the policy. A seed that was drawn once is kept.
+    /// Makes the parts that accompany the policy: input guard, noise and carry rules. A seed that was drawn
+    /// once is kept.
     pub(super) fn company(
         &self,
         config: &AgentConfig,
@@ -109,12 +111,12 @@ impl Sources {
                 (Provenance::of(config, candidate, &served, name), served.policy)
             }
         };
-        // The fallback is what is still right when something is not: in full precision.
+        // The fallback serves when something else has failed, so it always runs in full precision.
         let load_fallback = |candidate| within_time(config, Arc::clone(candidate), Precision::F32);
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
-        let provenance = provenance.beside(config, &company, drawn_seed);
+        let provenance = provenance.with_company(config, &company, drawn_seed);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
         let serving = Serving::new(misbehaving_if_planted(policy), fallback);
@@ -122,8 +124,9 @@ impl Sources {
     }
 }
 
-/// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
-/// a run can be repeated. Below 2⁶³, as far as the configuration's own numbers go.
+/// A seed for a configuration without one: the current time, mixed so that close times give unrelated seeds.
+/// The status page shows it, so that a run can be repeated. It is below 2⁶³, the limit of the configuration's
+/// numbers.
 fn fresh_seed() -> u64 {
     let mut mixed = wall_clock_ns();
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -131,7 +134,7 @@ fn fresh_seed() -> u64 {
     (mixed ^ (mixed >> 31)) >> 1
 }
 
-/// The bundle's rules about carried state, or the configuration's where it says otherwise.
+/// The rules about carried state: the configuration's, or else the bundle's.
 fn carry_rules(
     config: &AgentConfig,
     recurrent: Option<Recurrent>,
@@ -152,7 +155,7 @@ fn carry_rules(
     }
 }
 
-/// Confines the calling thread before libtorch may see a file on it, and gives the backend to load with.
+/// Confines the calling thread before libtorch may see a file on it. Returns the backend to load with.
 fn confined(backend: Backend, allow_unsandboxed: bool) -> Result<Backend, DaemonError> {
     if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
         return Ok(backend);
@@ -160,8 +163,8 @@ fn confined(backend: Backend, allow_unsandboxed: bool) -> Result<Backend, Daemon
     permitted(backend, forbid_files(), allow_unsandboxed)
 }
 
-/// What may run where a thread could not be confined: `auto` still has the native engine, which runs nothing from the
-/// file.
+/// The backend that may run, given whether the thread could be confined. Without a sandbox `auto` still has
+/// the native engine, which runs no code from the file.
 fn permitted(
     backend: Backend,
     sandbox: Result<(), SandboxError>,
@@ -170,19 +173,22 @@ fn permitted(
     match sandbox {
         Ok(()) => Ok(backend),
         Err(reason) if allow_unsandboxed => {
-            tracing::warn!(%reason, "libtorch runs with write access to the filesystem, as policy.allow_unsandboxed_torch says");
+            tracing::warn!(
+                %reason,
+                "libtorch runs with write access to the filesystem: policy.allow_unsandboxed_torch = true"
+            );
             Ok(backend)
         }
         Err(reason) if backend == Backend::Auto => {
-            tracing::warn!(%reason, "torch cannot be confined, and so is no choice for auto");
+            tracing::warn!(%reason, "torch cannot be confined, so auto does not choose it");
             Ok(Backend::Native)
         }
         Err(reason) => Err(DaemonError::Unconfined(reason)),
     }
 }
 
-/// A policy may hang while it is loaded, for all that is known about it yet, so that this happens on a thread of its own;
-/// one that does not come back is left behind, and the process ends.
+/// Loads a policy on a thread of its own, within the configured time: an unknown policy may hang while it is
+/// loaded. A thread that does not return is abandoned, and the process ends.
 fn within_time(
     config: &AgentConfig,
     candidate: Arc<Candidate>,
@@ -198,22 +204,22 @@ fn within_time(
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(move || {
-            // RunningPolicy a running engine, its core is left alone.
+            // Loading must not use the core of a running engine.
             engine_core.into_iter().for_each(keep_off);
             let served = confined(backend, allow_unsandboxed)
                 .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));
-            // Nobody listens any more where the time has run out.
+            // Sending fails only after the time has run out.
             drop(results.send(served));
         })
         .map_err(|source| DaemonError::System { action: "start the thread that loads the policy", source })?;
     match inbox.recv_timeout(limit) {
         Ok(result) => result,
-        // The other way to hear nothing is a panic on that thread, whose hook has ended the process.
+        // A panic on that thread would also end the wait, but its hook has ended the process.
         Err(_) => Err(DaemonError::LoadHung { limit }),
     }
 }
 
-/// The guard for what the manifest says about the training.
+/// The input guard, made from what the manifest says about the training.
 fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputGuard>, DaemonError> {
     let spec = config.policy.guard;
     let Some(manifest) = candidate.manifest() else {
@@ -242,7 +248,7 @@ mod tests {
     fn an_unconfined_torch_needs_permission() {
         let unavailable = || Err(SandboxError::Unavailable);
         let refused = permitted(Backend::Torch, unavailable(), false);
-        let text = refused.expect_err("nobody allowed it").to_string();
+        let text = refused.expect_err("it is not allowed").to_string();
         assert!(text.contains("no Landlock") && text.contains("allow_unsandboxed_torch"), "{text}");
         assert_eq!(permitted(Backend::Torch, unavailable(), true).ok(), Some(Backend::Torch));
         assert_eq!(permitted(Backend::Auto, unavailable(), true).ok(), Some(Backend::Auto));

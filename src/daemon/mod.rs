@@ -19,7 +19,7 @@
 //! | `event` | what the other threads tell the supervisor |
 //! | `startup` | loads the policy at the start, and can be halted meanwhile |
 //! | `load`, `provenance`, `tail` | what is loaded, what vouches for it, and whether it is fast enough |
-//! | `reloads`, `prepare`, `reload_plan` | the queue of reloads, one reload being made ready, and what a new configuration changes |
+//! | `reloads`, `prepare`, `reload_plan` | the queue of reloads, how one is made ready, what it changes |
 //! | `causes`, `status` | why ticks missed, and the status page |
 //! | `rings`, `ending`, `error` | the pair of rings, and how an agent ends or fails to start |
 //! | `planted` | faults that tests plant |
@@ -68,12 +68,12 @@ pub use error::{DaemonError, RingsError};
 /// Events that may wait for the supervisor: more than come while a policy is loaded.
 const EVENT_CAPACITY: usize = 1 << 10;
 
-/// Runs one agent, configured by `file`, until it stops or halts. For a reload, `read` must read that file again in the
-/// way in which it was read for `config`.
+/// Runs one agent, configured by `file`, until it stops or halts. For a reload, `read` must read that file
+/// again in the way in which it was read for `config`.
 ///
 /// # Errors
-/// Fails if the agent cannot start. No observation was answered then, and the state word says `stopped`, or still
-/// `halted`.
+/// Fails if the agent cannot start. No observation was answered then, and the state word says `stopped`, or
+/// still `halted`.
 pub fn run(
     config: &AgentConfig,
     file: &Path,
@@ -103,7 +103,8 @@ pub fn run(
     let action_header = rings.actions.header();
     action_header.beat_producer(MonotonicClock.now().0);
     keeper.begin_epoch(&action_header).map_err(DaemonError::refused(file))?;
-    // From here on the kill switch and the crash handlers find the state word, and nothing resets it any more.
+    // From here on the kill switch and the crash handlers find the state word, and nothing resets it any
+    // more.
     watch_state_word(action_header.clone());
     let read: ReadConfig = Arc::new(read);
     let agent = Agent { config, read, directory: &directory, keeper: &keeper, rings: &rings };
@@ -111,17 +112,18 @@ pub fn run(
     action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
     keeper.note_end(&action_header, &audit_details(&result));
     if leaves_a_thread(&result) {
-        // The abandoned thread has the rings mapped as long as the process lives, so the locks must not be released
-        // before. The kernel releases them at the end of the process.
+        // The abandoned thread has the rings mapped as long as the process lives, so the locks must not be
+        // released before. The kernel releases them at the end of the process.
         std::mem::forget((role, state_role));
     }
     result
 }
 
-/// Starts the thread that passes signals to the supervisor. The kill switch does not wait for the supervisor: the signal
-/// handler changes the state word, and this thread tells the engine.
+/// Starts the thread that passes signals to the supervisor. The kill switch does not wait for the supervisor:
+/// the signal handler changes the state word, and this thread tells the engine.
 fn listen(events: Sender<Event>, commands: Arc<CommandWord>) -> Result<(), DaemonError> {
-    // The kill switch is installed first. When the other handlers tell the thread, the state word says halted.
+    // The kill switch is installed first. When the other handlers tell the thread, the state word says
+    // halted.
     install_kill_switch(SIGUSR2).map_err(DaemonError::system("install the signal handlers"))?;
     let signals = Signals::install().map_err(DaemonError::system("install the signal handlers"))?;
     let pass_on = move || {

@@ -1,9 +1,10 @@
-//! Faults that a test plants in the running program, by environment variables; only in builds with debug assertions.
+//! Faults that a test plants in the running program by environment variables. Only in builds with debug
+//! assertions.
 
 use crate::policy::{Dimensions, Fault, Policy, PolicyError};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
-/// What a test has planted under this name.
+/// The value of a planted fault.
 fn planted(name: &str) -> Option<String> {
     if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
 }
@@ -15,34 +16,38 @@ pub(super) fn panic_if_planted(thread: &str) {
     }
 }
 
-/// Whether `ESCAPEMENT_TEST_IGNORE_LATCH` makes a daemon of this one that does not look at its latch: the suites that
-/// show that a halt stays a halt must find that out.
+/// Whether `ESCAPEMENT_TEST_IGNORE_LATCH` makes this daemon ignore its latch. The suites that show that a
+/// halt stays a halt must find that defect.
 pub(super) fn ignores_the_latch() -> bool {
     planted("ESCAPEMENT_TEST_IGNORE_LATCH").is_some()
 }
 
-/// Takes as many milliseconds to load as `ESCAPEMENT_TEST_SLOW_LOAD` says.
+/// Delays loading by the milliseconds in `ESCAPEMENT_TEST_SLOW_LOAD`.
 pub(super) fn load_slowly_if_planted() {
     if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_LOAD").and_then(|millis| millis.parse().ok()) {
         std::thread::sleep(std::time::Duration::from_millis(millis));
     }
 }
 
-/// Takes as many milliseconds to make a reload ready as `ESCAPEMENT_TEST_SLOW_RELOAD` says.
+/// Delays the preparation of a reload by the milliseconds in `ESCAPEMENT_TEST_SLOW_RELOAD`.
 pub(super) fn reload_slowly_if_planted() {
     if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_RELOAD").and_then(|millis| millis.parse().ok()) {
         std::thread::sleep(std::time::Duration::from_millis(millis));
     }
 }
 
-/// Whether `ESCAPEMENT_TEST_NO_GUARD` leaves the agent without the guard that it should have.
+/// Whether `ESCAPEMENT_TEST_NO_GUARD` takes the deadline guard from the agent.
 pub(super) fn has_no_guard() -> bool {
     planted("ESCAPEMENT_TEST_NO_GUARD").is_some()
 }
 
-/// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
-/// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
-/// microseconds as the first feature says; that works for nothing, where `ESCAPEMENT_TEST_LABOUR` is set.
+/// Returns the policy as it is, or one that misbehaves as a policy in libtorch may.
+///
+/// | variable | the policy |
+/// |---|---|
+/// | `ESCAPEMENT_TEST_HANG` | never returns from an observation whose first feature is this number |
+/// | `ESCAPEMENT_TEST_SLEEP` | sleeps for the microseconds in the first feature |
+/// | `ESCAPEMENT_TEST_LABOUR` | does useless work, as the second and third features say |
 pub(super) fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
     let hangs_at = planted("ESCAPEMENT_TEST_HANG").and_then(|feature| feature.parse().ok());
     let sleeps = planted("ESCAPEMENT_TEST_SLEEP").is_some();
@@ -54,17 +59,17 @@ pub(super) fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy>
     }
 }
 
-/// By how much `ESCAPEMENT_TEST_SKEW_NS` moves every tick's record against the evidence about its time: the suite that
-/// shows that causes are found must find that out.
+/// The nanoseconds by which `ESCAPEMENT_TEST_SKEW_NS` shifts every tick's record against the evidence. The
+/// suite that shows that causes are found must find that defect.
 pub(super) fn skew_ns() -> u64 {
     planted("ESCAPEMENT_TEST_SKEW_NS").and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
 }
 
-/// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as the third.
+/// Spins for the microseconds in the second feature, and touches as many megabytes of new memory as the third
+/// says.
 fn labour(observation: &[f32]) {
     let feature = |index: usize| observation.get(index).copied().unwrap_or_default().max(0.0);
-    let begun = MonotonicClock.now();
-    let due = begun.plus(Nanos::from_micros(feature(1) as u64));
+    let due = MonotonicClock.now().plus(Nanos::from_micros(feature(1) as u64));
     while MonotonicClock.now() < due {
         std::hint::spin_loop();
     }

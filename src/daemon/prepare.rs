@@ -1,4 +1,5 @@
-//! A reload is made ready beside the running policy, on a thread of its own: read, planned, verified, loaded and measured.
+//! A reload is made ready beside the running policy, on a thread of its own: read, planned, verified, loaded
+//! and measured.
 
 use super::error::DaemonError;
 use super::load::{Deployment, Loaded, Sources};
@@ -40,13 +41,15 @@ pub(super) struct Running<'a> {
     pub(super) tail: Option<Nanos>,
 }
 
-/// Calls of a new policy on the engine's thread before it answers. libtorch prepares each thread that it runs on.
+/// Calls of a new policy on the engine's thread before it answers. libtorch prepares each thread that it runs
+/// on.
 const TORCH_WARM_UP_CALLS: u32 = 8;
 
-/// Makes a reload ready: reads, checks, verifies, loads and proves. `kept` is the deployment to return to; without it the
-/// configuration file is read.
+/// Makes a reload ready: reads, checks, verifies, loads and proves. `kept` is the deployment to return to;
+/// without it the configuration file is read.
 ///
-/// A policy that does not fit the deadline is refused, as at the start: it would halt the agent at its first slow call.
+/// A policy that does not fit the deadline is refused, as at the start: it would halt the agent at its first
+/// slow call.
 pub(super) fn prepare(
     running: &Running<'_>,
     kept: Option<&Deployment>,
@@ -91,7 +94,7 @@ fn with_the_running_policy(
         Some(candidate) => current.provenance.clone().verified_by(candidate),
         None => current.provenance.clone(),
     };
-    let provenance = provenance.beside(&config, &company, drawn_seed);
+    let provenance = provenance.with_company(&config, &company, drawn_seed);
     let deployment = Deployment { config, sources, provenance };
     Ok(PreparedReload { deployment, company, change: None, waiting, tail })
 }
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// What a reload leaves running must not meet the destructors of an orderly end.
+    /// A thread that a reload abandons must not meet the destructors of an orderly end.
     #[test]
     fn only_a_load_that_hangs_leaves_a_thread() {
         let hung = PrepareError::from(DaemonError::LoadHung { limit: Duration::from_secs(1) });

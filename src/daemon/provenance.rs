@@ -1,4 +1,4 @@
-//! What runs, where it comes from and what vouches for it: as status and log say it.
+//! What runs, where it comes from, and what vouches for it. The status page and the log show it.
 
 use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
@@ -11,12 +11,13 @@ use escapement_engine::telemetry::FeatureCounts;
 use escapement_engine::{Company, GuardMode, InputGuard};
 use std::sync::{Arc, OnceLock};
 
-/// Whether the thread that serves is confined; empty where it need not be. The engine's thread says so once.
+/// Whether the thread that serves is confined. The engine's thread sets it once, if it has to be confined.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sandbox(Arc<OnceLock<bool>>);
 
 impl Sandbox {
-    /// Confines the calling thread, which serves with libtorch. Loading has shown that it can be, or that it need not.
+    /// Confines the calling thread, which serves with libtorch. Loading has shown that it can be confined, or
+    /// that the configuration does not require it.
     pub(super) fn confine(&self) {
         let _ = self.0.set(forbid_files().is_ok());
     }
@@ -30,7 +31,7 @@ impl Sandbox {
     }
 }
 
-/// What status says about the policy.
+/// What is known about the policy that serves.
 #[derive(Debug, Clone)]
 pub(super) struct Provenance {
     kind: PolicyKind,
@@ -43,13 +44,14 @@ pub(super) struct Provenance {
     golden: Option<Proof>,
     signature: &'static str,
     public_key: Option<String>,
-    /// The policy that stands in, by its bundle's name or its file.
+    /// The fallback policy, by its bundle's name or its hash.
     fallback: Option<String>,
     input_guard: &'static str,
-    /// `deterministic`: with zero noise, or because the policy has no randomness.
+    /// Whether the policy draws no noise: with zero noise, or because it has no randomness.
     deterministic: bool,
     seed: Option<u64>,
-    /// The seed that was drawn because none was given. It is kept while noise is off, or another seed is given.
+    /// The seed that was drawn because none was given. It is kept while noise is off or another seed is
+    /// given.
     drawn: Option<u64>,
     sandbox: Sandbox,
     counts: Option<Arc<FeatureCounts>>,
@@ -57,7 +59,7 @@ pub(super) struct Provenance {
 }
 
 impl Provenance {
-    /// Of nothing: the `null` backend.
+    /// The provenance of the `null` backend, which loads nothing.
     pub(super) fn of_nothing(policy: &dyn Policy) -> Self {
         Self {
             kind: PolicyKind::None,
@@ -80,7 +82,7 @@ impl Provenance {
         }
     }
 
-    /// Of a policy that was loaded.
+    /// The provenance of a policy that was loaded.
     pub(super) fn of(
         config: &AgentConfig,
         candidate: &Candidate,
@@ -104,15 +106,20 @@ impl Provenance {
         }
     }
 
-    /// The same policy, verified anew: what vouches for it may have changed.
+    /// The same policy after it was verified again: what vouches for it may have changed.
     pub(super) fn verified_by(mut self, candidate: &Candidate) -> Self {
         self.signature = candidate.signature().name();
         self.public_key = public_key(candidate);
         self
     }
 
-    /// The same with what stands beside the policy now.
-    pub(super) fn beside(mut self, config: &AgentConfig, company: &Company, drawn: Option<u64>) -> Self {
+    /// The same policy with its current input guard and noise.
+    pub(super) fn with_company(
+        mut self,
+        config: &AgentConfig,
+        company: &Company,
+        drawn: Option<u64>,
+    ) -> Self {
         let guard = company.input_guard.as_ref();
         self.input_guard = guard.map_or(GuardMode::Off, |_| config.policy.guard.mode).name();
         self.counts = guard.map(InputGuard::counts);
@@ -122,17 +129,17 @@ impl Provenance {
         self
     }
 
-    /// The seed that was drawn, where none was given.
+    /// The seed that was drawn because none was given.
     pub(super) fn drawn_seed(&self) -> Option<u64> {
         self.drawn
     }
 
-    /// What the input guard counts into.
+    /// The counters of the input guard.
     pub(super) fn counts(&self) -> Option<Arc<FeatureCounts>> {
         self.counts.clone()
     }
 
-    /// Where the thread that serves says whether it is confined.
+    /// The sandbox of the thread that serves.
     pub(super) fn sandbox(&self) -> Sandbox {
         self.sandbox.clone()
     }
@@ -176,7 +183,7 @@ impl Provenance {
         Some(InputGuardStatus { observations: counts.observations(), features })
     }
 
-    /// Says in the log what runs, and why not something else.
+    /// Logs what runs, and why another backend does not.
     pub(super) fn log(&self) {
         if let Some(PassedOver { backend, reason }) = &self.passed_over {
             tracing::warn!(backend, reason, "passed over");

@@ -1,28 +1,31 @@
 //! What a new configuration changes in a running agent, and what waits for a restart.
 //!
-//! Everything that a tick goes by is taken over at the next tick, as one set. What the rings or the threads were made by
-//! waits for the next start, and is named. A configuration of another agent, or for vectors of other widths, is refused as a whole:
-//! half of it would be one that nobody wrote.
+//! Settings that a tick uses are applied at the next tick, as one set. Settings that the rings or the threads
+//! were made from wait for the next start, and are listed. A configuration of another agent, or with other
+//! widths, is refused as a whole: half of it would be a configuration that was never written.
 
 use crate::config::AgentConfig;
 
 /// What a reload does.
 #[derive(Debug)]
 pub(super) struct ReloadPlan {
-    /// What runs from now on: what was asked for, but for the keys below.
+    /// The configuration that runs from now on: the requested one, except for the keys below.
     pub(super) config: AgentConfig,
     /// Keys that were changed and wait for a restart.
     pub(super) waiting: Vec<&'static str>,
 }
 
-/// Keys without which nothing of the rest can be taken over.
+/// A reload was refused because these keys changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over", keys.join(", "))]
+#[error(
+    "{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over",
+    keys.join(", ")
+)]
 pub struct NeedsRestart {
     keys: Vec<&'static str>,
 }
 
-/// Compares what is asked for with what runs.
+/// Compares the requested configuration with the running one.
 pub(super) fn plan_reload(running: &AgentConfig, mut asked: AgentConfig) -> Result<ReloadPlan, NeedsRestart> {
     let identity = [
         ("agent.name", running.name == asked.name),
@@ -55,7 +58,7 @@ pub(super) fn plan_reload(running: &AgentConfig, mut asked: AgentConfig) -> Resu
     asked.hang_timeout = running.hang_timeout;
     asked.engine = running.engine.clone();
     asked.guard = running.guard;
-    // What the file promises of the two together is no longer so where one of them waits.
+    // The file's deadlines may need the file's hang timeout, and that one waits for a restart.
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
     }

@@ -1,11 +1,12 @@
-//! Reloads: asked for, made ready on a thread of their own, offered to the engine as one set, and accounted for.
+//! The queue of reloads: each is requested, made ready on a thread of its own, offered to the engine as one
+//! set, and recorded.
 //!
 //! ```text
-//! asked ──▶ queue ──▶ made ready: file, plan, policy ──▶ offered ──▶ taken between two ticks ──▶ the old set comes back
-//!                         │ refused                                    │ refused by the thread
-//!                         └──────────▶ nothing changes, and why is kept ◀──┘
+//! request ──▶ queue ──▶ made ready ──▶ offered ──▶ taken between two ticks ──▶ the old set returns
+//!                           │ refused      │ refused by the engine's thread
+//!                           └──────────────┴──▶ nothing changes, and the reason is kept
 //! ```
-//! One is under way at a time, so that revisions follow each other in the order in which they were asked for.
+//! One reload is under way at a time, so revisions follow the order of the requests.
 
 use super::event::Event;
 use super::load::Deployment;
@@ -21,7 +22,7 @@ use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// All reloads of a process.
+/// The reloads of a process.
 pub(super) struct Reloads {
     running: Arc<Deployment>,
     previous: Option<Arc<Deployment>>,
@@ -37,13 +38,13 @@ pub(super) struct Reloads {
     applied: u64,
     refused: u64,
     recent: VecDeque<ReloadOutcome>,
-    /// The ticket of the last one.
+    /// The ticket of the last one that finished.
     finished: u64,
-    /// Whether a thread of a reload that was refused is still in a policy that does not return.
+    /// Whether the thread of a refused reload is still inside a policy that does not return.
     left_a_thread: bool,
 }
 
-/// A reload that somebody asked for.
+/// A reload that a user requested.
 #[derive(Debug, Clone)]
 struct ReloadRequest {
     ticket: u64,
@@ -51,23 +52,24 @@ struct ReloadRequest {
     user: Option<User>,
 }
 
-/// The reload under way.
+/// How far the reload under way is.
 enum ReloadStage {
     /// A thread makes it ready.
     Preparing(ReloadRequest),
-    /// The engine takes it between two ticks.
+    /// It waits for the engine, which takes it between two ticks.
     Offered {
-        asked: ReloadRequest,
+        request: ReloadRequest,
         deployment: Box<Deployment>,
         waiting: Vec<&'static str>,
         tail: Option<Nanos>,
     },
 }
 
-/// Reloads that may wait for their turn.
-const MOST_WAITING: usize = 64;
-/// Outcomes that status shows: as many as may come to their end between two questions of whoever waits for one.
-const RECENT: usize = MOST_WAITING;
+/// Reloads that may wait in the queue.
+const MAX_WAITING: usize = 64;
+/// Outcomes that the status page shows: as many as may finish between two requests of a client that waits for
+/// one.
+const RECENT: usize = MAX_WAITING;
 
 impl Reloads {
     pub(super) fn new(
@@ -95,12 +97,12 @@ impl Reloads {
         }
     }
 
-    /// The policy is warm: this is its tail.
+    /// Sets the tail of the policy, measured while it was warmed up.
     pub(super) fn note_tail(&mut self, tail: Nanos) {
         self.tail = Some(tail);
     }
 
-    /// What runs now.
+    /// The deployment that runs now.
     pub(super) fn running(&self) -> &Deployment {
         &self.running
     }
@@ -117,37 +119,38 @@ impl Reloads {
         }
     }
 
-    /// Whether a thread is in a policy that it loads for a reload, or that it does not come back from.
+    /// Whether a thread is inside a policy that it loads for a reload, or that does not return.
     pub(super) fn have_a_thread(&self) -> bool {
         self.left_a_thread || matches!(self.under_way, Some(ReloadStage::Preparing(_)))
     }
 
-    /// Takes a wish in; gives the number by which its outcome is known.
+    /// Queues a reload. Returns its ticket.
     ///
     /// # Errors
-    /// When too many wait already.
-    pub(super) fn ask(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
-        if self.queue.len() >= MOST_WAITING {
-            return Err(format!("{MOST_WAITING} reloads wait already; nothing was changed"));
+    /// Fails if too many wait already.
+    pub(super) fn request(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
+        if self.queue.len() >= MAX_WAITING {
+            return Err(format!("{MAX_WAITING} reloads wait already; nothing was changed"));
         }
         self.tickets += 1;
         self.queue.push_back(ReloadRequest { ticket: self.tickets, target, user });
         Ok(self.tickets)
     }
 
-    /// Starts the next reload, if none is under way and one waits.
+    /// Starts the next reload, if none is under way and one waits. Returns its outcome if it was refused at
+    /// once.
     pub(super) fn start_next(&mut self) -> Option<ReloadOutcome> {
         if self.under_way.is_some() {
             return None;
         }
-        let asked = self.queue.pop_front()?;
-        let kept = match asked.target {
+        let request = self.queue.pop_front()?;
+        let kept = match request.target {
             ReloadTarget::Configured => None,
             ReloadTarget::Previous => match &self.previous {
                 Some(previous) => Some(Arc::clone(previous)),
                 None => {
                     return Some(
-                        self.refuse(&asked, "nothing ran before: there was no reload yet".to_owned()),
+                        self.refuse(&request, "nothing ran before: there was no reload yet".to_owned()),
                     );
                 }
             },
@@ -156,57 +159,60 @@ impl Reloads {
             (Arc::clone(&self.running), Arc::clone(&self.read), self.events.clone());
         let tail = self.tail;
         let work = move || {
-            // The engine's core is left alone.
+            // This thread must not use the engine's core.
             running.config.engine.core.into_iter().for_each(keep_off);
             let current = Running { deployment: &running, tail };
             let prepared = prepare(&current, kept.as_deref(), &read);
-            // Nobody listens any more where the process is ending.
+            // Sending fails only if the process is ending.
             drop(events.send(Event::ReloadPrepared(Box::new(prepared))));
         };
         match std::thread::Builder::new().name("reload".to_owned()).spawn(work) {
             Ok(_) => {
-                self.under_way = Some(ReloadStage::Preparing(asked));
+                self.under_way = Some(ReloadStage::Preparing(request));
                 None
             }
-            Err(error) => Some(self.refuse(&asked, format!("start the thread that makes it ready: {error}"))),
+            Err(error) => {
+                Some(self.refuse(&request, format!("start the thread that makes it ready: {error}")))
+            }
         }
     }
 
-    /// The thread is done: offers what it made ready.
+    /// Offers a prepared reload to the engine. Returns its outcome if it was refused.
     pub(super) fn on_prepared(
         &mut self,
         prepared: Result<PreparedReload, PrepareError>,
     ) -> Option<ReloadOutcome> {
-        let Some(ReloadStage::Preparing(asked)) = self.under_way.take() else { return None };
+        let Some(ReloadStage::Preparing(request)) = self.under_way.take() else { return None };
         let PreparedReload { deployment, company, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.left_a_thread |= refused.leaves_a_thread;
-                return Some(self.refuse(&asked, refused.why));
+                return Some(self.refuse(&request, refused.why));
             }
         };
         let update = Update::new(deployment.config.settings.clone(), company, change, self.revision + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
                 self.under_way =
-                    Some(ReloadStage::Offered { asked, deployment: Box::new(deployment), waiting, tail });
+                    Some(ReloadStage::Offered { request, deployment: Box::new(deployment), waiting, tail });
                 None
             }
-            // One is under way at a time, and its box is collected before the next.
-            Err(_) => Some(self.refuse(&asked, "the engine has not taken the last one".to_owned())),
+            // Does not happen: one reload is under way at a time, and its box is collected before the next.
+            Err(_) => Some(self.refuse(&request, "the engine has not taken the last one".to_owned())),
         }
     }
 
-    /// Looks whether the engine has taken what was offered. What it replaced is freed here.
-    pub(super) fn look(&mut self) -> Option<ReloadOutcome> {
+    /// Returns the outcome of the offered reload, once the engine has taken or refused it. The replaced set
+    /// is freed here.
+    pub(super) fn collect(&mut self) -> Option<ReloadOutcome> {
         let update = self.mailbox.collect()?;
-        let Some(ReloadStage::Offered { asked, deployment, waiting, tail }) = self.under_way.take() else {
+        let Some(ReloadStage::Offered { request, deployment, waiting, tail }) = self.under_way.take() else {
             return None;
         };
         match update.fate() {
             Fate::Taken => {}
-            Fate::Refused(error) => return Some(self.refuse(&asked, error.to_string())),
-            Fate::NotTaken => return Some(self.refuse(&asked, "the engine could not take it".to_owned())),
+            Fate::Refused(error) => return Some(self.refuse(&request, error.to_string())),
+            Fate::NotTaken => return Some(self.refuse(&request, "the engine could not take it".to_owned())),
         }
         let policy_changed = update.changes_the_policy();
         self.revision += 1;
@@ -217,23 +223,23 @@ impl Reloads {
             applied: true,
             waits_for_restart: waiting.into_iter().map(str::to_owned).collect(),
             policy_changed,
-            ..self.outcome(&asked, None)
+            ..self.outcome(&request, None)
         };
         Some(self.remember(outcome))
     }
 
-    fn refuse(&mut self, asked: &ReloadRequest, why: String) -> ReloadOutcome {
+    fn refuse(&mut self, request: &ReloadRequest, why: String) -> ReloadOutcome {
         self.refused += 1;
-        let outcome = self.outcome(asked, Some(why));
+        let outcome = self.outcome(request, Some(why));
         self.remember(outcome)
     }
 
-    fn outcome(&self, asked: &ReloadRequest, refused: Option<String>) -> ReloadOutcome {
+    fn outcome(&self, request: &ReloadRequest, refused: Option<String>) -> ReloadOutcome {
         ReloadOutcome {
-            ticket: asked.ticket,
+            ticket: request.ticket,
             at: rfc3339(wall_clock_ns()),
-            target: asked.target,
-            user: asked.user.clone(),
+            target: request.target,
+            user: request.user.clone(),
             applied: false,
             revision: self.revision,
             refused,

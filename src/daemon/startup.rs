@@ -1,5 +1,5 @@
-//! The policy is loaded on a thread of its own, so that an agent can be halted, or told to stop, meanwhile: loading may
-//! take a minute, and whoever pulls the kill switch does not have that.
+//! Loads the policy at the start, on a thread of its own. Loading may take a minute; the agent can be halted,
+//! or told to stop, meanwhile.
 
 use super::error::DaemonError;
 use super::event::Event;
@@ -13,20 +13,20 @@ use escapement_ring::ring::Header;
 use escapement_ring::wire::Reason;
 use std::time::Duration;
 
-/// How often the latch and the state word are looked at meanwhile.
+/// How often the latch and the state word are checked meanwhile.
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// What loading led to.
+/// How loading ended.
 pub(super) enum StartupLoad {
-    /// The policy.
+    /// The policy is loaded.
     Done(Box<Loaded>),
-    /// Told to stop; loading is left behind.
+    /// Told to stop. The loading thread is abandoned.
     Stopped,
-    /// Halted; loading is left behind.
+    /// Halted. The loading thread is abandoned.
     Halted,
 }
 
-/// Loads what the configuration names, or notices first that nobody wants it any more.
+/// Loads the policies that the configuration names, until the agent is halted or told to stop.
 pub(super) fn load(
     config: &AgentConfig,
     inbox: &Receiver<Event>,
@@ -36,7 +36,7 @@ pub(super) fn load(
     let (results, loaded) = bounded(1);
     let load = {
         let config = config.clone();
-        // Nobody listens any more where loading was left behind.
+        // Sending fails only if this thread was abandoned.
         move || {
             load_slowly_if_planted();
             drop(results.send(load::load(&config)));
@@ -44,7 +44,7 @@ pub(super) fn load(
     };
     let thread = std::thread::Builder::new().name("load".to_owned());
     thread.spawn(load).map_err(DaemonError::system("start the thread that loads the policy"))?;
-    let looks = tick(PERIOD);
+    let checks = tick(PERIOD);
     let mut events = inbox.clone();
     loop {
         crossbeam::channel::select! {
@@ -60,13 +60,15 @@ pub(super) fn load(
                         halt_for_good(action_header, Reason::Operator);
                         return Ok(StartupLoad::Halted);
                     }
-                    Request::Dump | Request::Reload => tracing::info!("nothing to do yet: the policy is being loaded"),
+                    Request::Dump | Request::Reload => {
+                        tracing::info!("ignored: the policy is not loaded yet");
+                    }
                 },
-                // The other senders are made once the policy is there.
+                // The other senders exist only after the policy is loaded.
                 Ok(_) => {}
                 Err(_) => events = never(),
             },
-            recv(looks) -> _ => {
+            recv(checks) -> _ => {
                 if latch.is_engaged() {
                     halt_for_good(action_header, Reason::Operator);
                 }

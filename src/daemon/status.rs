@@ -1,4 +1,4 @@
-//! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
+//! Gathers what the status page says about the agent.
 
 use super::load::Deployment;
 use crate::bundle::hex;
@@ -13,10 +13,10 @@ use escapement_ring::wire::{AgentState, Reason, StateWord};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A feed that has been silent for this long counts as lost.
+/// A feed whose heartbeat is older than this counts as lost.
 const FEED_LOST_AFTER: Nanos = Nanos::from_millis(1_000);
 
-/// Everything that was gathered since the start.
+/// The figures gathered since the start.
 pub(super) struct Status {
     name: String,
     epoch: u64,
@@ -26,7 +26,7 @@ pub(super) struct Status {
     queue: Histogram,
     inference: Histogram,
     tick_to_action: Histogram,
-    /// From a deadline to the guard's action committed.
+    /// From a deadline to the commit of the guard's action.
     guard_lateness: Histogram,
     feed: FeedState,
     last_sequence: Option<u64>,
@@ -34,7 +34,7 @@ pub(super) struct Status {
     since_ns: u64,
 }
 
-/// What others say about the agent at the moment of a snapshot.
+/// What is read for a status page at the moment when it is made.
 pub(super) struct LiveReadings {
     /// The state word.
     pub(super) word: StateWord,
@@ -67,7 +67,7 @@ impl Status {
         }
     }
 
-    /// The sequence number answered last.
+    /// The last sequence number that was answered.
     pub(super) fn last_sequence(&self) -> Option<u64> {
         self.last_sequence
     }
@@ -85,12 +85,13 @@ impl Status {
         self.degraded = degraded;
     }
 
-    /// Takes one tick into the figures. Latencies are those of observations that were answered.
+    /// Adds one tick to the figures. Latencies are those of observations that were answered.
     pub(super) fn note(&mut self, record: &TickRecord) {
         let guards = record.reason == Reason::GuardTakeover.number();
         if record.outcome == 0 {
             if guards && record.inference_ns > 0 {
-                // The policy has returned after it was answered for: this is how long it took.
+                // The guard has answered for the policy, and now the policy has returned: this is its
+                // latency.
                 self.inference.record(record.inference_ns);
             }
             return;
@@ -125,7 +126,7 @@ impl Status {
         }
     }
 
-    /// Notes when the state word changed.
+    /// Notes the time of a change of the state.
     pub(super) fn watch_state(&mut self, word: StateWord) {
         if word.state != self.state {
             self.state = word.state;

@@ -1,8 +1,8 @@
 //! Gaps of the platform, as a thread sees them that reads the clock all the time.
 //!
-//! A hypervisor does not report when it takes a core away. But a thread that reads the clock over and over sees that time
-//! is missing. The deadline guard is such a thread, so it runs the meter. A gap on its core usually hits the whole
-//! machine.
+//! A hypervisor does not report when it takes a core away. But a thread that reads the clock over and over
+//! sees that time is missing. The deadline guard is such a thread, so it runs the meter. A gap on its core
+//! usually hits the whole machine.
 
 use super::attribution::{Interval, NOTABLE_GAP};
 use escapement_engine::Moment;
@@ -10,8 +10,8 @@ use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How late a timed wake-up usually is, at most. On a virtual machine most are 25 to 40 us late, and one in a hundred
-/// 150 us.
+/// How late a timed wake-up usually is, at most. On a virtual machine most are 25 to 40 us late, and one in a
+/// hundred 150 us.
 pub const USUAL_OVERSLEEP: Nanos = Nanos::from_micros(200);
 /// Gaps that fit into the ring between two reads of the supervisor.
 const CAPACITY: u64 = 256;
@@ -51,8 +51,8 @@ pub fn gap_meter() -> (GapMeter, GapReader) {
 }
 
 impl GapMeter {
-    /// Takes in what the thread reports. A gap is time that is missing between two moments at which it was awake, or the
-    /// part of an oversleep that is longer than usual.
+    /// Takes in what the thread reports. A gap is time that is missing between two moments at which it was
+    /// awake, or the part of an oversleep that is longer than usual.
     #[inline]
     pub fn note(&mut self, moment: Moment) {
         let (expected, now) = match moment {

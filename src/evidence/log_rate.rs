@@ -1,4 +1,5 @@
-//! Limits the misses in the log: an agent under `on_miss = "safe_default"` may miss thousands of times a second.
+//! Limits the misses in the log: an agent under `on_miss = "safe_default"` may miss thousands of times a
+//! second.
 
 use escapement_ring::clock::Nanos;
 
@@ -18,7 +19,8 @@ pub struct LogRateLimit {
 }
 
 impl LogRateLimit {
-    /// Returns `None` if no line may be written now. Otherwise returns how many were suppressed since the last one.
+    /// Returns `None` if no line may be written now. Otherwise returns how many were suppressed since the
+    /// last one.
     pub fn allow(&mut self, now: Nanos) -> Option<u64> {
         if now.since(self.begin) >= PERIOD {
             self.begin = now;

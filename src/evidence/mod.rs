@@ -1,8 +1,8 @@
 //! Why a tick missed: the cause of each miss, and the evidence for it.
 //!
-//! Nothing here costs the engine anything. Its tick records say when it did what. The kernel records when its thread was
-//! off the core and in page faults; [`ThreadWatch`] reads that on the supervisor's thread. The guard reads the clock all
-//! the time, and so sees when the platform stood still ([`GapMeter`]).
+//! Nothing here costs the engine anything. Its tick records say when it did what. The kernel records when its
+//! thread was off the core and in page faults; [`ThreadWatch`] reads that on the supervisor's thread. The
+//! guard reads the clock all the time, and so sees when the platform stood still ([`GapMeter`]).
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The audit file: one line for every start, stop, halt, re-arm and reload, refused reloads included. Lines are only
-//! appended. Each says who did it and why.
+//! The audit file: one line for every start, stop, halt, re-arm and reload, refused reloads included. Lines
+//! are only appended. Each says who did it and why.
 
 use super::latch::Halt;
 use super::user::User;
@@ -70,8 +70,9 @@ impl Audit {
         Ok(self.halts_since(length)?.pop())
     }
 
-    /// Adds the line about a halt that a latch explains, if it is missing: the process was killed, or the machine
-    /// crashed, before the line was on disk. The caller must hold the lock that keeps out other halts and re-arms.
+    /// Adds the line about a halt that a latch explains, if it is missing: the process was killed, or the
+    /// machine crashed, before the line was on disk. The caller must hold the lock that keeps out other halts
+    /// and re-arms.
     ///
     /// # Errors
     /// Fails if the file cannot be read, written or synced.
@@ -107,8 +108,8 @@ impl Audit {
         if is_new { self.directory.sync() } else { Ok(()) }
     }
 
-    /// Adds lines without syncing them. They survive the process, but not a crash of the machine within the next
-    /// seconds. For a process that has no time to sync.
+    /// Adds lines without syncing them. They survive the process, but not a crash of the machine within the
+    /// next seconds. For a process that has no time to sync.
     ///
     /// # Errors
     /// Fails if they cannot be written.

@@ -1,13 +1,14 @@
 //! The end of a process that leaves a thread behind.
 //!
-//! An orderly end destroys libtorch's globals. A thread that is still inside a policy would fail by that, and act once
-//! more. So such a process ends by one system call, without running destructors.
+//! An orderly end destroys libtorch's globals. A thread that is still inside a policy would fail by that, and
+//! act once more. So such a process ends by one system call, without running destructors.
 //!
-//! That alone is not fast. The kernel tells the parent only when the last page is unmapped, which takes about 0.1 ms for
-//! each megabyte, and most of a policy's process is its policy. The kernel need not unmap the memory at once if another
-//! process has it as well. That process is the *caretaker*. It shares only its memory with this one. It closes its copies
-//! of all files at once, so that no lock and no pipe lives longer because of it; a caretaker that cannot do that is not
-//! used. It waits until this process is gone, and ends. The kernel unmaps the memory then, and no process waits for it.
+//! That alone is not fast. The kernel tells the parent only when the last page is unmapped, which takes about
+//! 0.1 ms for each megabyte, and most of a policy's process is its policy. The kernel need not unmap the
+//! memory at once if another process has it as well. That process is the *caretaker*. It shares only its
+//! memory with this one. It closes its copies of all files at once, so that no lock and no pipe lives longer
+//! because of it; a caretaker that cannot do that is not used. It waits until this process is gone, and ends.
+//! The kernel unmaps the memory then, and no process waits for it.
 
 use crate::os::on_this_core;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -18,13 +19,14 @@ use std::sync::OnceLock;
 
 /// Enough for a function that makes a few system calls.
 const STACK_BYTES: usize = 16 << 10;
-/// How long the caretaker may take to close its copies of this process's files. It runs on the caller's core, at once.
+/// How long the caretaker may take to close its copies of this process's files. It runs on the caller's core,
+/// at once.
 const PATIENCE: Nanos = Nanos::from_millis(2);
 /// How often the caretaker checks whether the process is gone, in nanoseconds.
 const CHECK_EVERY_NS: libc::c_long = 10_000_000;
 
-/// Ends the process without running destructors, so that other threads keep everything that they use until the end.
-/// No log line is lost, since logs go to standard error unbuffered.
+/// Ends the process without running destructors, so that other threads keep everything that they use until
+/// the end. No log line is lost, since logs go to standard error unbuffered.
 pub fn end_at_once(code: i32) -> ! {
     prepare_to_end();
     // SAFETY: _exit ends the process at once; none of its code runs afterwards.
@@ -47,18 +49,21 @@ pub fn dismiss_caretaker() {
 
 fn dismiss(caretaker: libc::pid_t) {
     if caretaker != 0 {
-        // SAFETY: the caretaker is a child of this process and has not been waited for, so the number is still its own.
+        // SAFETY: the caretaker is a child of this process and has not been waited for, so the number is
+        // still its own.
         unsafe { libc::kill(caretaker, libc::SIGKILL) };
         is_gone(caretaker, 0);
     }
 }
 
-/// The top of the caretaker's stack. It is not on the heap, since the abandoned thread may be inside the allocator.
+/// The top of the caretaker's stack. It is not on the heap, since the abandoned thread may be inside the
+/// allocator.
 static STACK: OnceLock<Option<usize>> = OnceLock::new();
-/// One while a thread makes a caretaker or ends one. A second thread that ends the process meanwhile waits for it, at
-/// most for [`PATIENCE`].
+/// One while a thread makes a caretaker or ends one. A second thread that ends the process meanwhile waits
+/// for it, at most for [`PATIENCE`].
 static BUSY: AtomicU64 = AtomicU64::new(0);
-/// The caretaker's process number, or zero if there is none. Its stack counts as in use until it was waited for.
+/// The caretaker's process number, or zero if there is none. Its stack counts as in use until it was waited
+/// for.
 static CARETAKER: AtomicU64 = AtomicU64::new(0);
 /// Whether the caretaker has closed its copies of all files.
 static HAS_LET_GO: AtomicU64 = AtomicU64::new(NOT_YET);
@@ -116,11 +121,11 @@ fn make_caretaker(cores: Option<&CpuSet>) {
     let Some(top) = top_of_stack() else { return };
     HAS_LET_GO.store(NOT_YET, Ordering::Relaxed);
     let parent = std::ptr::without_provenance_mut::<libc::c_void>(std::process::id() as usize);
-    // SAFETY: the masks are locals; sigfillset fills in the one, pthread_sigmask the other. The caretaker inherits the
-    // full mask, so it runs no signal handler of this process.
-    // The stack is mapped for the life of the process, page-aligned, and not in use (see `CARETAKER`). `caretaker` has
-    // the required signature and never returns. Without CLONE_VFORK this thread goes on. Without CLONE_SIGHAND,
-    // CLONE_FILES and CLONE_THREAD only memory is shared.
+    // SAFETY: the masks are locals; sigfillset fills in the one, pthread_sigmask the other. The caretaker
+    // inherits the full mask, so it runs no signal handler of this process. The stack is mapped for the life
+    // of the process, page-aligned, and not in use (see `CARETAKER`). `caretaker` has the required signature
+    // and never returns. Without CLONE_VFORK this thread goes on. Without CLONE_SIGHAND, CLONE_FILES and
+    // CLONE_THREAD only memory is shared.
     let made = unsafe {
         let mut every: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();
@@ -132,8 +137,8 @@ fn make_caretaker(cores: Option<&CpuSet>) {
     };
     let Ok(number @ 1..) = u64::try_from(made) else { return };
     CARETAKER.store(number, Ordering::Relaxed);
-    // SYNC POINT `LET_GO`, Acquire: partner is the Release in `caretaker`. From then on, the end of this process frees
-    // its locks.
+    // SYNC POINT `LET_GO`, Acquire: partner is the Release in `caretaker`. From then on, the end of this
+    // process frees its locks.
     let mut has_let_go = NOT_YET;
     yield_until(|| {
         has_let_go = HAS_LET_GO.load(Ordering::Acquire);
@@ -151,12 +156,13 @@ fn make_caretaker(cores: Option<&CpuSet>) {
 
 /// The caretaker's code. `parent` is the number of the process that it waits for.
 ///
-/// It runs in another process, in this one's memory, with the thread-local storage of the thread that made it. So it
-/// makes only plain system calls. (The C library's `nanosleep`, for example, writes there that a thread may be
-/// cancelled.)
+/// It runs in another process, in this one's memory, with the thread-local storage of the thread that made
+/// it. So it makes only plain system calls. (The C library's `nanosleep`, for example, writes there that a
+/// thread may be cancelled.)
 extern "C" fn caretaker(parent: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: plain system calls, which take numbers, locals and a static. A failed call writes one word of thread-local
-    // storage, errno. The thread that owns it does not read errno before this process has closed its files or was ended.
+    // SAFETY: plain system calls, which take numbers, locals and a static. A failed call writes one word of
+    // thread-local storage, errno. The thread that owns it does not read errno before this process has closed
+    // its files or was ended.
     unsafe {
         if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
             // SYNC POINT `LET_GO`, Release: partner is the Acquire in `make_caretaker`.
@@ -178,7 +184,8 @@ extern "C" fn caretaker(parent: *mut libc::c_void) -> libc::c_int {
 mod tests {
     use super::*;
 
-    /// A process that was prepared to end, and did not, keeps its files and its cores; and it can be prepared again.
+    /// A process that was prepared to end, and did not, keeps its files and its cores; and it can be prepared
+    /// again.
     #[test]
     fn a_process_that_does_not_end_keeps_what_it_has() {
         let file = tempfile::tempfile().expect("a temporary file");

@@ -1,8 +1,9 @@
-//! The last actions of a dying process. The state word says `halted` before anything else happens, so that the gateway
-//! stops sending; the exit code says what the process died of.
+//! The last actions of a dying process. The state word says `halted` before anything else happens, so that
+//! the gateway stops sending; the exit code says what the process died of.
 //!
-//! Three deaths are handled: a panic in any thread, a SIGBUS from a mapped file that was truncated, and a policy that
-//! does not return. A process that is killed (SIGKILL) can do nothing; the gateway notices that its heartbeat stops.
+//! Three deaths are handled: a panic in any thread, a SIGBUS from a mapped file that was truncated, and a
+//! policy that does not return. A process that is killed (SIGKILL) can do nothing; the gateway notices that
+//! its heartbeat stops.
 
 use super::caretaker::end_at_once;
 use super::state_word::halt_for_now;
@@ -42,8 +43,8 @@ impl CrashCodes {
             let thread = std::thread::current();
             let backtrace = std::backtrace::Backtrace::capture();
             say(&format!("thread '{}' {info}\n{backtrace}\n", thread.name().unwrap_or("unnamed")));
-            // SAFETY: _exit ends the process at once; none of its code runs afterwards. Unwinding further would run
-            // destructors on a state that is known to be broken.
+            // SAFETY: _exit ends the process at once; none of its code runs afterwards. Unwinding further
+            // would run destructors on a state that is known to be broken.
             unsafe { libc::_exit(codes.panic_code) }
         }));
         install_bus_handler()
@@ -55,8 +56,8 @@ pub fn end_hung() -> ! {
     end_at_once(CODES.get().map_or(libc::EXIT_FAILURE, |codes| codes.hung_code))
 }
 
-/// Tells the kill switch and both crash handlers which state word to set. Only the first call in a process has an
-/// effect, since a process has one agent.
+/// Tells the kill switch and both crash handlers which state word to set. Only the first call in a process
+/// has an effect, since a process has one agent.
 pub fn watch_state_word(header: Header) {
     // A repeated call would name the same region.
     let _ = ACTION_HEADER.set(header);
@@ -72,8 +73,8 @@ fn install_bus_handler() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
     action.sa_sigaction = handler as usize;
-    // SA_RESETHAND: if the handler's own store faults (the header page itself is gone), the default action ends the
-    // process.
+    // SA_RESETHAND: if the handler's own store faults (the header page itself is gone), the default action
+    // ends the process.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER;
     // SAFETY: the struct is filled in, and the handler does only what is allowed in one: loads, stores and
     // async-signal-safe calls.
@@ -82,7 +83,8 @@ fn install_bus_handler() -> io::Result<()> {
 }
 
 extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO, and SIGBUS fills in the address.
+    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO, and SIGBUS fills in
+    // the address.
     let fault = unsafe { (*info).si_addr() }.addr();
     if let Some(header) = watched_header()
         && !header.covers(fault)
@@ -90,8 +92,8 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
         halt_for_now(header, Reason::BusError);
     }
     let message = b"escapement: SIGBUS: a mapped file was truncated; halted\n";
-    // SAFETY: poll, write and _exit are async-signal-safe. The poll entry is a local, and the message is a live buffer
-    // of the given length. A failed write has nowhere to be reported.
+    // SAFETY: poll, write and _exit are async-signal-safe. The poll entry is a local, and the message is a
+    // live buffer of the given length. A failed write has nowhere to be reported.
     unsafe {
         let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
         // Writes only if the write would not block: a reader that has stopped reading must not delay the end.

@@ -1,4 +1,5 @@
-//! The daemon's keeper of halts: it refuses to start a halted agent, and puts every halt of the running agent on disk.
+//! The daemon's keeper of halts: it refuses to start a halted agent, and puts every halt of the running agent
+//! on disk.
 
 use super::audit::{Audit, AuditLine};
 use super::kill_switch::kill_switch_pulled_by;
@@ -16,8 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often a start judges a state word that changes meanwhile. An honest one changes once, to halted.
 const MAX_JUDGEMENTS: usize = 16;
-/// A prepared latch names the instant at which the hang timeout ends. A halt that is further from that instant than
-/// this gets a newly written latch.
+/// A prepared latch names the instant at which the hang timeout ends. A halt that is further from that
+/// instant than this gets a newly written latch.
 const MAX_PREPARED_OFFSET_NS: u64 = 1_000_000;
 /// Text for a latch whose writer died before explaining it.
 const FOUND: &str = "latch found without an explanation";
@@ -27,8 +28,8 @@ pub struct HaltKeeper {
     state: StateDirectory,
     /// Always true outside the tests that plant a daemon without it.
     heeds_the_latch: bool,
-    /// Held while latch and audit line are written. A second thread, which may end the process afterwards, waits here
-    /// for the first.
+    /// Held while latch and audit line are written. A second thread, which may end the process afterwards,
+    /// waits here for the first.
     progress: Mutex<Progress>,
 }
 
@@ -72,8 +73,8 @@ impl HaltKeeper {
         Self { state, heeds_the_latch: true, progress: Mutex::default() }
     }
 
-    /// A defective keeper, which starts a halted agent and watches no latch. The suites that show that a halt stays a
-    /// halt must find this defect.
+    /// A defective keeper, which starts a halted agent and watches no latch. The suites that show that a halt
+    /// stays a halt must find this defect.
     pub fn that_ignores_the_latch(state: StateDirectory) -> Self {
         Self { heeds_the_latch: false, ..Self::new(state) }
     }
@@ -87,8 +88,8 @@ impl HaltKeeper {
         if self.heeds_the_latch { self.latch() } else { Latch::of(&StateDirectory::at(PathBuf::new())) }
     }
 
-    /// Refuses to start a halted agent: one that has a latch, or one whose last epoch halted but was killed before its
-    /// latch was written. In the second case the latch is written now.
+    /// Refuses to start a halted agent: one that has a latch, or one whose last epoch halted but was killed
+    /// before its latch was written. In the second case the latch is written now.
     ///
     /// # Errors
     /// Fails if the agent is halted.
@@ -97,8 +98,8 @@ impl HaltKeeper {
         self.judge(header.as_ref())
     }
 
-    /// Begins the agent's next epoch on its ring. Until that moment the kill switch may be pulled, by the state word
-    /// alone, so a state word that was not judged is never overwritten.
+    /// Begins the agent's next epoch on its ring. Until that moment the kill switch may be pulled, by the
+    /// state word alone, so a state word that was not judged is never overwritten.
     ///
     /// # Errors
     /// Fails if the agent is halted, or the state word keeps changing.
@@ -140,8 +141,9 @@ impl HaltKeeper {
         Err(StartRefused::Halted { summary })
     }
 
-    /// Writes the latch and the audit line of a halt that the state word says, after the observation `sequence`. Does
-    /// so once in a process, however often it is called. Everything is on disk when this returns.
+    /// Writes the latch and the audit line of a halt that the state word says, after the observation
+    /// `sequence`. Does so once in a process, however often it is called. Everything is on disk when this
+    /// returns.
     ///
     /// # Errors
     /// Fails if the latch cannot be written.
@@ -157,9 +159,9 @@ impl HaltKeeper {
 
     /// The same for a process that must end soon: only the latch is on disk when this returns.
     ///
-    /// The audit lines, the one about the process's end among them, are written but not synced. If the machine crashes
-    /// within the next seconds, the next program that handles the latch writes the line from it. Returns who ends the
-    /// process; another thread may be about to.
+    /// The audit lines, the one about the process's end among them, are written but not synced. If the
+    /// machine crashes within the next seconds, the next program that handles the latch writes the line from
+    /// it. Returns who ends the process; another thread may be about to.
     ///
     /// # Errors
     /// Fails if the latch cannot be written.
@@ -183,7 +185,8 @@ impl HaltKeeper {
         kept.map(|()| if ended_already { EndedBy::OtherThread } else { EndedBy::Caller })
     }
 
-    /// Adds the line about the process's end, unless the guard has given up the policy and is ending the process.
+    /// Adds the line about the process's end, unless the guard has given up the policy and is ending the
+    /// process.
     pub fn note_end(&self, header: &Header, details: &AuditDetails) {
         if !std::mem::replace(&mut self.progress().ended, true) {
             self.note("stop", header, details);
@@ -195,8 +198,8 @@ impl HaltKeeper {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prepares the latch for the case that the policy does not return until `at_ns`. `sequence` is the observation
-    /// that was answered for it.
+    /// Prepares the latch for the case that the policy does not return until `at_ns`. `sequence` is the
+    /// observation that was answered for it.
     pub fn prepare_for_a_hang(&self, header: &Header, sequence: Option<u64>, at_ns: u64) {
         let mut progress = self.progress();
         progress.prepared = None;
@@ -227,8 +230,8 @@ impl HaltKeeper {
 
     /// Makes the latch, from what was `prepared` if that fits. Returns the audit line that has to be written.
     ///
-    /// A latch that is there already keeps its reason, and its maker writes the line. A latch whose maker was killed
-    /// before explaining it is explained here.
+    /// A latch that is there already keeps its reason, and its maker writes the line. A latch whose maker was
+    /// killed before explaining it is explained here.
     fn engage(
         &self,
         header: &Header,
@@ -269,8 +272,8 @@ impl HaltKeeper {
         Ok((halt, Some(line)))
     }
 
-    /// Writes the audit line of a halt whose process was killed, or whose machine crashed, before the line was on disk.
-    /// The latch holds everything that the line says.
+    /// Writes the audit line of a halt whose process was killed, or whose machine crashed, before the line
+    /// was on disk. The latch holds everything that the line says.
     fn complete_the_audit(&self, halt: &Halt) {
         // The holder of the lock is halting or re-arming, and writes lines of its own.
         let Ok(_lock) = self.state.lock_rearm(Nanos(0)) else { return };
@@ -347,7 +350,8 @@ fn set_halted(header: Option<&Header>, reason: &str) {
     }
 }
 
-/// Logs that a latch could not be written. The state word still says halted, and the next start writes the latch.
+/// Logs that a latch could not be written. The state word still says halted, and the next start writes the
+/// latch.
 pub fn report_unkept(error: &StateError) {
     tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
 }

@@ -15,8 +15,8 @@ static PULLED_BY: AtomicU64 = AtomicU64::new(0);
 /// Fails if the handler cannot be installed.
 pub fn install_kill_switch(signal: libc::c_int) -> io::Result<()> {
     let halt = |info: &libc::siginfo_t| {
-        // SAFETY: for a signal that a process sent, the kernel fills in the sender's user. For a signal of its own it
-        // fills in zero bytes, which any integer type allows.
+        // SAFETY: for a signal that a process sent, the kernel fills in the sender's user. For a signal of
+        // its own it fills in zero bytes, which any integer type allows.
         let uid = unsafe { info.si_uid() };
         // Stored before the halt: the Release of the state word makes it visible to every reader of the halt.
         PULLED_BY.store(u64::from(uid) + 1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! The latch: a halt that outlives the process, the restart and the reboot.
 //!
-//! The *presence* of the file `halted` in the state directory is the halt; its content only explains it. So a halt takes
-//! one system call at any moment, and a torn or empty file halts like a whole one. If the directory cannot be read, the
-//! agent counts as halted.
+//! The *presence* of the file `halted` in the state directory is the halt; its content only explains it. So a
+//! halt takes one system call at any moment, and a torn or empty file halts like a whole one. If the
+//! directory cannot be read, the agent counts as halted.
 
 use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
@@ -55,7 +55,8 @@ pub enum LatchState {
     Open,
     /// Halted, and this is why.
     Halted(Box<Halt>),
-    /// Halted, and the reason cannot be read: the file is torn, empty or unreadable, or the directory cannot be read.
+    /// Halted, and the reason cannot be read: the file is torn, empty or unreadable, or the directory cannot
+    /// be read.
     Unexplained(String),
 }
 
@@ -127,9 +128,11 @@ impl Latch {
         self.directory.path().join(NAME)
     }
 
-    /// Whether the agent must not be armed: true unless the file is known to be absent. Makes one system call.
+    /// Whether the agent must not be armed: true unless the file is known to be absent. Makes one system
+    /// call.
     pub fn is_engaged(&self) -> bool {
-        !matches!(std::fs::symlink_metadata(self.path()), Err(error) if error.kind() == io::ErrorKind::NotFound)
+        let found = std::fs::symlink_metadata(self.path());
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Reads what it says.
@@ -158,15 +161,16 @@ impl Latch {
         }
     }
 
-    /// Halts: makes the empty file. Returns `None` if it is there already; the first halt's reason stands then.
+    /// Halts: makes the empty file. Returns `None` if it is there already; the first halt's reason stands
+    /// then.
     ///
     /// # Errors
     /// Fails if the file is not there and cannot be made.
     pub fn engage(&self) -> Result<Option<Engaged>, StateError> {
         match self.directory.open(NAME, OpenOptions::new().write(true).create_new(true)) {
             Ok(file) => {
-                // The lock says that a living process is about to explain the latch. On a file system without locks
-                // the halt stands all the same.
+                // The lock says that a living process is about to explain the latch. On a file system without
+                // locks the halt stands all the same.
                 let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
                 Ok(Some(Engaged { file }))
             }
@@ -201,7 +205,8 @@ impl Latch {
         self.directory.sync()
     }
 
-    /// Makes a halt that was found survive a crash of the machine, since its maker may have been killed before syncing.
+    /// Makes a halt that was found survive a crash of the machine, since its maker may have been killed
+    /// before syncing.
     ///
     /// # Errors
     /// Fails if it cannot be synced.
@@ -213,8 +218,8 @@ impl Latch {
         self.directory.sync()
     }
 
-    /// Writes and syncs the latch's content beside its place. This is half the work of a halt; [`Latch::engage_prepared`]
-    /// does the rest. It does not halt the agent.
+    /// Writes and syncs the latch's content beside its place. This is half the work of a halt;
+    /// [`Latch::engage_prepared`] does the rest. It does not halt the agent.
     ///
     /// # Errors
     /// Fails if it cannot be written or synced.
@@ -232,8 +237,8 @@ impl Latch {
     /// Halts with the prepared latch. Returns false if there is a latch already; its reason stands then.
     ///
     /// # Errors
-    /// Fails if nothing was prepared, the file system cannot rename without replacing, or the directory cannot be synced.
-    /// In the last case the halt stands all the same.
+    /// Fails if nothing was prepared, the file system cannot rename without replacing, or the directory
+    /// cannot be synced. In the last case the halt stands all the same.
     pub fn engage_prepared(&self) -> Result<bool, StateError> {
         let (from, to) = (self.prepared_path(), self.path());
         let at = rustix::fs::CWD;
@@ -264,8 +269,8 @@ impl Latch {
         self.directory.path().join(PREPARED)
     }
 
-    /// Lifts the halt. The caller must act for a person, hold the locks of the state directory, and have written the
-    /// audit line.
+    /// Lifts the halt. The caller must act for a person, hold the locks of the state directory, and have
+    /// written the audit line.
     ///
     /// # Errors
     /// Fails if the file cannot be removed; the agent stays halted then.
@@ -350,7 +355,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 1);
     }
 
-    /// An empty latch whose maker is gone can be adopted. A latch with any content, and one whose maker lives, cannot.
+    /// An empty latch whose maker is gone can be adopted. A latch with any content, and one whose maker
+    /// lives, cannot.
     #[test]
     fn only_an_orphan_is_adopted() {
         let directory = tempfile::tempdir().expect("a temporary directory");

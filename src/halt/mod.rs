@@ -1,28 +1,29 @@
 //! The halt: an agent that is halted stays halted until a person re-arms it.
 //!
 //! # The promise
-//! From the moment of a halt, the gateway reads `halted` and sends nothing. The halt outlives the engine, the process, a
-//! restart by the service manager and a reboot. Only [`rearm`] lifts it, and [`rearm`] is a person's command. Two reasons
-//! are exceptions: a halt for a panic or a truncated file lasts only as long as the process, and a restart answers it.
+//! From the moment of a halt, the gateway reads `halted` and sends nothing. The halt outlives the engine, the
+//! process, a restart by the service manager and a reboot. Only [`rearm`] lifts it, and [`rearm`] is a
+//! person's command. Two reasons are exceptions: a halt for a panic or a truncated file lasts only as long as
+//! the process, and a restart answers it.
 //!
-//! | part | how it keeps the promise |
+//! | file | how it keeps the promise |
 //! |---|---|
-//! | [`latches`], [`halt_for_good`] | decide which reasons last, and let a lasting reason replace a passing one; within an epoch the state word never leaves `halted` |
-//! | [`Latch`] | the file whose presence is the halt; a torn, empty or unreadable latch halts like a whole one |
-//! | [`Audit`] | one synced line for every start, stop, halt, re-arm and reload: who and why |
-//! | [`install_kill_switch`] | sets the state word inside a signal handler, without waking any thread |
-//! | [`CrashCodes`], [`end_hung`] | set the state word on a panic and on SIGBUS, and give each death its exit code |
-//! | [`HaltKeeper`] | refuses to start a halted agent; writes latch and audit line of every halt of the running agent, once |
-//! | [`prepare_to_end`], [`end_at_once`] | end a process that leaves a thread inside a policy, without waiting for its memory to be unmapped |
-//! | [`engage`], [`rearm`] | a person's halt and re-arm, with or without a daemon |
+//! | `state_word` | decides which reasons last; a lasting reason replaces a passing one |
+//! | `latch` | the file whose presence is the halt; a torn or empty one halts as well |
+//! | `audit` | one synced line for every halt and re-arm: who and why |
+//! | `kill_switch` | sets the state word inside a signal handler |
+//! | `crash` | sets the state word on a panic and on SIGBUS |
+//! | `keeper` | refuses to start a halted agent, and writes latch and audit line of each halt |
+//! | `caretaker` | ends a process at once that leaves a thread inside a policy |
+//! | `operator` | a person's halt and re-arm, with or without a daemon |
 //!
 //! # Order
-//! What halts comes first, what explains comes after: latch file, state word, signal, explanation, audit line. A re-arm
-//! works in the opposite order. A crash between any two steps leaves the agent halted.
+//! What halts comes first, what explains comes after: latch file, state word, signal, explanation, audit
+//! line. A re-arm works in the opposite order. A crash between any two steps leaves the agent halted.
 //!
 //! # What a halt does not trust
-//! The state word lies in memory that a peer may write. A peer can halt an agent by it, and cannot lift a halt whose
-//! latch is written: the latch alone is enough to refuse a start.
+//! The state word lies in memory that a peer may write. A peer can halt an agent by it, and cannot lift a
+//! halt whose latch is written: the latch alone is enough to refuse a start.
 //!
 //! This module imports neither the daemon nor the commands. Both call it.
 

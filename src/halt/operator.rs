@@ -1,14 +1,14 @@
 //! A person's halt and re-arm of an agent, whether or not its daemon runs.
 //!
-//! [`engage`] does what halts first and what explains last: it makes the latch's file, so that nothing starts any more;
-//! sets the state word, so that the gateway sends nothing any more; signals the daemon, so that it ends; and then
-//! explains the latch and writes the audit line.
+//! [`engage`] does what halts first and what explains last: it makes the latch's file, so that nothing starts
+//! any more; sets the state word, so that the gateway sends nothing any more; signals the daemon, so that it
+//! ends; and then explains the latch and writes the audit line.
 //!
-//! [`rearm`] works in the opposite order: it writes the audit line first and removes the latch last. A re-arm that is
-//! interrupted leaves the agent halted.
+//! [`rearm`] works in the opposite order: it writes the audit line first and removes the latch last. A re-arm
+//! that is interrupted leaves the agent halted.
 //!
-//! The two exclude each other by the re-arm lock. A re-arm lifts the halts that it found when it began, and no later
-//! ones. A halt waits for a re-arm under way, and then halts again.
+//! The two exclude each other by the re-arm lock. A re-arm lifts the halts that it found when it began, and
+//! no later ones. A halt waits for a re-arm under way, and then halts again.
 
 use super::audit::{Audit, AuditLine};
 use super::latch::{Engaged, Halt, Latch, LatchState};
@@ -40,8 +40,8 @@ pub struct Target<'a> {
 /// How an agent was halted.
 #[derive(Debug)]
 pub enum Engagement {
-    /// By its latch, which is explained and on disk. `is_first` is false if the agent was halted already; the first
-    /// reason stands then.
+    /// By its latch, which is explained and on disk. `is_first` is false if the agent was halted already; the
+    /// first reason stands then.
     Latched {
         /// Whether this halt made the latch.
         is_first: bool,
@@ -86,8 +86,8 @@ pub fn engage(target: Target<'_>, text: &str) -> Result<Engagement, EngageError>
     let mut at_ns = wall_clock_ns();
     let mut engaged = target.pull();
     let signalled = target.daemon.map(|daemon| daemon.signal(rustix::process::Signal::USR2));
-    // A re-arm under way may undo what was just done. The lock is held until the audit line is written: that line tells
-    // a re-arm that has begun, and waits for the lock, of this halt.
+    // A re-arm under way may undo what was just done. The lock is held until the audit line is written: that
+    // line tells a re-arm that has begun, and waits for the lock, of this halt.
     let lock = target.state.lock_rearm(LOCK_PATIENCE);
     if lock.is_ok()
         && let again @ (Ok(Some(_)) | Err(_)) = target.pull()
@@ -140,8 +140,8 @@ impl From<StateError> for RearmError {
     }
 }
 
-/// Lifts the agent's halt, so that the next start may arm it. Returns a summary of the halt: since when, why and by
-/// whom. `text` is what the person said about the re-arm.
+/// Lifts the agent's halt, so that the next start may arm it. Returns a summary of the halt: since when, why
+/// and by whom. `text` is what the person said about the re-arm.
 ///
 /// # Errors
 /// Fails if the agent is not halted, its daemon runs, or it was halted anew meanwhile.
@@ -153,8 +153,8 @@ pub fn rearm(target: Target<'_>, text: &str) -> Result<String, RearmError> {
     let begun = audit.length();
     // A daemon holds this lock as long as it runs, from its very start.
     let _role = target.state.acquire().map_err(RearmError::Daemon)?;
-    // A halt at the same time waits for the end of this re-arm, and then halts again. A halt that came before it has
-    // left its audit line.
+    // A halt at the same time waits for the end of this re-arm, and then halts again. A halt that came before
+    // it has left its audit line.
     let _lock = target.state.lock_rearm(LOCK_PATIENCE)?;
     if let Some(halt) = audit.halt_since(begun)? {
         return Err(RearmError::HaltedAnew(Box::new(halt)));
@@ -200,8 +200,8 @@ impl Target<'_> {
         self.directory.observe(RingFile::Actions).ok().map(|region| region.header())
     }
 
-    /// Makes the latch's file and sets the state word, without waiting for any other halt or re-arm. Returns the file,
-    /// unless it was there already.
+    /// Makes the latch's file and sets the state word, without waiting for any other halt or re-arm. Returns
+    /// the file, unless it was there already.
     fn pull(&self) -> Result<Option<Engaged>, StateError> {
         let engaged = self.state.create().and_then(|()| Latch::of(self.state).engage());
         if let Some(header) = self.header() {
@@ -210,8 +210,8 @@ impl Target<'_> {
         engaged
     }
 
-    /// Writes who halted the agent and why: in the latch, if this is the first halt, and in the audit file. Everything
-    /// is on disk when this returns.
+    /// Writes who halted the agent and why: in the latch, if this is the first halt, and in the audit file.
+    /// Everything is on disk when this returns.
     fn explain(
         &self,
         header: Option<&Header>,

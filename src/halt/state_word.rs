@@ -6,8 +6,8 @@ use escapement_ring::wire::{AgentState, Reason, StateWord};
 // The ring knows this one state by its number. It does not know the meaning of the others.
 const _: () = assert!(AgentState::Halted.number() == HALTED);
 
-/// Reasons of halts that hold only as long as the process. A panic and a truncated file are answered by a restart, as
-/// the table of exit codes says.
+/// Reasons of halts that hold only as long as the process. A panic and a truncated file are answered by a
+/// restart, as the table of exit codes says.
 const PASSING: [Reason; 2] = [Reason::Panic, Reason::BusError];
 /// Their numbers.
 const REPLACEABLE: [u32; 2] = [PASSING[0].number() as u32, PASSING[1].number() as u32];
@@ -19,8 +19,8 @@ pub fn latches(reason: Reason) -> bool {
 
 /// Sets the state word to halted for a reason that latches. Returns whether this call did it.
 ///
-/// The first reason stands, except that this one replaces a reason that does not latch. Otherwise a lasting halt would
-/// be lost if the process died, and was started again, at the same moment. Async-signal-safe.
+/// The first reason stands, except that this one replaces a reason that does not latch. Otherwise a lasting
+/// halt would be lost if the process died, and was started again, at the same moment. Async-signal-safe.
 pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
     debug_assert!(latches(reason), "{reason:?} is answered by a restart");
     header.halt_over(reason.number().into(), &REPLACEABLE)
@@ -37,8 +37,8 @@ pub fn state_of(header: &Header) -> StateWord {
     StateWord::from_numbers(header.state())
 }
 
-/// Why the state word says that the agent is halted. A reason that this version does not know counts as an operator's:
-/// it latches.
+/// Why the state word says that the agent is halted. A reason that this version does not know counts as an
+/// operator's: it latches.
 pub fn halt_reason(word: StateWord) -> Reason {
     word.reason.unwrap_or(Reason::Operator)
 }

@@ -30,8 +30,8 @@ pub enum CoreError {
     },
     /// The kernel would take the core away for part of every second.
     #[error(
-        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): a busy loop under SCHED_FIFO loses \
-         the rest of every second; set it to -1"
+        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): a busy loop under SCHED_FIFO \
+         loses the rest of every second; set it to -1"
     )]
     Throttled {
         /// Microseconds of each second that real-time threads may run.
@@ -41,8 +41,8 @@ pub enum CoreError {
 
 /// Pins the calling thread to one core and checks that it runs there.
 ///
-/// `core_affinity` lists only the cores that the process may use, and returns only whether the call succeeded. So the
-/// list and the thread's actual core are both checked here.
+/// `core_affinity` lists only the cores that the process may use, and returns only whether the call
+/// succeeded. So the list and the thread's actual core are both checked here.
 ///
 /// # Errors
 /// Fails if the core may not be used, or the thread is not on it afterwards.
@@ -64,8 +64,8 @@ pub fn pin_to(core: usize) -> Result<(), CoreError> {
     }
 }
 
-/// Keeps the calling thread, and the threads that it starts, off one core, if it may use another. Work beside a busy loop
-/// must not share the loop's core.
+/// Keeps the calling thread, and the threads that it starts, off one core, if it may use another. Work beside
+/// a busy loop must not share the loop's core.
 pub fn keep_off(core: usize) {
     let Ok(mut mask) = rustix::thread::sched_getaffinity(None) else { return };
     if mask.count() > 1 && mask.is_set(core) {
@@ -75,7 +75,8 @@ pub fn keep_off(core: usize) {
     }
 }
 
-/// Runs `start` with the calling thread pinned to its current core. `start` is given the thread's usual cores, if known.
+/// Runs `start` with the calling thread pinned to its current core. `start` is given the thread's usual
+/// cores, if known.
 ///
 /// A task that `start` starts begins on this core. Otherwise it could be placed behind a thread that spins.
 pub fn on_this_core(start: impl FnOnce(Option<&CpuSet>)) {
@@ -91,8 +92,8 @@ pub fn on_this_core(start: impl FnOnce(Option<&CpuSet>)) {
 /// Puts the calling thread under `SCHED_FIFO`.
 ///
 /// # Errors
-/// Fails if the permission is missing, or the kernel throttles real-time threads. Nothing is changed then. A throttled
-/// thread would do worse than one under the ordinary scheduler.
+/// Fails if the permission is missing, or the kernel throttles real-time threads. Nothing is changed then. A
+/// throttled thread would do worse than one under the ordinary scheduler.
 pub fn use_fifo_scheduler(priority: u8) -> Result<(), CoreError> {
     let runtime_us = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us")
         .ok()

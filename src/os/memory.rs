@@ -12,7 +12,8 @@ pub fn lock_all_memory() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How much of its stack a thread touches in advance: more than the deepest call of a tick, libtorch's included.
+/// How much of its stack a thread touches in advance: more than the deepest call of a tick, libtorch's
+/// included.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// Touches the calling thread's stack, so that its pages are resident.

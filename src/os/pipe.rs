@@ -10,19 +10,20 @@ const PIECE: usize = 4096;
 /// How long the last message of a process may wait for its reader, in seconds.
 const PATIENCE_S: i64 = 1;
 
-/// Lets a write to a closed pipe end the process quietly, as it ends other command-line programs: `check | head -1` is
-/// not a defect. Rust ignores the signal by default, and printing would panic. The daemon must not call this: the reader
-/// of its log must not be able to end it.
+/// Lets a write to a closed pipe end the process quietly, as it ends other command-line programs:
+/// `check | head -1` is not a defect. Rust ignores the signal by default, and printing would panic. The
+/// daemon must not call this: the reader of its log must not be able to end it.
 pub fn end_quietly_on_closed_pipe() {
-    // SAFETY: the default action is installed for one signal, before any thread is started. No handler's code can run.
+    // SAFETY: the default action is installed for one signal, before any thread is started. No handler's code
+    // can run.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Opens the pipe or terminal behind `file` again, so that writes to it never block. Returns `None` for other kinds of
-/// file, or if that fails.
+/// Opens the pipe or terminal behind `file` again, so that writes to it never block. Returns `None` for other
+/// kinds of file, or if that fails.
 ///
-/// The existing descriptor stays blocking, so other users of the file notice nothing. A terminal counts as writable as
-/// soon as there is room for one byte.
+/// The existing descriptor stays blocking, so other users of the file notice nothing. A terminal counts as
+/// writable as soon as there is room for one byte.
 pub fn open_nonblocking(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     let kind = FileType::from_raw_mode(fstat(file).ok()?.st_mode);
     if !matches!(kind, FileType::Fifo | FileType::CharacterDevice) {
@@ -32,13 +33,14 @@ pub fn open_nonblocking(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// Writes as much as there is room for, and returns how many bytes that was. `file` must be a pipe, a socket, or the
-/// result of [`open_nonblocking`].
+/// Writes as much as there is room for, and returns how many bytes that was. `file` must be a pipe, a socket,
+/// or the result of [`open_nonblocking`].
 pub fn write_without_blocking(file: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     write_within(file, bytes, 0)
 }
 
-/// Writes a message to standard error before the process ends. If it is not read, the process ends all the same.
+/// Writes a message to standard error before the process ends. If it is not read, the process ends all the
+/// same.
 pub fn say(text: &str) {
     let stderr = io::stderr();
     let own = open_nonblocking(stderr.as_fd());
@@ -67,7 +69,8 @@ fn write_within(file: BorrowedFd<'_>, bytes: &[u8], seconds: i64) -> usize {
 mod tests {
     use super::*;
 
-    /// A terminal with little room takes a part. A descriptor that was opened as usual would block for the rest.
+    /// A terminal with little room takes a part. A descriptor that was opened as usual would block for the
+    /// rest.
     #[test]
     fn a_terminal_that_is_not_read_takes_what_it_can() {
         let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;

@@ -1,12 +1,13 @@
 //! The sandbox: takes filesystem access from the threads that run code from a policy's file.
 //!
-//! A TorchScript file is code. With libtorch 2.13 a crafted module creates files while it loads. When it is called, it
-//! maps and overwrites existing files, an action ring among them. The native engine runs no code from the file and needs
-//! no sandbox.
+//! A TorchScript file is code. With libtorch 2.13 a crafted module creates files while it loads. When it is
+//! called, it maps and overwrites existing files, an action ring among them. The native engine runs no code
+//! from the file and needs no sandbox.
 //!
-//! Before libtorch sees a file, the thread that loads it gives up every right to open, create or change a file, to reach
-//! the network, and to signal other processes (Landlock). The thread that serves does the same later. Open files and
-//! mapped memory stay usable. Threads that libtorch starts inherit the sandbox, and no thread can leave it.
+//! Before libtorch sees a file, the thread that loads it gives up every right to open, create or change a
+//! file, to reach the network, and to signal other processes (Landlock). The thread that serves does the same
+//! later. Open files and mapped memory stay usable. Threads that libtorch starts inherit the sandbox, and no
+//! thread can leave it.
 //!
 //! Other threads of the process keep their rights: the supervisor still writes its status.
 
@@ -15,12 +16,13 @@ use landlock::{
     RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-/// What stays readable: the description of the processor. libtorch chooses its kernels by it when it first runs.
+/// What stays readable: the description of the processor. libtorch chooses its kernels by it when it first
+/// runs.
 const READABLE: &[&str] = &["/proc/cpuinfo", "/sys/devices/system/cpu"];
 
 thread_local! {
-    /// Whether this thread has confined itself. A thread that a confined thread started is confined as well, but this is
-    /// false in it; confining it again costs one more ruleset.
+    /// Whether this thread has confined itself. A thread that a confined thread started is confined as well,
+    /// but this is false in it; confining it again costs one more ruleset.
     static IS_CONFINED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
@@ -38,13 +40,15 @@ pub enum SandboxError {
 /// Confines the calling thread, and every thread that it starts from now on.
 ///
 /// # Errors
-/// Fails if the kernel cannot take away at least the rights to read, write and create files. Nothing is changed then.
+/// Fails if the kernel cannot take away at least the rights to read, write and create files. Nothing is
+/// changed then.
 pub fn forbid_files() -> Result<(), SandboxError> {
     if IS_CONFINED.get() {
         // Once is enough, and the kernel allows at most sixteen rulesets on top of each other.
         return Ok(());
     }
-    // The rights of the first version are required. Those that later kernels add are taken away where possible.
+    // The rights of the first version are required. Those that later kernels add are taken away where
+    // possible.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?

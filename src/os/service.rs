@@ -47,14 +47,14 @@ impl ServiceManager {
             tracing::warn!(
                 watchdog_ms = watchdog.as_millis(),
                 hang_timeout_ms = hang_timeout.0 / 1_000_000,
-                "WatchdogSec is not more than twice deadline.hang_timeout_ms: a hung agent may be aborted and started \
-                 again before its halt is kept"
+                "WatchdogSec is not more than twice deadline.hang_timeout_ms: a hung agent may be aborted and \
+                 started again before its halt is kept"
             );
         }
     }
 
-    /// Feeds the watchdog twice in its interval, but only while the engine's heartbeat is younger than half of it. A live
-    /// supervisor beside a dead engine must not look healthy.
+    /// Feeds the watchdog twice in its interval, but only while the engine's heartbeat is younger than half
+    /// of it. A live supervisor beside a dead engine must not look healthy.
     pub fn feed_watchdog(&mut self, now: Nanos, engine_heartbeat: Nanos) {
         let Some(interval) = self.watchdog else { return };
         let half = Nanos(u64::try_from(interval.as_nanos() / 2).unwrap_or(u64::MAX));
@@ -67,14 +67,15 @@ impl ServiceManager {
 
 /// Whether the watchdog may end the process before the guard has halted it.
 ///
-/// The watchdog is fed until the engine has been silent for half the interval, and fires one interval after it was last
-/// fed. The guard halts after `hang_timeout` of silence. That, and the time to keep the halt, must fit into half an
-/// interval.
+/// The watchdog is fed until the engine has been silent for half the interval, and fires one interval after
+/// it was last fed. The guard halts after `hang_timeout` of silence. That, and the time to keep the halt,
+/// must fit into half an interval.
 fn forestalls_the_halt(watchdog: Duration, hang_timeout: Nanos) -> bool {
     watchdog.as_nanos() <= 2 * u128::from(hang_timeout.0)
 }
 
-/// Sends a notification. Does nothing without a socket; an error is only logged, since it has no other receiver.
+/// Sends a notification. Does nothing without a socket; an error is only logged, since it has no other
+/// receiver.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "service manager notification");

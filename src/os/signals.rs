@@ -33,8 +33,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers. The caller must have installed the kill switch, so that the state word says halted before
-    /// [`Request::Halt`] is delivered.
+    /// Installs the handlers. The caller must have installed the kill switch, so that the state word says
+    /// halted before [`Request::Halt`] is delivered.
     ///
     /// # Errors
     /// Fails if one of them cannot be installed.
@@ -53,7 +53,8 @@ impl Signals {
                 _ => Request::Drain,
             };
             let sent = matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
-            // SAFETY: for a signal that a process sent, by kill, sigqueue or tgkill, the kernel fills in the sender.
+            // SAFETY: for a signal that a process sent, by kill, sigqueue or tgkill, the kernel fills in the
+            // sender.
             let uid = sent.then(|| unsafe { info.si_uid() });
             if !listener(Requested { request, uid }) {
                 return;

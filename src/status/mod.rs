@@ -1,8 +1,8 @@
 //! The status page: everything that a running daemon says about itself, as JSON.
 //!
-//! The daemon writes it into `status.json` and answers `status` through the control socket with it; the commands read
-//! it. Both use the types of this module, so that a field has one name and one meaning. Words and keys are part of the
-//! format and are never renamed.
+//! The daemon writes it into `status.json` and answers `status` through the control socket with it; the
+//! commands read it. Both use the types of this module, so that a field has one name and one meaning. Words
+//! and keys are part of the format and are never renamed.
 
 mod policy;
 mod reload;
@@ -132,7 +132,8 @@ pub struct LatencyStatus {
 mod tests {
     use super::*;
 
-    /// A page that a daemon wrote before this type existed. Keys, their order, words and numbers stay what they were.
+    /// A page that a daemon wrote before this type existed. Keys, their order, words and numbers stay what
+    /// they were.
     const WRITTEN_BEFORE: &str = include_str!("../../tests/golden/status_page.json");
 
     #[test]

@@ -1,11 +1,13 @@
-//! The causes of a miss. Their names stand in logs and in JSON, and other programs read both: they are never renamed.
+//! The causes of a miss. Their names stand in logs and in JSON, and other programs read both: they are never
+//! renamed.
 
 /// Why a tick missed. A miss has one cause; the evidence shows everything else that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// The observation waited while the engine was busy with those before it.
     Queued,
-    /// The feed committed the observation long after its stamp. The engine was polling for it in the meantime.
+    /// The feed committed the observation long after its stamp. The engine was polling for it in the
+    /// meantime.
     FeedStalled,
     /// The engine was asleep between two polls, as its idle strategy says.
     IdleSleep,

@@ -1,9 +1,9 @@
-//! The misses of one agent: taken from the tick records, judged once the evidence about their time is complete, and
-//! counted by cause.
+//! The misses of one agent: taken from the tick records, judged once the evidence about their time is
+//! complete, and counted by cause.
 
 use super::cause::Cause;
 use super::timeline::{Interval, ThreadState, Timeline};
-use super::verdict::{Evidence, LOOKED, MissKind, judge};
+use super::verdict::{Evidence, MissKind, POLLED, judge};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::Nanos;
 use escapement_ring::wire::{ActionFlags, Reason};
@@ -44,7 +44,8 @@ pub struct Misses {
     deadlines: VecDeque<(u32, Deadlines)>,
     /// Position and end of the last tick.
     last: Option<(u64, u64)>,
-    /// A tick that the guard answered while the policy computed. Its cause is judged when the policy has returned.
+    /// A tick that the guard answered while the policy computed. Its cause is judged when the policy has
+    /// returned.
     taken_over: Option<TickRecord>,
     waiting: VecDeque<PendingMiss>,
     counts: [u64; Cause::ALL.len()],
@@ -79,7 +80,8 @@ const RECENT: usize = 16;
 const REVISIONS: usize = 8;
 /// Misses that may wait for their evidence: as many as there are records between two reads of the supervisor.
 const WAITING: usize = 1 << 14;
-/// How long after the guard's answer a policy may take to return. Then it is judged by what it has done so far.
+/// How long after the guard's answer a policy may take to return. Then it is judged by what it has done so
+/// far.
 const PATIENCE: Nanos = Nanos::from_millis(1_000);
 
 impl Misses {
@@ -119,8 +121,8 @@ impl Misses {
         &mut self.timeline
     }
 
-    /// Takes in the next record. The next call of [`Misses::judge`] judges it; the evidence about it must have been added
-    /// by then.
+    /// Takes in the next record. The next call of [`Misses::judge`] judges it; the evidence about it must
+    /// have been added by then.
     pub fn note(&mut self, record: &TickRecord) {
         let returned_at_last = record.outcome == 0 && reason_of(record) == Some(Reason::GuardTakeover);
         self.note_work(record);
@@ -199,7 +201,7 @@ impl Misses {
         self.recent.push_back(miss);
     }
 
-    /// When the engine was at work on this observation. One tick after the other is one stretch of work.
+    /// When the engine was at work on this observation. One tick after the other is one interval of work.
     fn note_work(&mut self, record: &TickRecord) {
         let end = record.ts_commit_ns.max(record.ts_done_ns);
         if let Some((position, last_end)) = self.last {
@@ -210,7 +212,7 @@ impl Misses {
             }
         }
         self.last = Some((record.position, end));
-        self.timeline.extend(ThreadState::Busy, Interval::new(record.ts_peek_ns, end), LOOKED);
+        self.timeline.extend(ThreadState::Busy, Interval::new(record.ts_peek_ns, end), POLLED);
     }
 
     fn queue_takeover(&mut self, record: &TickRecord, returned: u64) {
@@ -280,7 +282,8 @@ fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> MissKin
     }
 }
 
-/// The kind of miss that a record shows; `None` if it shows none. Misses that were not enforced count as well.
+/// The kind of miss that a record shows; `None` if it shows none. Misses that were not enforced count as
+/// well.
 fn reason_of(record: &TickRecord) -> Option<Reason> {
     let reason = Reason::from_number(record.reason)?;
     let has = |flag| record.flags & flag != 0;

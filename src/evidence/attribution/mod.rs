@@ -1,7 +1,7 @@
 //! The attribution: a pure function from evidence to the cause of a miss. It reads neither clock nor kernel.
 //!
-//! [`Misses`] takes in tick records and brings them together with the evidence on one [`Timeline`]. [`judge`] is the
-//! verdict on one miss; `docs/CAUSES.md` explains its rule.
+//! [`Misses`] takes in tick records and brings them together with the evidence on one [`Timeline`]. [`judge`]
+//! is the verdict on one miss; `docs/CAUSES.md` explains its rule.
 
 mod cause;
 mod ledger;

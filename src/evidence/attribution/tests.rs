@@ -9,7 +9,7 @@ use proptest::prelude::*;
 const MICRO: u64 = 1_000;
 const START: u64 = 1_000_000_000;
 
-/// A stretch in microseconds after the start.
+/// A interval in microseconds after the start.
 fn at(begin: u64, end: u64) -> Interval {
     Interval::new(START + begin * MICRO, START + end * MICRO)
 }
@@ -147,7 +147,10 @@ fn the_guards_own_absence_is_no_gap() {
     assert_eq!(engine.count(ThreadState::PlatformGap, at(0, 1_000)), 0);
     guard.add(ThreadState::Asleep, at(500, 600));
     engine.add_gap(at(490, 700), &guard);
-    assert_eq!(engine.cut(at(0, 1_000)).iter().filter(|piece| piece.is(ThreadState::PlatformGap)).count(), 1);
+    assert_eq!(
+        engine.cut(at(0, 1_000)).iter().filter(|segment| segment.is(ThreadState::PlatformGap)).count(),
+        1
+    );
 }
 
 #[test]

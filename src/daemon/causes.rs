@@ -26,8 +26,8 @@ impl Causes {
             misses.timeline().rely_on_steal();
         } else {
             cannot_tell.push(
-                "policy_slow from core_taken where a hypervisor took the engine's core alone: it has never said \
-                 that it took one"
+                "policy_slow from core_taken where a hypervisor took the engine's core alone: \
+                 it has never said that it took one"
                     .to_owned(),
             );
         }

@@ -78,8 +78,8 @@ pub enum DaemonError {
     Unconfined(SandboxError),
     /// The policy's tail is so long that the agent would halt at once.
     #[error(
-        "the policy's tail on this machine is {} us, deadline.inference_us = {}: with deadline.on_miss = \"halt\" \
-         it would halt the agent",
+        "the policy's tail on this machine is {} us, deadline.inference_us = {}: \
+         with deadline.on_miss = \"halt\" it would halt the agent",
         tail.0.div_ceil(1_000),
         limit.0 / 1_000
     )]

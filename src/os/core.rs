@@ -30,8 +30,8 @@ pub enum CoreError {
     },
     /// The kernel would take the core away for part of every second.
     #[error(
-        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): a busy loop under SCHED_FIFO \
-         loses the rest of every second; set it to -1"
+        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): \
+         a busy loop under SCHED_FIFO loses the rest of every second; set it to -1"
     )]
     Throttled {
         /// Microseconds of each second that real-time threads may run.

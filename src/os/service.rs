@@ -47,8 +47,8 @@ impl ServiceManager {
             tracing::warn!(
                 watchdog_ms = watchdog.as_millis(),
                 hang_timeout_ms = hang_timeout.0 / 1_000_000,
-                "WatchdogSec is not more than twice deadline.hang_timeout_ms: a hung agent may be aborted and \
-                 started again before its halt is kept"
+                "WatchdogSec is not more than twice deadline.hang_timeout_ms: \
+                 a hung agent may be aborted and started again before its halt is kept"
             );
         }
     }

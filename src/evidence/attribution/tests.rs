@@ -1,4 +1,4 @@
-//! The verdicts at their edges, on timelines made by hand.
+//! Tests of the verdicts at their limits, on timelines made by hand.
 
 use super::*;
 use escapement_engine::{Deadlines, TickRecord};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 const MICRO: u64 = 1_000;
 const START: u64 = 1_000_000_000;
 
-/// A interval in microseconds after the start.
+/// An interval in microseconds after the start.
 fn at(begin: u64, end: u64) -> Interval {
     Interval::new(START + begin * MICRO, START + end * MICRO)
 }
@@ -20,12 +20,12 @@ fn timeline(known: &[(ThreadState, u64, u64)]) -> Timeline {
     timeline
 }
 
-/// The verdict on a tick from 0 to `end` that had 100 us.
+/// The verdict on a tick from 0 to `end` with a limit of 100 us.
 fn late(known: &[(ThreadState, u64, u64)], end: u64) -> (Cause, Evidence) {
     judge(&timeline(known), MissKind::Late { window: at(0, end), limit: 100 * MICRO }, true)
 }
 
-/// The verdict on an observation that waited from 0 to `end` and had 100 us.
+/// The verdict on an observation that waited from 0 to `end` with a limit of 100 us.
 fn stale(known: &[(ThreadState, u64, u64)], end: u64) -> (Cause, Evidence) {
     judge(&timeline(known), MissKind::Stale { window: at(0, end), limit: 100 * MICRO }, true)
 }
@@ -33,7 +33,7 @@ fn stale(known: &[(ThreadState, u64, u64)], end: u64) -> (Cause, Evidence) {
 #[test]
 fn a_policy_is_slow_by_its_own_time_alone() {
     assert_eq!(late(&[], 101).0, Cause::PolicySlow);
-    // Its own time is equal to its limit: on an undisturbed core it would have been in time.
+    // Its own time equals its limit: on an undisturbed core it would have been on time.
     assert_eq!(late(&[(ThreadState::Preempted, 20, 21)], 101).0, Cause::CoreTaken);
     assert_eq!(late(&[(ThreadState::Preempted, 20, 21)], 102).0, Cause::PolicySlow);
     assert_eq!(late(&[(ThreadState::Asleep, 20, 300)], 301).0, Cause::PolicySlow);
@@ -41,10 +41,10 @@ fn a_policy_is_slow_by_its_own_time_alone() {
 
 #[test]
 fn a_longer_disturbance_outweighs_a_policy_that_is_late_by_itself() {
-    // 150 us of its own, and 151 that were taken: either alone would have missed.
+    // 150 us of its own, and 151 us taken: either alone would have missed.
     assert_eq!(late(&[(ThreadState::Preempted, 10, 161)], 301).0, Cause::CoreTaken);
     assert_eq!(late(&[(ThreadState::Preempted, 10, 160)], 300).0, Cause::PolicySlow);
-    // More than its own, but within the limit: it alone would not have.
+    // More was taken than its own time, but less than the limit: that alone would not have missed.
     assert_eq!(late(&[(ThreadState::Preempted, 10, 110)], 201).0, Cause::PolicySlow);
 }
 
@@ -56,7 +56,7 @@ fn faults_and_switches_are_told_apart() {
     // The wait for the disk is part of the fault.
     let waiting = late(&[(ThreadState::Asleep, 30, 190), (ThreadState::MajorFault, 20, 200)], 210);
     assert_eq!((waiting.0, waiting.1.fault_ns, waiting.1.asleep_ns), (Cause::PageFault, 180 * MICRO, 0));
-    // Preempted in the middle of a fault: whoever took the core made it long.
+    // Preempted in the middle of a fault: the other thread made it long.
     let taken = late(&[(ThreadState::Preempted, 30, 190), (ThreadState::MinorFault, 20, 200)], 210);
     assert_eq!((taken.0, taken.1.preempted_ns, taken.1.preemptions), (Cause::CoreTaken, 160 * MICRO, 1));
 }
@@ -68,10 +68,10 @@ fn a_span_outside_the_tick_explains_nothing() {
 
 #[test]
 fn what_is_not_known_decides_nothing() {
-    // Faults may have taken all of it or nothing.
+    // Faults may have taken all of the time or none.
     assert_eq!(late(&[(ThreadState::FaultsUnknown, 0, 300)], 300).0, Cause::Undetermined);
     assert_eq!(late(&[(ThreadState::SwitchesUnknown, 50, 250)], 300).0, Cause::Undetermined);
-    // 20 us of the unknown change nothing about 200 of its own, nor about 180 that were taken.
+    // 20 unknown us change nothing about 200 us of its own, nor about 180 us taken.
     assert_eq!(late(&[(ThreadState::SwitchesUnknown, 50, 70)], 220).0, Cause::PolicySlow);
     let taken = late(&[(ThreadState::SwitchesUnknown, 50, 70), (ThreadState::Preempted, 70, 250)], 260);
     assert_eq!((taken.0, taken.1.unknown_ns), (Cause::CoreTaken, 20 * MICRO));
@@ -92,7 +92,8 @@ fn a_gap_is_the_platforms_and_bounded_by_what_it_took() {
     assert_eq!(late(&[gap], 550).0, Cause::CoreTaken);
     let question = MissKind::Late { window: at(0, 550), limit: 100 * MICRO };
     let mut timeline = timeline(&[gap]);
-    // This hypervisor says when it takes the engine's core, and did not: the gap was the guard's core alone.
+    // This hypervisor reports when it takes the engine's core, and did not: the gap was on the guard's core
+    // alone.
     timeline.rely_on_steal();
     assert_eq!(judge(&timeline, question, true).0, Cause::PolicySlow);
     timeline.add_stolen(at(0, 5_000), 480 * MICRO);
@@ -106,33 +107,33 @@ fn stolen_time_explains_what_it_matches() {
         timeline.add_stolen(at(0, 5_000), stolen * MICRO);
         judge(&timeline, MissKind::Late { window: at(1_000, 1_500), limit: 100 * MICRO }, alone)
     };
-    // 500 us, 400 too many. Less stolen than that does not explain it; as much does.
+    // 500 us, 400 us too many. Less stolen time does not explain the miss; as much does.
     assert_eq!(verdict(399, true).0, Cause::PolicySlow);
     let (cause, evidence) = verdict(400, true);
     assert_eq!((cause, evidence.platform_ns), (Cause::CoreTaken, 400 * MICRO));
-    // Far more was stolen than is to be explained: some of it elsewhere, and nobody knows how much.
+    // Far more was stolen than is to be explained: an unknown part of it was taken elsewhere.
     assert_eq!(verdict(900, true).0, Cause::Undetermined);
-    // Two misses and one theft.
+    // Two misses and one sample of stolen time.
     assert_eq!(verdict(400, false).0, Cause::Undetermined);
 }
 
 #[test]
 fn a_stale_observation_waited_for_its_feed_up_to_the_last_look() {
-    // The engine was on its core with nothing to do all the time.
+    // The engine was on its core with nothing to do for the whole time.
     let (cause, evidence) = stale(&[], 500);
     assert_eq!((cause, evidence.feed_ns), (Cause::FeedStalled, 500 * MICRO));
-    // It was at work for most of the time; before that it looked.
+    // It worked for most of the time, and polled before that.
     let (cause, evidence) = stale(&[(ThreadState::Busy, 100, 500)], 501);
     assert_eq!((cause, evidence.feed_ns, evidence.queued_ns), (Cause::Queued, 100 * MICRO, 400 * MICRO));
-    // It was at work, then looked in vain: the work is no excuse.
+    // It worked, then polled in vain: the work is not the cause.
     assert_eq!(stale(&[(ThreadState::Busy, 0, 400)], 420).0, Cause::FeedStalled);
     assert_eq!(stale(&[(ThreadState::Busy, 0, 401)], 420).0, Cause::Queued);
-    // Taken in the middle of its work.
+    // The core was taken in the middle of its work.
     assert_eq!(
         stale(&[(ThreadState::Busy, 0, 500), (ThreadState::Preempted, 100, 480)], 501).0,
         Cause::CoreTaken
     );
-    // Asleep between looks: each time it goes to sleep it has looked.
+    // Asleep between polls: it polls each time before it goes to sleep.
     let naps =
         [(ThreadState::Asleep, 10, 200), (ThreadState::Asleep, 205, 400), (ThreadState::Asleep, 405, 495)];
     let (cause, evidence) = stale(&naps, 500);
@@ -169,7 +170,7 @@ const DEADLINES: Deadlines = Deadlines {
     max_age: Some(Nanos::from_micros(500)),
 };
 
-/// A tick that is peeked at `peek`, calls 1 us later and works for `inference`, all in microseconds.
+/// A tick that is peeked at `peek`, calls the policy 1 us later and works for `inference`, in microseconds.
 fn record(position: u64, peek: u64, inference: u64, reason: Reason) -> TickRecord {
     TickRecord {
         sequence: 100 + position,
@@ -255,7 +256,7 @@ fn deadlines_are_those_of_the_records_generation() {
         generation,
         ..record(position, 1_000 * position, 350, Reason::InferenceLate)
     };
-    // 150 us were taken: without them 200 us, late under the first deadline and in time under the second.
+    // 150 us were taken. The other 200 us are late under the first deadline and on time under the second.
     for position in [1, 2] {
         let begin = 1_000 * position + 100;
         misses.timeline().add(ThreadState::Preempted, at(begin, begin + 150));
@@ -277,7 +278,7 @@ fn only_the_latest_are_kept_and_all_are_counted() {
     assert_eq!(sequences, (135..=150).collect::<Vec<_>>());
 }
 
-/// Every injected cause on its own timeline; `shift` moves the evidence against the ticks.
+/// Finds every injected cause on its own timeline. `shift` moves the evidence against the ticks.
 fn found(shift: u64) -> Vec<Cause> {
     let mut misses = Misses::new(Nanos(0), DEADLINES);
     let kinds = [ThreadState::Preempted, ThreadState::MinorFault, ThreadState::MajorFault];
@@ -314,7 +315,7 @@ fn kind() -> impl Strategy<Value = ThreadState> {
 }
 
 proptest! {
-    /// Whatever is known, the parts of the evidence are the whole, and no figure is beyond it.
+    /// Whatever is known, the parts of the evidence add up to the whole, and no figure exceeds it.
     #[test]
     fn the_parts_are_the_whole(
         mut known in prop::collection::vec((kind(), 0u64..2_000, 0u64..400), 0..40),
@@ -324,7 +325,8 @@ proptest! {
         stolen in 0u64..3_000,
     ) {
         known.sort_by_key(|(_, begin, length)| begin + length);
-        let spans: Vec<_> = known.into_iter().map(|(kind, begin, length)| (kind, begin, begin + length)).collect();
+        let span = |(kind, begin, length)| (kind, begin, begin + length);
+        let spans: Vec<_> = known.into_iter().map(span).collect();
         let mut timeline = timeline(&spans);
         if stolen > 0 {
             timeline.add_stolen(at(0, 3_000), stolen * MICRO);
@@ -333,13 +335,14 @@ proptest! {
         let question =
             if is_stale { MissKind::Stale { window, limit } } else { MissKind::Late { window, limit } };
         let (_, found) = judge(&timeline, question, true);
-        let parts = found.on_core_ns + found.asleep_ns + found.preempted_ns + found.platform_ns + found.fault_ns
-            + found.queued_ns + found.feed_ns + found.unknown_ns;
+        let machine = found.preempted_ns + found.platform_ns + found.fault_ns;
+        let parts = found.on_core_ns + found.asleep_ns + machine + found.queued_ns + found.feed_ns
+            + found.unknown_ns;
         prop_assert_eq!(parts, found.took_ns);
         prop_assert_eq!(found.took_ns, end * MICRO);
     }
 
-    /// More of the core taken never turns a miss into the policy's.
+    /// If more time is taken, a miss never becomes the policy's.
     #[test]
     fn more_taken_is_never_the_policys_fault(own in 1u64..100, taken in 1u64..2_000, more in 0u64..2_000) {
         let verdict = |taken: u64| late(&[(ThreadState::Preempted, 0, taken)], taken + own).0;
@@ -347,10 +350,14 @@ proptest! {
         prop_assert_eq!(verdict(taken + more), Cause::CoreTaken);
     }
 
-    /// To know less never turns one cause into another: only into none.
+    /// Less knowledge never turns one cause into another; it can only make it undetermined.
     #[test]
     fn less_knowledge_is_never_another_cause(
-        begin in 0u64..300, length in 1u64..300, unknown in 0u64..300, unknown_length in 1u64..300, end in 101u64..400,
+        begin in 0u64..300,
+        length in 1u64..300,
+        unknown in 0u64..300,
+        unknown_length in 1u64..300,
+        end in 101u64..400,
     ) {
         let known = [(ThreadState::Preempted, begin, begin + length)];
         let (full, _) = late(&known, end);

@@ -167,7 +167,7 @@ fn last_poll(segments: &[Segment]) -> Option<u64> {
 }
 
 impl ThreadState {
-    /// A fault that nobody saw does not keep the engine from polling for longer than it takes.
+    /// An unseen fault does not keep the engine from polling for longer than the fault takes.
     const ALL_BUT_FAULTS_UNKNOWN: [Self; 8] = [
         Self::Preempted,
         Self::Asleep,

@@ -3,14 +3,14 @@
 #
 # Usage: scripts/libtorch.sh
 #
-# Downloads three wheels whose hashes scripts/requirements/libtorch.txt pins (540 MB), keeps the few files a program
+# Downloads three wheels whose hashes python/requirements/libtorch.txt pins (540 MB), keeps the few files a program
 # on the CPU needs (480 MB), and points the git-ignored link `.libtorch` at them. The result is shared by all clones
 # below ${XDG_CACHE_HOME:-~/.cache}/escapement, one directory per set of pins; a second run only checks the link.
 # Nothing is installed, no privileges are needed, and a run that is killed leaves no directory that looks finished.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-pins=$root/scripts/requirements/libtorch.txt
+pins=$root/python/requirements/libtorch.txt
 # Raised when the assembly below changes, so that caches made by an older script are not taken for current ones.
 layout=1
 

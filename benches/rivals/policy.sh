@@ -12,7 +12,7 @@ rivals=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$rivals/../.." && pwd)
 venv=$("$root/scripts/venv.sh" rivals)
 
-key=$(cat "$rivals/models.py" "$root/scripts/requirements/rivals.txt" | sha256sum | cut -c1-16)
+key=$(cat "$rivals/models.py" "$root/python/requirements/rivals.txt" | sha256sum | cut -c1-16)
 models=${XDG_CACHE_HOME:-$HOME/.cache}/escapement/rivals-$key
 if [[ ! -d $models ]]; then
     rm -rf "$models.partial"

@@ -1,6 +1,6 @@
 //! Features of one instrument's quotes and trades, computed one event at a time.
 //!
-//! `config/features.toml` lists them and `docs/FEATURES.md` defines them; `scripts/market_features/features.py` is the
+//! `config/features.toml` lists them and `docs/FEATURES.md` defines them; `python/market_features/features.py` is the
 //! same computation in Python. The state is a few dozen numbers, whatever the length of the stream, and only past
 //! events enter it. Sums are kept in `f64` and rounded once, when an observation is written.
 

@@ -16,13 +16,13 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO
 
-from convert_capture import convert
 from example_agent import environment, policy_export
 from example_agent.environment import MAKE_PER_TRADE, TAKE_PER_STEP, QuotingEnvironment, log_mid_bp
+from example_agent.train import check_set, reward_of, split, train
+from market_features.convert import convert
 from market_features.definitions import NAMES
 from market_features.features import Features
 from market_features.obs_file import Recording, read_obs
-from train_example import check_set, reward_of, split, train
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-import make_golden
-from convert_capture import convert
+from fixtures import golden_features
 from market_features.capture import CaptureError, Quote, Trade, read_capture
+from market_features.convert import convert
 from market_features.definitions import NAMES
 from market_features.features import Features
 from market_features.obs_file import read_obs
@@ -160,7 +160,7 @@ def assert_the_future_changes_nothing(lines: list[str], cuts: tuple[int, ...], d
 
 
 def test_the_future_changes_no_observation(tmp_path: Path) -> None:
-    lines = [as_line(event) for event in make_golden.events()]
+    lines = [as_line(event) for event in golden_features.events()]
     assert_the_future_changes_nothing(lines, tuple(range(2, len(lines))), tmp_path)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import make_golden
+from fixtures import golden_features
 from market_features.definitions import DEFINITIONS, DIMENSION, NAMES
 from market_features.features import LARGEST, SMALLEST, Features
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "features.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "features.jsonl"
 MS = 1_000_000
 
 
@@ -130,11 +131,11 @@ def test_no_observation_before_the_first_quote() -> None:
 
 
 def test_committed_vectors_are_what_the_features_give() -> None:
-    assert GOLDEN.read_text(encoding="utf-8").splitlines() == list(make_golden.lines())
+    assert GOLDEN.read_text(encoding="utf-8").splitlines() == list(golden_features.lines())
 
 
 def test_the_documented_table_is_the_definitions() -> None:
-    text = (GOLDEN.parents[2] / "docs" / "FEATURES.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "FEATURES.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
     assert len(rows) == DIMENSION
     for index, (row, definition) in enumerate(zip(rows, DEFINITIONS, strict=True)):

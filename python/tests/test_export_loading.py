@@ -78,12 +78,12 @@ def test_a_zip_of_1_x(tmp_path: Path, plain: bool) -> None:
     assert_same_actions(bundle, bundle.act(observations), model.predict(observations, deterministic=True)[0])
 
 
-OLD = Path(__file__).resolve().parents[1] / "data" / "sb3-1.6"
+OLD = Path(__file__).resolve().parents[2] / "tests" / "data" / "sb3-1.6"
 
 
 @pytest.mark.parametrize("name", ["ppo", "dqn", "sac", "recurrent_ppo"])
 def test_models_that_1_6_saved_act_as_they_did_there(tmp_path: Path, name: str) -> None:
-    """Real ones, by scripts/make_old_models.py: spaces of gym 0.21, shared layers (PPO, RecurrentPPO), HER (SAC).
+    """Real ones, by `fixtures.old_models`: spaces of gym 0.21, shared layers (PPO, RecurrentPPO), HER (SAC).
 
     What is to be expected comes from the old version's own `predict`.
     """

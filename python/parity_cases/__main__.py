@@ -1,6 +1,6 @@
 """Exports policies and random networks with PyTorch, with what PyTorch computes for them.
 
-Usage: make_parity.py DIRECTORY [--networks 200] [--rows 500] [--seed 1]
+Usage, in python/: python -m parity_cases DIRECTORY [--networks 200] [--rows 500] [--seed 1]
 
 Writes for every case NAME.pt, NAME.observations.npy, NAME.actions.npy and NAME.trusted.npy; tests/native_parity.rs says
 what each holds. Four families:

@@ -1,4 +1,4 @@
-/* A feed handler written from docs/FORMATS.md and docs/escapement.h alone; tests/layout.rs runs it.
+/* A feed handler written from docs/FORMATS.md and include/escapement.h alone; tests/layout.rs runs it.
  *
  *   producer DIRECTORY COUNT FIRST_SEQUENCE
  *

@@ -1,4 +1,4 @@
-"""`python -m escapement_export`"""
+"""Runs the command as `python -m escapement_export`."""
 
 from .command import main
 

@@ -1,4 +1,4 @@
-"""The first part of the graph: from the raw vector to the tensors that a feature extractor takes."""
+"""The first part of the graph: converts the raw vector to the tensors that a feature extractor takes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from .normalization import Normalization
 
 
 class Normalizer(nn.Module):
-    """clamp(((x - high) - low) * (1 / deviation), +-clip) in float32, as exact as float64 would be.
+    """Computes clamp(((x - high) - low) * (1 / deviation), +-clip) in float32, as exactly as float64 would.
 
-    The mean is split into the nearest float32 number and the rest. Near the mean the first difference is exact
-    (Sterbenz's lemma), so nothing is lost to cancellation, however large the mean is beside the deviation.
+    The mean is split into the nearest float32 number, `high`, and the rest, `low`. Near the mean the first
+    difference is exact (Sterbenz's lemma). So cancellation loses nothing, even if the mean is much larger
+    than the deviation.
     """
 
     def __init__(self, normalization: Normalization, key: str) -> None:
@@ -34,7 +35,7 @@ class Normalizer(nn.Module):
     scale: Tensor
 
     def forward(self, values: Tensor) -> Tensor:
-        """[n, k] raw to [n, k] normalised."""
+        """Normalises raw values [n, k]; returns [n, k]."""
         centered = values - self.high
         if self.has_low:
             centered = centered - self.low
@@ -42,27 +43,33 @@ class Normalizer(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Indices [n, components] to concatenated one-hot vectors [n, sum of counts]."""
+    """Converts indices [n, components] to concatenated one-hot vectors [n, sum of counts]."""
 
     def __init__(self, nvec: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("component", torch.cat([torch.full((count,), i) for i, count in enumerate(nvec)]))
-        self.register_buffer("category", torch.cat([torch.arange(count) for count in nvec])[None].to(torch.float32))
+        self.register_buffer(
+            "component", torch.cat([torch.full((count,), i) for i, count in enumerate(nvec)])
+        )
+        self.register_buffer(
+            "category", torch.cat([torch.arange(count) for count in nvec])[None].to(torch.float32)
+        )
         self.single = len(nvec) == 1
 
     component: Tensor
     category: Tensor
 
     def forward(self, indices: Tensor) -> Tensor:
-        """The vector of an index outside its range is all zeros."""
+        """Encodes the indices. An index outside its range gives a vector of zeros."""
         spread = indices if self.single else torch.index_select(indices, 1, self.component)
         return torch.eq(spread, self.category).to(torch.float32)
 
 
 class Encoder(nn.Module):
-    """The raw vector [n, dimension] to what Stable-Baselines3 calls a preprocessed observation."""
+    """Converts the raw vector [n, dimension] to what Stable-Baselines3 calls a preprocessed observation."""
 
-    def __init__(self, layout: ObservationLayout, normalization: Normalization | None, scale_images: bool) -> None:
+    def __init__(
+        self, layout: ObservationLayout, normalization: Normalization | None, scale_images: bool
+    ) -> None:
         super().__init__()
         self.layout = layout
         self.encoders = nn.ModuleDict()
@@ -74,7 +81,7 @@ class Encoder(nn.Module):
         self.scale_images = scale_images
 
     def forward(self, observation: Tensor) -> Tensor | dict[str, Tensor]:
-        """A tensor, or a dict of them where the space is a Dict. The mask is left out."""
+        """Returns a tensor, or a dict of tensors if the space is a Dict, without the action mask."""
         parts = {
             segment.key: self.encode(str(position), segment, observation)
             for position, segment in enumerate(self.layout.segments)
@@ -83,7 +90,7 @@ class Encoder(nn.Module):
         return parts if self.layout.is_dict else parts[""]
 
     def encode(self, position: str, segment: Segment, observation: Tensor) -> Tensor:
-        """One segment of the vector."""
+        """Encodes one segment of the vector."""
         values = observation
         if segment.dimension != self.layout.dimension:
             values = observation[:, segment.offset : segment.end]
@@ -96,6 +103,6 @@ class Encoder(nn.Module):
         return values
 
     def mask(self, observation: Tensor) -> Tensor:
-        """The action mask [n, logits] at the end of the vector: True where allowed."""
+        """Returns the action mask [n, logits] at the end of the vector: True where an action is allowed."""
         mask = self.layout.segments[-1]
         return observation[:, mask.offset :] > 0.5

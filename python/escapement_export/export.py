@@ -1,4 +1,4 @@
-"""The three ways to a bundle: from a model, from a saved model, from any torch module."""
+"""Writes bundles from a model in memory, from a saved model, or from any torch module."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SUFFIX = ".bundle"
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said about any bundle. `name` comes from the directory's name where it is not given."""
+    """Options of an export. Without `name`, the bundle gets the name of its directory."""
 
     name: str | None = None
     observation_names: Sequence[str] | None = None
     action_names: Sequence[str] | None = None
     recorded: Vector | None = None
-    """Raw observations [n, dimension] from training: statistics for the input guard, and rows to compare on."""
+    """Raw observations [n, dimension] from training, for the input check's statistics and the comparison."""
     safe_default: Sequence[float] | None = None
     on_miss: str | int = "keep"
-    """For recurrent policies: "keep", "reset", or N observations of burn-in."""
+    """For recurrent policies: "keep", "reset", or a number of burn-in observations."""
     on_gap: str | int = "reset"
     slo: tuple[float, float] | None = None
-    """(inference in microseconds, percentile)"""
+    """(inference time in microseconds, percentile)"""
     trained: str | None = None
     tolerance: float = 1e-5
     checks: int = 4096
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle that was written, and how well it agrees with what it was made from."""
+    """A bundle that was written, and how well it agrees with its source."""
 
     path: Path
     algorithm: str
@@ -63,13 +63,18 @@ class Exported:
 
 
 def export_model(
-    model: Any, out: str | Path, *, vec_normalize: Any = None, frame_stack: int = 1, options: Options | None = None
+    model: Any,
+    out: str | Path,
+    *,
+    vec_normalize: Any = None,
+    frame_stack: int = 1,
+    options: Options | None = None,
 ) -> Exported:
     """Writes a Stable-Baselines3 or sb3-contrib model as a bundle.
 
-    `vec_normalize` is the `VecNormalize` that it was trained behind: its statistics become a part of the policy. Where
-    the model still has its environment, the one that is found there is used. `frame_stack` is VecFrameStack's number
-    of frames.
+    `vec_normalize` is the `VecNormalize` of the training: its statistics become a part of the policy. Without
+    the argument, the `VecNormalize` of the model's environment is used, if the model still has one.
+    `frame_stack` is the number of frames of VecFrameStack.
     """
     if vec_normalize is None and hasattr(model, "get_vec_normalize_env"):
         vec_normalize = model.get_vec_normalize_env()
@@ -85,7 +90,10 @@ def export_zip(
     frame_stack: int = 1,
     options: Options | None = None,
 ) -> Exported:
-    """Writes a saved model, and the `VecNormalize` saved beside it, as a bundle. Both are pickles: trust them first."""
+    """Writes a saved model, and the `VecNormalize` saved with it, as a bundle.
+
+    Both files are pickles, which run code when they are read. The caller must trust them.
+    """
     statistics = None if vec_normalize is None else loading.load_vec_normalize(Path(vec_normalize))
     model = loading.load_model(Path(path), loading.algorithm_name(algorithm))
     options = options or Options()
@@ -107,15 +115,20 @@ def export_module(
 ) -> Exported:
     """Writes any torch module as a bundle.
 
-    Its `forward` takes (observation [1, obs], noise [1, k] if `noise`, each of `state`) and returns the action that is
-    to be sent, or (action, each next state). It is traced, so it must not branch on data.
+    Its `forward` takes (observation [1, obs], noise [1, k] if `noise` is given, each of `state`). It returns
+    the action to send, or (action, each next state). It is traced, so it must not branch on data.
     """
-    subject = ModuleSubject(module, observation_space, action_space, Signature(noise, tuple(state)), algorithm)
+    subject = ModuleSubject(
+        module, observation_space, action_space, Signature(noise, tuple(state)), algorithm
+    )
     return write_bundle(subject, Path(out), options or Options())
 
 
 def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
-    """Writes, reads again, compares, and only then writes the manifest and gives the directory its name."""
+    """Writes the policy, reads it back and compares it.
+
+    Only then writes the manifest and names the directory.
+    """
     options = replace(options, name=manifest.check_name(options.name or out.name.removesuffix(SUFFIX)))
     check_options(subject, out, options)
     statistics = training_statistics(subject.layout, subject.normalization, options.recorded)
@@ -127,16 +140,18 @@ def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
         example = torch.from_numpy(sampler.edges()[:1].copy())
         graph.save(frozen(subject, example), policy)
         written = verification.load(policy)
-        rows = verification.drawn(subject, sampler, options.checks, with_noise=False)
+        rows = verification.random_rows(subject, sampler, options.checks, with_noise=False)
         deterministic = verification.compare(subject, written, rows, options.tolerance)
         stochastic = None
         if subject.signature.noise is not None:
-            rows = verification.drawn(subject, sampler, max(256, options.checks // 4), with_noise=True)
+            rows = verification.random_rows(subject, sampler, max(256, options.checks // 4), with_noise=True)
             stochastic = verification.compare(subject, written, rows, options.tolerance)
         vectors = verification.golden_vectors(subject, sampler, options.vectors)
         verification.compare(subject, written, vectors, options.tolerance)
-        golden.write(partial / "golden.safetensors", vectors, tuple(state.name for state in subject.signature.state))
-        text = manifest.sealed(manifest.to_toml(document(subject, options, statistics, partial)))
+        golden.write(
+            partial / "golden.safetensors", vectors, tuple(state.name for state in subject.signature.state)
+        )
+        text = manifest.with_hash(manifest.to_toml(document(subject, options, statistics, partial)))
         (partial / "bundle.toml").write_text(text, encoding="utf-8")
         partial.chmod(0o755)
         install(partial, out)
@@ -147,19 +162,22 @@ def write_bundle(subject: Subject, out: Path, options: Options) -> Exported:
 
 
 def frozen(subject: Subject, example: torch.Tensor) -> torch.jit.ScriptModule:
-    """The subject's frozen TorchScript, or an `ExportError` with the reason of whoever's module it was."""
+    """Returns the subject's frozen TorchScript. Fails with the reason that the module gave."""
     try:
         return graph.freeze(subject.graph, subject.signature, example)
     except ExportError:
         raise
     except Exception as error:
-        # A module of the user's own may raise anything, also because it is traced.
+        # A user's module may raise any exception, also because it is traced.
         reason = str(error).strip().splitlines() or [""]
         raise ExportError(f"the policy cannot be traced: {type(error).__name__}: {reason[0]}") from error
 
 
 def install(partial: Path, out: Path) -> None:
-    """Gives the complete directory its name; a bundle that was there is moved away first and removed after."""
+    """Gives the complete directory its name.
+
+    An existing bundle is moved away before that and removed after it.
+    """
     if not out.exists():
         partial.rename(out)
         return
@@ -170,11 +188,11 @@ def install(partial: Path, out: Path) -> None:
 
 
 def check_options(subject: Subject, out: Path, options: Options) -> None:
-    """Refuses what the manifest could not hold, before anything is computed."""
+    """Fails if the manifest could not hold the options. Runs before anything is computed."""
     if out.exists() and not options.overwrite:
-        raise ExportError(f"{out} exists; remove it, or say --overwrite")
+        raise ExportError(f"{out} exists; remove it, or pass --overwrite")
     if out.exists() and not (out / "bundle.toml").is_file():
-        raise ExportError(f"{out} exists and is no bundle; it is not overwritten")
+        raise ExportError(f"{out} exists and is not a bundle; it is not overwritten")
     if not 256 <= options.vectors <= 65536:
         raise ExportError(f"{options.vectors} golden vectors; allowed: 256 to 65536")
     if not 0.0 < options.tolerance <= 0.01:
@@ -193,15 +211,15 @@ def check_options(subject: Subject, out: Path, options: Options) -> None:
         raise ExportError("recorded observations that are not finite")
     if options.slo is not None and not (options.slo[0] > 0.0 and 0.0 < options.slo[1] <= 100.0):
         raise ExportError(
-            f"an SLO of {options.slo[0]:g} us at percentile {options.slo[1]:g}; allowed: a time above 0, a percentile "
-            "above 0 and at most 100"
+            f"an SLO of {options.slo[0]:g} us at percentile {options.slo[1]:g}; allowed: a time above 0, a "
+            "percentile above 0 and at most 100"
         )
     if options.safe_default is not None:
         check_safe_default(options.safe_default, subject.action)
 
 
 def check_safe_default(values: Sequence[float], action: Action) -> None:
-    """A safe default lies in the action space."""
+    """Fails if a safe default lies outside the action space."""
     default = numpy.asarray(values, dtype=numpy.float64)
     if default.shape != (action.dimension,):
         raise ExportError(f"a safe default of {default.size} elements for {action.dimension} actions")
@@ -213,7 +231,7 @@ def check_safe_default(values: Sequence[float], action: Action) -> None:
 def document(
     subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None, directory: Path
 ) -> dict[str, Any]:
-    """The manifest as nested tables, in the order of `docs/BUNDLE.md`."""
+    """Returns the manifest as nested tables, in the order of `docs/BUNDLE.md`."""
     bundle: dict[str, Any] = {
         "name": options.name,
         "algorithm": subject.algorithm,
@@ -239,8 +257,10 @@ def document(
     return content
 
 
-def observation_table(subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None) -> dict[str, Any]:
-    """`[observation]` and what is in it."""
+def observation_table(
+    subject: Subject, options: Options, statistics: tuple[Vector, Vector] | None
+) -> dict[str, Any]:
+    """Returns `[observation]` with its nested tables."""
     layout = subject.layout
     table: dict[str, Any] = {"dimension": layout.dimension}
     if options.observation_names is not None:
@@ -267,7 +287,7 @@ def observation_table(subject: Subject, options: Options, statistics: tuple[Vect
 
 
 def action_table(action: Action, options: Options) -> dict[str, Any]:
-    """`[action]`."""
+    """Returns `[action]`."""
     table: dict[str, Any] = {"space": action.space, "dimension": action.dimension}
     table["low"], table["high"] = manifest.compact(action.low), manifest.compact(action.high)
     if action.nvec:
@@ -278,19 +298,23 @@ def action_table(action: Action, options: Options) -> dict[str, Any]:
 
 
 def signature_table(signature: Signature) -> dict[str, Any]:
-    """`[signature]`, which may be empty."""
+    """Returns `[signature]`, which may be empty."""
     table: dict[str, Any] = {}
     if signature.noise is not None:
         table["noise"] = manifest.Inline(dimension=signature.noise.dimension, kind=signature.noise.kind)
     if signature.state:
-        table["state"] = [manifest.Inline(name=state.name, shape=list(state.shape)) for state in signature.state]
+        table["state"] = [
+            manifest.Inline(name=state.name, shape=list(state.shape)) for state in signature.state
+        ]
     return table
 
 
 def rule(value: str | int) -> Any:
-    """What becomes of a recurrent state, as `[recurrent]` says it."""
+    """Returns a rule for recurrent state in the notation of `[recurrent]`."""
     if value in ("keep", "reset"):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536:
         return manifest.Inline(burn_in=value)
-    raise ExportError(f"recurrent rule {value!r}; allowed: keep, reset, or 1 to 65536 observations of burn-in")
+    raise ExportError(
+        f"recurrent rule {value!r}; allowed: keep, reset, or 1 to 65536 observations of burn-in"
+    )

@@ -1,4 +1,4 @@
-"""Which graph a Stable-Baselines3 model becomes: one function for each family of algorithms."""
+"""Builds the graph of a Stable-Baselines3 model: one function for each family of algorithms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .normalization import Normalization, frame_stack, unrepeated_bounds
 
 @dataclass(frozen=True)
 class Family:
-    """How the algorithms that share an actor are taken apart: the policy and its model to network and head."""
+    """Algorithms with the same kind of actor. `take_apart` returns network and head of (policy, model)."""
 
     take_apart: Callable[[Any, Any], tuple[Network, Head]]
     is_masked: bool = False
@@ -39,12 +39,12 @@ def recurrent_actor_critic(policy: Any, model: Any) -> tuple[Network, Head]:
 
 
 def masked_actor_critic(policy: Any, model: Any) -> tuple[Network, Head]:
-    """MaskablePPO: binary actions too are pairs of logits there."""
+    """MaskablePPO. Its binary actions are pairs of logits too."""
     return ActorCritic(policy), Categorical(mask_counts(model.action_space))
 
 
 def actor_critic_head(policy: Any, space: spaces.Space[Any]) -> Head:
-    """The head for an actor-critic policy's distribution."""
+    """Returns the head for the distribution of an actor-critic policy."""
     if isinstance(space, spaces.Box):
         return Gaussian(space, tanh=policy.squash_output, squashed=policy.squash_output)
     if isinstance(space, spaces.Discrete):
@@ -57,14 +57,17 @@ def actor_critic_head(policy: Any, space: spaces.Space[Any]) -> Head:
 
 
 def binary_count(space: spaces.MultiBinary) -> int:
-    """The number of a MultiBinary space's actions, which Stable-Baselines3 takes with one axis only."""
+    """Returns the number of actions of a MultiBinary space.
+
+    Stable-Baselines3 takes only spaces with one axis.
+    """
     if len(space.shape) != 1:
         raise ExportError(f"action space {space} has more than one axis; flatten it")
     return int(space.shape[0])
 
 
 def mask_counts(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The counts of logits that MaskablePPO's mask covers, component by component."""
+    """Returns the number of logits that MaskablePPO's mask covers, for each component."""
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     if isinstance(space, spaces.MultiDiscrete):
@@ -75,8 +78,10 @@ def mask_counts(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def deterministic_actor(policy: Any, model: Any) -> tuple[Network, Head]:
-    """DDPG, TD3: the network ends in tanh."""
-    return Direct(policy.actor.features_extractor, policy.actor.mu), DeterministicBox(model.action_space, squashed=True)
+    """DDPG, TD3. Their networks end in tanh."""
+    return Direct(policy.actor.features_extractor, policy.actor.mu), DeterministicBox(
+        model.action_space, squashed=True
+    )
 
 
 def soft_actor(policy: Any, model: Any) -> tuple[Network, Head]:
@@ -85,7 +90,7 @@ def soft_actor(policy: Any, model: Any) -> tuple[Network, Head]:
 
 
 def random_search(policy: Any, model: Any) -> tuple[Network, Head]:
-    """ARS: its network ends in tanh where it squashes, and `predict` is never random."""
+    """ARS. Its network ends in tanh if it squashes the action, and its `predict` is never random."""
     network = Direct(policy.features_extractor, policy.action_net)
     if isinstance(model.action_space, spaces.Box):
         return network, DeterministicBox(model.action_space, squashed=policy.squash_output)
@@ -119,19 +124,21 @@ FAMILIES = {
     "DQN": Family(action_values),
     "QRDQN": Family(quantile_values),
 }
-"""By the name of the algorithm's class."""
+"""The families, by the class name of the algorithm."""
 
 
 def algorithm_of(model: Any) -> str:
-    """The name of the model's algorithm; subclasses count as what they derive from."""
+    """Returns the name of the model's algorithm. A subclass counts as the algorithm that it derives from."""
     for ancestor in type(model).__mro__:
-        if ancestor.__name__ in FAMILIES and ancestor.__module__.startswith(("stable_baselines3.", "sb3_contrib.")):
+        if ancestor.__name__ in FAMILIES and ancestor.__module__.startswith(
+            ("stable_baselines3.", "sb3_contrib.")
+        ):
             return ancestor.__name__
     raise ExportError(f"{type(model).__name__} cannot be exported; these can: {', '.join(sorted(FAMILIES))}")
 
 
 def model_layout(model: Any, frames: int) -> ObservationLayout:
-    """How the model's observation, and its mask where it takes one, lie in the vector."""
+    """Returns the layout of the model's observation, with the action mask if the model takes one."""
     layout = layout_of(model.observation_space)
     stack = frame_stack(frames, layout)
     if stack is not None:
@@ -142,10 +149,10 @@ def model_layout(model: Any, frames: int) -> ObservationLayout:
 
 
 def graph_of(model: Any, layout: ObservationLayout, normalization: Normalization | None) -> PolicyGraph:
-    """The model's policy as one module on the CPU, in evaluation mode.
+    """Returns the model's policy as one module on the CPU, in evaluation mode.
 
-    The networks are copied, so the model keeps its own as they were. They are copied without the policy around them:
-    one that has just been trained holds distributions with gradients, which cannot be.
+    The networks are copied, so the model does not change. The policy that holds them is not copied: after
+    training it holds distributions with gradients, which cannot be copied.
     """
     network, head = FAMILIES[algorithm_of(model)].take_apart(model.policy, model)
     encoder = Encoder(layout, normalization, scale_images=bool(model.policy.normalize_images))
@@ -154,7 +161,7 @@ def graph_of(model: Any, layout: ObservationLayout, normalization: Normalization
 
 
 def refuse_convolutions(policy: nn.Module) -> None:
-    """CnnPolicy, and image keys of a MultiInputPolicy, are not exported for now."""
+    """Fails if the policy has convolutions over images: CnnPolicy, or image keys of a MultiInputPolicy."""
     for name, module in policy.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             raise ExportError(
@@ -163,16 +170,22 @@ def refuse_convolutions(policy: nn.Module) -> None:
             )
 
 
-def action_bounds(space: spaces.Space[Any]) -> tuple[str, numpy.ndarray[Any, Any], numpy.ndarray[Any, Any], list[int]]:
-    """An action space as (kind, low, high, nvec), one bound per element of the action vector."""
+def action_bounds(
+    space: spaces.Space[Any],
+) -> tuple[str, numpy.ndarray[Any, Any], numpy.ndarray[Any, Any], list[int]]:
+    """Returns an action space as (kind, low, high, nvec), with one bound per element of the action vector."""
     if isinstance(space, spaces.Box):
         return "box", space.low.reshape(-1).astype(float), space.high.reshape(-1).astype(float), []
     if isinstance(space, spaces.MultiBinary):
         return "multi_binary", numpy.zeros(binary_count(space)), numpy.ones(binary_count(space)), []
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         if numpy.any(numpy.asarray(space.start) != 0):
-            raise ExportError(f"action space {space} does not start at 0, which Stable-Baselines3 does not support")
+            raise ExportError(
+                f"action space {space} does not start at 0, which Stable-Baselines3 does not support"
+            )
         kind = "discrete" if isinstance(space, spaces.Discrete) else "multi_discrete"
         nvec = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(count) for count in space.nvec]
         return kind, numpy.zeros(len(nvec)), numpy.array(nvec, dtype=float) - 1.0, nvec
-    raise ExportError(f"action space {space} cannot be exported; Box, Discrete, MultiDiscrete, MultiBinary can")
+    raise ExportError(
+        f"action space {space} cannot be exported; Box, Discrete, MultiDiscrete, MultiBinary can"
+    )

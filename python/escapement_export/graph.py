@@ -1,6 +1,7 @@
-"""The whole function as one module, encoder, network and head, and its frozen TorchScript.
+"""The whole policy as one module (encoder, network and head), and its frozen TorchScript.
 
-`forward` has the signature of `docs/BUNDLE.md`: (observation, noise?, state...) to action or (action, state...).
+`forward` has the signature of `docs/BUNDLE.md`: it takes (observation, noise?, state...) and returns the
+action, or (action, state...).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .networks import Network, RecurrentActorCritic
 
 @dataclass(frozen=True)
 class State:
-    """One carried state tensor, by name and shape (with the batch of one)."""
+    """Name and shape of one state tensor. The shape includes the batch dimension of one."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +31,7 @@ class State:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise argument: independent draws per element and tick."""
+    """The noise argument: one independent draw per element and tick."""
 
     dimension: int
     kind: str
@@ -45,7 +46,11 @@ class Signature:
 
 
 class PolicyGraph(nn.Module):
-    """Raw observation [n, obs], noise [n, k] where the head takes one, states [layers, n, units] where it recurs."""
+    """The policy as a function of raw observations [n, obs].
+
+    It also takes noise [n, k] if the head uses noise, and states [layers, n, units] if the network is
+    recurrent.
+    """
 
     def __init__(self, encoder: Encoder, network: Network, head: Head) -> None:
         super().__init__()
@@ -55,7 +60,7 @@ class PolicyGraph(nn.Module):
 
     @property
     def signature(self) -> Signature:
-        """What `forward` takes."""
+        """The arguments of `forward` after the observation."""
         noise = Noise(self.head.noise_dimension, self.head.noise_kind) if self.head.noise_dimension else None
         if not isinstance(self.network, RecurrentActorCritic):
             return Signature(noise)
@@ -65,7 +70,7 @@ class PolicyGraph(nn.Module):
     def evaluate(
         self, observation: Tensor, noise: Tensor | None, state: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...]]:
-        """The head's inputs, the mask, and the next states."""
+        """Returns the inputs of the head, the action mask, and the next states."""
         encoded = self.encoder(observation)
         mask = self.encoder.mask(observation) if self.encoder.layout.mask is not None else None
         if isinstance(self.network, RecurrentActorCritic):
@@ -74,17 +79,17 @@ class PolicyGraph(nn.Module):
         return self.network(encoded), mask, ()
 
     def margin(self, observation: Tensor, noise: Tensor | None, state: tuple[Tensor, ...]) -> Tensor:
-        """[n]: how far the action is from being another one; infinite for Box actions."""
+        """Returns [n]: how far each decision is from another action; infinite for Box actions."""
         outputs, mask, _ = self.evaluate(observation, noise, state)
         return self.head.margin(outputs, mask, noise)
 
     def forward(self, observation: Tensor, *rest: Tensor) -> Any:
-        """What the bundle's `forward` computes, for any number of rows."""
+        """Computes what the bundle's `forward` computes, for any number of rows."""
         noise = rest[0] if self.head.noise_dimension else None
         state = rest[1:] if self.head.noise_dimension else rest
-        outputs, mask, following = self.evaluate(observation, noise, tuple(state))
+        outputs, mask, next_state = self.evaluate(observation, noise, tuple(state))
         action = self.head(outputs, mask, noise)
-        return (action, *following) if following else action
+        return (action, *next_state) if next_state else action
 
 
 class Plain(nn.Module):
@@ -106,7 +111,7 @@ class WithNoise(Plain):
 
 
 class WithState(Plain):
-    """forward(observation, state...): the tracer names the states itself."""
+    """forward(observation, state...). The tracer names the states itself."""
 
     def forward(self, observation: Tensor, *state: Tensor) -> Any:
         return self.graph(observation, *state)
@@ -120,7 +125,7 @@ class WithNoiseAndState(Plain):
 
 
 def example_inputs(signature: Signature, observation: Tensor) -> tuple[Tensor, ...]:
-    """The arguments of one call: an observation [1, obs], zero noise, zero states."""
+    """Returns the arguments of one call: an observation [1, obs], zero noise, zero states."""
     noise = () if signature.noise is None else (torch.zeros(1, signature.noise.dimension),)
     return (observation, *noise, *(torch.zeros(state.shape) for state in signature.state))
 
@@ -128,7 +133,7 @@ def example_inputs(signature: Signature, observation: Tensor) -> tuple[Tensor, .
 def freeze(graph: nn.Module, signature: Signature, observation: Tensor) -> torch.jit.ScriptModule:
     """Traces a module on one observation [1, obs] and freezes it.
 
-    It stops at `freeze`: PyTorch does not support saving a module after `optimize_for_inference`.
+    It does not run `optimize_for_inference`: PyTorch does not support saving a module after that.
     """
     wrapper = {
         (False, False): Plain,
@@ -138,11 +143,12 @@ def freeze(graph: nn.Module, signature: Signature, observation: Tensor) -> torch
     }[signature.noise is not None, bool(signature.state)]
     module = wrapper(graph).eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
-        # TorchScript is deprecated without a date, and a trace warns wherever Python sees a tensor's size: neither is
-        # news here.
+        # TorchScript is deprecated without a date, and the tracer warns wherever Python reads a tensor's
+        # size. Both warnings are expected here.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", TracerWarning)
-        # What is compared is the frozen module with the model, on thousands of observations, not the trace with itself.
+        # The trace is not compared with itself: the caller compares the frozen module with the model, on
+        # thousands of observations.
         inputs = example_inputs(signature, observation)
         traced: torch.jit.ScriptModule = torch.jit.trace(module, inputs, check_trace=False)
         frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
@@ -150,13 +156,15 @@ def freeze(graph: nn.Module, signature: Signature, observation: Tensor) -> torch
 
 
 def save(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Writes a module without the debug records that name the Python files of the machine that made it.
+    """Writes a module without the debug records, which name Python files of the machine that traced it.
 
-    What is left is loaded and saved once more, which lays out the archive as PyTorch does.
+    The rest is loaded and saved once more, so that the archive has PyTorch's own layout.
     """
     torch.jit.save(module, path)
     with zipfile.ZipFile(path) as archive:
-        records = [(name, archive.read(name)) for name in archive.namelist() if not name.endswith(".debug_pkl")]
+        records = [
+            (name, archive.read(name)) for name in archive.namelist() if not name.endswith(".debug_pkl")
+        ]
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in records:
             archive.writestr(name, content)

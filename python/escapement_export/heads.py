@@ -1,7 +1,7 @@
-"""The last part of the graph: from what the network says to the action that is sent, with noise or without.
+"""The last part of the graph: converts the network's outputs to the action to send, with or without noise.
 
-Zero noise gives the deterministic action. Each head also says how far the decision is from turning over, `margin`,
-because rounding may decide a near tie either way and such rows prove nothing.
+Zero noise gives the deterministic action. The `margin` of a head is the distance of its decision from another
+decision. Rounding may decide a near tie either way, so rows with a near tie prove nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 MASKED_LOGIT = -1e8
-"""What sb3-contrib puts in the place of the logit of an action that the mask forbids."""
+"""The logit that sb3-contrib gives to an action that the mask forbids."""
 
 
 class Bounds(nn.Module):
-    """Brings a Box action into its space: clipped, or, where it was squashed to [-1, 1], unscaled."""
+    """Brings a Box action into its space: unscales it if it was squashed to [-1, 1], else clips it."""
 
     def __init__(self, space: spaces.Box, squashed: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Bounds(nn.Module):
         self.uniform = (float(low[0, 0]), float(high[0, 0]))
         self.register_buffer("low", low.to(torch.float32))
         self.register_buffer("high", high.to(torch.float32))
-        # An exact halving: the product rounds as Stable-Baselines3's 0.5 * (a + 1) * (high - low) does.
+        # Halving is exact, so the product rounds as Stable-Baselines3's 0.5 * (a + 1) * (high - low) does.
         self.register_buffer("half_range", 0.5 * (high.to(torch.float32) - low.to(torch.float32)))
 
     low: Tensor
@@ -39,7 +39,7 @@ class Bounds(nn.Module):
     half_range: Tensor
 
     def forward(self, action: Tensor) -> Tensor:
-        """[n, act] to [n, act]."""
+        """Takes and returns [n, act]."""
         if self.squashed:
             return (action + 1.0) * self.half_range + self.low
         if self.is_identity:
@@ -50,22 +50,22 @@ class Bounds(nn.Module):
 
 
 class Head(nn.Module):
-    """Base of all heads. `noise_dimension` is 0 where a policy knows no randomness."""
+    """Base of all heads. `noise_dimension` is 0 if the policy has no randomness."""
 
     noise_kind = "gaussian"
     noise_dimension = 0
 
     def forward(self, outputs: tuple[Tensor, ...], mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        """The network's outputs to the action [n, act], float32."""
+        """Returns the action [n, act], float32, for the network's outputs."""
         raise NotImplementedError
 
     def margin(self, outputs: tuple[Tensor, ...], mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        """[n]: how far the nearest decision is from turning over, relative to max(1, |best score|)."""
+        """Returns [n]: the margin of the closest decision, relative to max(1, |best score|)."""
         return torch.full((len(outputs[0]),), torch.inf)
 
 
 class DeterministicBox(Head):
-    """The network's output is the action: DDPG, TD3, ARS."""
+    """The action is the network's output: DDPG, TD3, ARS."""
 
     def __init__(self, space: spaces.Box, squashed: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class DeterministicBox(Head):
 
 
 class Gaussian(Head):
-    """mean + deviation * noise, perhaps through tanh. Outputs: (mean, deviation)."""
+    """Computes mean + deviation * noise, with tanh if the policy has it. Outputs: (mean, deviation)."""
 
     def __init__(self, space: spaces.Box, tanh: bool, squashed: bool) -> None:
         super().__init__()
@@ -95,7 +95,10 @@ class Gaussian(Head):
 
 
 class Categorical(Head):
-    """argmax(logits + Gumbel noise) of each component (Gumbel-max). Outputs: (logits [n, sum(nvec)],)."""
+    """Takes argmax(logits + Gumbel noise) of each component (Gumbel-max).
+
+    Outputs: (logits [n, sum(nvec)],).
+    """
 
     noise_kind = "gumbel"
 
@@ -105,7 +108,7 @@ class Categorical(Head):
         self.noise_dimension = sum(self.nvec) if stochastic else 0
 
     def scores(self, outputs: tuple[Tensor, ...], mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        """[n, sum(nvec)]: what the best is taken of."""
+        """Returns the scores [n, sum(nvec)] that argmax is taken of."""
         scores = outputs[0] if noise is None else outputs[0] + noise
         return scores if mask is None else torch.where(mask, scores, MASKED_LOGIT)
 
@@ -126,7 +129,10 @@ class Categorical(Head):
 
 
 class Bernoulli(Head):
-    """1 where logit + noise[i] > noise[n + i], two Gumbel draws whose difference is logistic. Outputs: (logits,)."""
+    """Gives 1 where logit + noise[i] > noise[n + i]. Outputs: (logits,).
+
+    The two draws are Gumbel, so their difference is logistic.
+    """
 
     noise_kind = "gumbel"
 
@@ -136,7 +142,7 @@ class Bernoulli(Head):
         self.noise_dimension = 2 * count
 
     def scores(self, outputs: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
-        """[n, count]: positive where the action is 1."""
+        """Returns [n, count]: positive where the action is 1."""
         if noise is None:
             return outputs[0]
         return (outputs[0] + noise[:, : self.count]) - noise[:, self.count :]
@@ -149,16 +155,21 @@ class Bernoulli(Head):
 
 
 class EpsilonGreedy(Head):
-    """The best of the action values, or, for a share `epsilon` of the draws, any. Outputs: (values [n, count],).
+    """Takes the best action value, or a random action for a share `epsilon` of the draws.
 
-    Gaussian noise [1 + count]: |noise[0]| exceeds the two-sided quantile with probability epsilon, and the largest of
-    independent equal draws is uniform. Zero never exceeds it, so zero noise is greedy whatever epsilon is.
+    Outputs: (values [n, count],).
+
+    The noise is Gaussian [1 + count]. |noise[0]| exceeds the two-sided quantile with probability epsilon. The
+    index of the largest of independent, identically distributed draws is uniform. Zero never exceeds the
+    quantile, so zero noise is greedy for every epsilon.
     """
 
     def __init__(self, count: int, epsilon: float) -> None:
         super().__init__()
         self.count = count
-        self.threshold = NormalDist().inv_cdf(1.0 - min(epsilon, 1.0) / 2.0) if epsilon > 0.0 else float("inf")
+        self.threshold = (
+            NormalDist().inv_cdf(1.0 - min(epsilon, 1.0) / 2.0) if epsilon > 0.0 else float("inf")
+        )
         self.noise_dimension = 1 + count if epsilon > 0.0 else 0
 
     def forward(self, outputs: tuple[Tensor, ...], mask: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -178,7 +189,7 @@ class EpsilonGreedy(Head):
 
 
 def lead(scores: Tensor) -> Tensor:
-    """[n]: by how much the best of scores [n, k] leads, relative to max(1, |best|); infinite where there is but one."""
+    """Returns [n]: best minus second best of [n, k], relative to max(1, |best|); infinite for k = 1."""
     if scores.shape[1] == 1:
         return torch.full((len(scores),), torch.inf)
     best = torch.topk(scores, 2, dim=1).values

@@ -1,7 +1,7 @@
-"""How an observation of a gymnasium space lies in the flat float32 vector that a feed publishes.
+"""The layout of an observation of a gymnasium space in the flat float32 vector that a feed publishes.
 
-Box, Discrete, MultiDiscrete and MultiBinary give one segment, a Dict one for each key in sorted order, and an action
-mask one more behind them. `docs/BUNDLE.md`, "Observations", is the specification.
+Box, Discrete, MultiDiscrete and MultiBinary give one segment. A Dict gives one for each key, in sorted order.
+An action mask is one more segment at the end. `docs/BUNDLE.md`, "Observations", is the specification.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import ExportError
 
 Vector = NDArray[numpy.float32]
 ModelObservation = NDArray[Any] | dict[str, NDArray[Any]]
-"""What `model.predict` takes: an array with a batch dimension, or one for each key."""
+"""The argument of `model.predict`: an array with a batch dimension, or one such array for each key."""
 
 MAXIMUM_DIMENSION = 4096
 MASK_KEY = "action_mask"
@@ -28,7 +28,8 @@ MASK_KEY = "action_mask"
 class Segment:
     """A contiguous part of the observation vector.
 
-    `low` and `high` have one float64 per element; `nvec` the counts of `discrete`, `multi_discrete` and `mask`.
+    `low` and `high` hold one float64 per element. `nvec` holds the counts of the kinds `discrete`,
+    `multi_discrete` and `mask`.
     """
 
     key: str
@@ -57,7 +58,7 @@ class ObservationLayout:
 
     @property
     def dimension(self) -> int:
-        """Elements of the whole vector."""
+        """Number of elements of the whole vector."""
         return self.segments[-1].end
 
     @property
@@ -72,12 +73,12 @@ class ObservationLayout:
 
     @property
     def mask(self) -> Segment | None:
-        """The action mask, where the policy takes one."""
+        """The action mask, if the policy takes one."""
         last = self.segments[-1]
         return last if last.kind == "mask" else None
 
     def to_model(self, vectors: Vector) -> ModelObservation:
-        """Vectors [n, dimension] as the batch of observations that `model.predict` takes, without the mask."""
+        """Converts vectors [n, dimension] to the batch for `model.predict`, without the action mask."""
         parts = {
             segment.key: vectors[:, segment.offset : segment.end]
             .reshape(len(vectors), *segment.shape)
@@ -88,11 +89,11 @@ class ObservationLayout:
         return parts if self.is_dict else parts[""]
 
     def mask_of(self, vectors: Vector) -> NDArray[numpy.bool_] | None:
-        """The action masks in vectors [n, dimension], as MaskablePPO takes them."""
+        """Returns the action masks of vectors [n, dimension], as MaskablePPO takes them."""
         return None if self.mask is None else vectors[:, self.mask.offset :] > 0.5
 
     def with_mask(self, nvec: tuple[int, ...]) -> ObservationLayout:
-        """The same layout followed by an action mask of sum(nvec) elements."""
+        """Returns the same layout, followed by an action mask of sum(nvec) elements."""
         width = sum(nvec)
         mask = Segment(
             key=MASK_KEY,
@@ -105,10 +106,10 @@ class ObservationLayout:
             dtype=numpy.dtype(numpy.float32),
             nvec=nvec,
         )
-        return checked(ObservationLayout((*self.segments, mask), self.is_dict))
+        return check_dimension(ObservationLayout((*self.segments, mask), self.is_dict))
 
     def with_bounds(self, low: NDArray[numpy.float64], high: NDArray[numpy.float64]) -> ObservationLayout:
-        """The same layout with other bounds, one per element."""
+        """Returns the same layout with other bounds, one per element."""
         segments = tuple(
             replace(segment, low=low[segment.offset : segment.end], high=high[segment.offset : segment.end])
             for segment in self.segments
@@ -117,9 +118,9 @@ class ObservationLayout:
 
 
 def layout_of(space: spaces.Space[Any]) -> ObservationLayout:
-    """The layout of an observation space, or an `ExportError` that names what is not supported."""
+    """Returns the layout of an observation space. Fails if a part of the space is not supported."""
     if not isinstance(space, spaces.Dict):
-        return checked(ObservationLayout((segment_of("", space, 0),), is_dict=False))
+        return check_dimension(ObservationLayout((segment_of("", space, 0),), is_dict=False))
     segments: list[Segment] = []
     for key in sorted(space.spaces):
         offset = segments[-1].end if segments else 0
@@ -128,18 +129,20 @@ def layout_of(space: spaces.Space[Any]) -> ObservationLayout:
         segments.append(segment_of(key, space.spaces[key], offset))
     if not segments:
         raise ExportError("the observation space is an empty Dict")
-    return checked(ObservationLayout(tuple(segments), is_dict=True))
+    return check_dimension(ObservationLayout(tuple(segments), is_dict=True))
 
 
-def checked(layout: ObservationLayout) -> ObservationLayout:
-    """The layout, if it fits into a ring's slot."""
+def check_dimension(layout: ObservationLayout) -> ObservationLayout:
+    """Returns the layout. Fails if the vector does not fit into a slot of a ring."""
     if not 1 <= layout.dimension <= MAXIMUM_DIMENSION:
-        raise ExportError(f"the observation has {layout.dimension} elements; allowed: 1 to {MAXIMUM_DIMENSION}")
+        raise ExportError(
+            f"the observation has {layout.dimension} elements; allowed: 1 to {MAXIMUM_DIMENSION}"
+        )
     return layout
 
 
 def segment_of(key: str, space: spaces.Space[Any], offset: int) -> Segment:
-    """One space as a segment at `offset`."""
+    """Returns one space as a segment at `offset`."""
     name = f"observation key {key!r}: " if key else "observation space: "
     if isinstance(space, spaces.Box):
         return Segment(
@@ -155,7 +158,9 @@ def segment_of(key: str, space: spaces.Space[Any], offset: int) -> Segment:
         )
     if isinstance(space, spaces.Discrete):
         if int(space.start) != 0:
-            raise ExportError(f"{name}{space} starts at {space.start}; Stable-Baselines3 encodes indices from 0 only")
+            raise ExportError(
+                f"{name}{space} starts at {space.start}; Stable-Baselines3 encodes indices from 0 only"
+            )
         return discrete(key, "discrete", offset, (), (int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
         counts = numpy.asarray(space.nvec)
@@ -166,11 +171,13 @@ def segment_of(key: str, space: spaces.Space[Any], offset: int) -> Segment:
         width = int(numpy.prod(space.shape, dtype=numpy.int64))
         segment = discrete(key, "multi_binary", offset, tuple(space.shape), (2,) * width)
         return replace(segment, nvec=(), dtype=numpy.dtype(numpy.int8))
-    raise ExportError(f"{name}{type(space).__name__} cannot be exported; Box, Discrete, MultiDiscrete, MultiBinary can")
+    raise ExportError(
+        f"{name}{type(space).__name__} cannot be exported; Box, Discrete, MultiDiscrete, MultiBinary can"
+    )
 
 
 def discrete(key: str, kind: str, offset: int, shape: tuple[int, ...], nvec: tuple[int, ...]) -> Segment:
-    """A segment of indices, each from 0 to its count - 1."""
+    """Returns a segment of indices, each from 0 to its count - 1."""
     return Segment(
         key=key,
         kind=kind,
@@ -185,7 +192,7 @@ def discrete(key: str, kind: str, offset: int, shape: tuple[int, ...], nvec: tup
 
 
 def is_image(space: spaces.Box) -> bool:
-    """Whether Stable-Baselines3 takes a space for an image: three axes of uint8 from 0 to 255."""
+    """Whether Stable-Baselines3 treats a space as an image: three axes of uint8 from 0 to 255."""
     return (
         space.dtype == numpy.uint8
         and len(space.shape) == 3
@@ -195,7 +202,7 @@ def is_image(space: spaces.Box) -> bool:
 
 
 def flatten(observation: ModelObservation | Mapping[str, Any] | Any, layout: ObservationLayout) -> Vector:
-    """One observation of an environment (without batch dimension, without mask) as its vector."""
+    """Returns the vector of one observation, which has no batch dimension and no action mask."""
     segments = [segment for segment in layout.segments if segment.kind != "mask"]
     parts = [observation[segment.key] for segment in segments] if layout.is_dict else [observation]
     return numpy.concatenate([numpy.asarray(part, dtype=numpy.float32).reshape(-1) for part in parts])

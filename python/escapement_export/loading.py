@@ -1,9 +1,11 @@
-"""Reads what Stable-Baselines3 saved: model zips, those of 1.x too, and VecNormalize pickles.
+"""Reads files that Stable-Baselines3 saved: model zips, also those of 1.x, and VecNormalize pickles.
 
-Both hold pickles, which run code when they are read: export only what you trust. The daemon never reads one.
+Both hold pickles, which run code when they are read. Export only models that you trust. The daemon never
+reads one.
 
-A zip keeps each attribute of the model as a pickle of its own. What an actor does not need, schedules, buffers and the
-last observations, is left out before it is decoded: in old files just those fail to load. `gym` is read as `gymnasium`.
+A zip holds each attribute of the model as a separate pickle. Schedules, buffers and the last observations are
+dropped before they are decoded: an actor does not need them, and in old files they are what fails to load.
+`gym` is read as `gymnasium`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MODULES = {
     "SAC": "stable_baselines3",
     "TD3": "stable_baselines3",
 }
-"""Where an algorithm is imported from; the others come from sb3_contrib."""
+"""The package of each algorithm of Stable-Baselines3. All other algorithms come from sb3_contrib."""
 
 ALIASES = {"ppolstm": "RecurrentPPO", "ppomask": "MaskablePPO"}
 """Names that rl-baselines3-zoo uses."""
@@ -58,16 +60,16 @@ TRAINING_ONLY = {
     "target_kl",
     "tensorboard_log",
 }
-"""Attributes that no actor needs: the algorithm's own defaults take their place."""
+"""Attributes that no actor needs. The defaults of the algorithm replace them."""
 
-SMALL = {"buffer_size": 1, "n_envs": 1, "learning_starts": 0, "optimize_memory_usage": False, "verbose": 0}
-"""Attributes that would allocate or print: replaced."""
+REPLACED = {"buffer_size": 1, "n_envs": 1, "learning_starts": 0, "optimize_memory_usage": False, "verbose": 0}
+"""Attributes that would allocate memory or print, with the values that replace them."""
 
 NEEDED = {"policy_class", "policy_kwargs", "observation_space", "action_space"}
 
 
 class GymToGymnasium(pickle.Unpickler):
-    """An unpickler that finds classes of `gym` in `gymnasium`."""
+    """An unpickler that looks up classes of `gym` in `gymnasium`."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "gym" or module.startswith("gym."):
@@ -76,7 +78,7 @@ class GymToGymnasium(pickle.Unpickler):
 
 
 def algorithm_name(text: str) -> str:
-    """The class name of an algorithm as users write it: any case, with or without hyphens and underscores."""
+    """Returns the class name of an algorithm. The text may have any case, and hyphens or underscores."""
     plain = text.lower().replace("_", "").replace("-", "")
     for name in FAMILIES:
         if plain in (name.lower(), next((alias for alias, of in ALIASES.items() if of == name), "")):
@@ -85,7 +87,7 @@ def algorithm_name(text: str) -> str:
 
 
 def algorithm_class(name: str) -> Any:
-    """The class of an algorithm by its name."""
+    """Returns the class of an algorithm by its name. Fails if its package is not installed."""
     package = MODULES.get(name, "sb3_contrib")
     try:
         return getattr(importlib.import_module(package), name)
@@ -94,20 +96,22 @@ def algorithm_class(name: str) -> Any:
 
 
 def load_model(path: Path, algorithm: str) -> Any:
-    """The model in a zip, on the CPU."""
+    """Returns the model in a zip, on the CPU."""
     try:
         repacked, replaced = without_training_state(path)
         return algorithm_class(algorithm).load(repacked, device="cpu", custom_objects=replaced)
     except ExportError:
         raise
     except Exception as error:
-        # Whatever a foreign pickle or a constructor raises, the user needs the file and the reason.
+        # A pickle or a constructor may raise any exception. The user needs the file and the reason.
         reason = str(error).strip().splitlines() or [""]
-        raise ExportError(f"{path}: not loaded as {algorithm}: {type(error).__name__}: {reason[0]}") from error
+        raise ExportError(
+            f"{path}: not loaded as {algorithm}: {type(error).__name__}: {reason[0]}"
+        ) from error
 
 
 def without_training_state(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
-    """The zip at `path` without training state, and the decoded values of the attributes that were pickled."""
+    """Returns the zip at `path` without training state, and the decoded values of its pickled attributes."""
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -117,7 +121,7 @@ def without_training_state(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     if "data" not in records:
         raise ExportError(f"{path}: has no record 'data'; Stable-Baselines3's model.save() writes one")
     attributes, replaced = actor_attributes(path, json.loads(records["data"]))
-    # Arguments of plain numbers and words are not pickled.
+    # Policy arguments that hold only numbers and strings are not pickled.
     arguments = replaced.get("policy_kwargs", attributes["policy_kwargs"])
     modernize(arguments)
     shared_layers.separate(records, arguments)
@@ -131,13 +135,13 @@ def without_training_state(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
 
 
 def actor_attributes(path: Path, attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The attributes that an actor needs, and decoded values for those among them that are pickled."""
+    """Returns the attributes that an actor needs, and the decoded values of those that are pickled."""
     kept: dict[str, Any] = {}
     decoded: dict[str, Any] = {}
     for name, value in attributes.items():
         if name in TRAINING_ONLY:
             continue
-        kept[name] = SMALL.get(name, value)
+        kept[name] = REPLACED.get(name, value)
         if isinstance(kept[name], dict) and ":serialized:" in value:
             try:
                 decoded[name] = GymToGymnasium(io.BytesIO(base64.b64decode(value[":serialized:"]))).load()
@@ -145,7 +149,7 @@ def actor_attributes(path: Path, attributes: dict[str, Any]) -> tuple[dict[str, 
                 if name in NEEDED:
                     reason = f"{type(error).__name__}: {error}"
                     raise ExportError(f"{path}: the model's {name} cannot be read: {reason}") from error
-                # Not a part of any actor; the constructor's own value stands.
+                # No actor needs this attribute. The constructor's own value is used.
                 del kept[name]
     for name in sorted(NEEDED - kept.keys()):
         raise ExportError(f"{path}: the model has no {name}")
@@ -153,13 +157,13 @@ def actor_attributes(path: Path, attributes: dict[str, Any]) -> tuple[dict[str, 
 
 
 def modernize(policy_kwargs: Any) -> None:
-    """Drops policy arguments of 1.x that 2.x no longer takes, where they held their default."""
+    """Drops policy arguments of 1.x that 2.x does not take, if they hold their default."""
     if isinstance(policy_kwargs, dict) and policy_kwargs.get("sde_net_arch", 0) is None:
         del policy_kwargs["sde_net_arch"]
 
 
 def load_vec_normalize(path: Path) -> Any:
-    """The `VecNormalize` that its own `save` wrote to `path`, without an environment."""
+    """Returns the `VecNormalize` that its `save` method wrote to `path`, without an environment."""
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     try:
@@ -167,14 +171,19 @@ def load_vec_normalize(path: Path) -> Any:
             loaded = GymToGymnasium(file).load()
     except Exception as error:
         raise ExportError(f"{path}: not a VecNormalize pickle: {type(error).__name__}: {error}") from error
-    if not all(hasattr(loaded, name) for name in ("obs_rms", "norm_obs", "clip_obs", "epsilon", "normalize_obs")):
+    if not all(
+        hasattr(loaded, name) for name in ("obs_rms", "norm_obs", "clip_obs", "epsilon", "normalize_obs")
+    ):
         raise ExportError(f"{path}: holds a {type(loaded).__name__}, not a VecNormalize")
-    # Statistics saved by 1.x know no keys: all of a Dict's were normalised then.
+    # Files of 1.x have no list of keys: 1.x normalised all keys of a Dict.
     if "norm_obs_keys" not in vars(loaded):
         loaded.norm_obs_keys = list(loaded.obs_rms) if isinstance(loaded.obs_rms, dict) else None
     return loaded
 
 
 def written_at(path: Path) -> str:
-    """When a model zip was written, RFC 3339 in UTC: the file's own time; records in the zip have no zone."""
+    """Returns when a model zip was written, as RFC 3339 in UTC.
+
+    This is the modification time of the file: the times inside a zip have no time zone.
+    """
     return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,7 @@
-"""`bundle.toml`, written. Python reads TOML but does not write it; what a manifest needs of it is little."""
+"""Writes `bundle.toml`.
+
+Python's library reads TOML but does not write it; a manifest needs little of TOML.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ LINE = 100
 
 
 def versions() -> dict[str, str]:
-    """What wrote the bundle."""
+    """Returns the versions of the exporter, of Python and of the packages that wrote the bundle."""
     found = {"exporter": VERSION, "python": platform.python_version()}
     for package in ("torch", "numpy", "gymnasium", "stable_baselines3", "sb3_contrib"):
         try:
@@ -33,38 +36,40 @@ def versions() -> dict[str, str]:
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file, as `[[file]]` holds them."""
+    """Returns name, size and SHA-256 of a file, as `[[file]]` holds them."""
     content = path.read_bytes()
     return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def compact(values: Any) -> float | list[float]:
-    """One number where all elements are equal, else the vector."""
+    """Returns one number if all elements are equal, else the vector."""
     numbers = [float(value) for value in values]
     return numbers[0] if numbers and all(number == numbers[0] for number in numbers) else numbers
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be one."""
+    """Returns the name. Fails if it is not a valid bundle name."""
     if NAME.fullmatch(name) is None:
-        raise ExportError(f"bundle name {name!r}: allowed are 1 to 64 of A-Z a-z 0-9 . _ -, first a letter or digit")
+        raise ExportError(
+            f"bundle name {name!r}: allowed are 1 to 64 of A-Z a-z 0-9 . _ -, first a letter or digit"
+        )
     return name
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """A document as TOML: first the plain keys, then tables, then arrays of tables."""
+    """Returns a document as TOML. In each table, plain keys come before nested tables."""
     lines: list[str] = []
     write_table(lines, (), document)
     return "\n".join(lines).strip() + "\n"
 
 
-def sealed(text: str) -> str:
-    """The text with a last line that holds its hash: damage to the manifest is found without a signature too."""
+def with_hash(text: str) -> str:
+    """Adds a last line with the hash of the text, so that damage to an unsigned manifest is found too."""
     return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def write_table(lines: list[str], path: tuple[str, ...], table: Mapping[str, Any]) -> None:
-    """One table and those in it, each under its header."""
+    """Writes one table, and its nested tables under their headers."""
     nested = {name: value for name, value in table.items() if is_table(value) or is_table_array(value)}
     for name, value in table.items():
         if name not in nested:
@@ -81,7 +86,7 @@ class Inline(dict[str, Any]):
 
 
 def is_table(value: Any) -> bool:
-    """Whether a value gets a header of its own."""
+    """Whether a value is a table with its own header."""
     return isinstance(value, Mapping) and not isinstance(value, Inline)
 
 
@@ -91,12 +96,12 @@ def is_table_array(value: Any) -> bool:
 
 
 def key(name: str) -> str:
-    """A key, quoted where it must be."""
+    """Returns a key, quoted if it must be."""
     return name if BARE_KEY.fullmatch(name) else string(name)
 
 
 def literal(value: Any) -> str:
-    """A value in TOML's notation."""
+    """Returns a value in TOML notation."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -113,19 +118,19 @@ def literal(value: Any) -> str:
 
 
 def number(value: float | numpy.floating[Any]) -> str:
-    """A float; float32 numbers in the fewest digits that read back as the same float32 number."""
+    """Returns a float; a float32 number has the fewest digits that read back as the same float32 number."""
     if math.isnan(value):
         raise ExportError("the manifest would hold a NaN")
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     text = str(value) if isinstance(value, numpy.floating) else repr(value)
-    # TOML wants digits on both sides of a point, and Python may leave the point out before an exponent.
+    # TOML needs digits on both sides of a point. Python may leave out the point before an exponent.
     mantissa, mark, exponent = text.partition("e")
     return (mantissa if "." in mantissa else mantissa + ".0") + mark + exponent
 
 
 def array(items: list[str]) -> str:
-    """An array, on several lines where it is long."""
+    """Returns an array, on several lines if it is long."""
     text = f"[{', '.join(items)}]"
     if len(text) <= LINE:
         return text
@@ -139,7 +144,9 @@ def array(items: list[str]) -> str:
 
 
 def string(text: str) -> str:
-    """A basic string."""
+    """Returns a basic string."""
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
     plain = "".join(escapes.get(letter, letter) for letter in text)
-    return '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in plain) + '"'
+    return (
+        '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in plain) + '"'
+    )

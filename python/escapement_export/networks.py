@@ -1,7 +1,7 @@
-"""The middle part of the graph: the networks of each Stable-Baselines3 policy, taken from the model as they are.
+"""The middle part of the graph: the networks of each Stable-Baselines3 policy, unchanged from the model.
 
-A network takes encoded observations (and state) and gives what its head needs. Feature extractors are the model's own
-modules, custom ones too; only what is constant is computed here once instead of at every tick.
+A network takes encoded observations (and state) and returns the inputs of its head. Feature extractors are
+the model's own modules, also custom ones. Constants are computed here once instead of at every tick.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-"""Where SAC and TQC cap the logarithm of the standard deviation."""
+"""The bounds that SAC and TQC put on the logarithm of the standard deviation."""
 
 
 class Network(nn.Module):
-    """Base: encoded observation to the head's inputs."""
+    """Base of all networks: converts an encoded observation to the inputs of the head."""
 
     def forward(self, encoded: Any) -> tuple[Tensor, ...]:
-        """A tensor or a dict of tensors to (mean, deviation) or (logits or values,)."""
+        """Takes a tensor or a dict of tensors; returns (mean, deviation), or (logits,), or (values,)."""
         raise NotImplementedError
 
 
 class Scale(nn.Module):
-    """The standard deviation of a Gaussian policy, from the latent vector that the mean was computed from."""
+    """The standard deviation of a Gaussian policy, computed from the same latent vector as the mean."""
 
     def forward(self, latent: Tensor) -> Tensor:
-        """[n, latent] to [n, act] or [1, act]."""
+        """Takes [n, latent]; returns [n, act] or [1, act]."""
         raise NotImplementedError
 
 
@@ -58,7 +58,8 @@ class LearnedScale(Scale):
 class StateDependentScale(Scale):
     """sqrt(latent^2 . deviation^2): gSDE with an exploration matrix drawn at every tick.
 
-    The matrix has independent Gaussian elements, so its product with the latent vector is Gaussian with that deviation.
+    The elements of the matrix are independent and Gaussian. So its product with the latent vector is Gaussian
+    with this deviation.
     """
 
     variance: Tensor
@@ -85,7 +86,7 @@ class ActorCritic(Network):
         return self.outputs(self.hidden(self.extractor(encoded)))
 
     def outputs(self, latent: Tensor) -> tuple[Tensor, ...]:
-        """What the head takes, from the last hidden layer."""
+        """Returns the inputs of the head, from the output of the last hidden layer."""
         output = self.output(latent)
         return (output,) if self.scale is None else (output, self.scale(latent))
 
@@ -98,15 +99,18 @@ class RecurrentActorCritic(ActorCritic):
         self.lstm = policy.lstm_actor
 
     def step(self, encoded: Any, hidden: Tensor, cell: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Encoded [n, ...] and states [layers, n, units] to the head's inputs and the next states."""
+        """Returns the head's inputs and the next states. States are [layers, n, units]."""
         features = self.extractor(encoded)
         sequence, (next_hidden, next_cell) = self.lstm(features.unsqueeze(0), (hidden, cell))
         return self.outputs(self.hidden(sequence.squeeze(0))), next_hidden, next_cell
 
 
 def actor_critic_scale(policy: Any) -> Scale | None:
-    """The scale of an actor-critic policy's Gaussian; None where its actions are discrete."""
-    from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
+    """Returns the scale of an actor-critic policy's Gaussian, or None if its actions are discrete."""
+    from stable_baselines3.common.distributions import (
+        DiagGaussianDistribution,
+        StateDependentNoiseDistribution,
+    )
 
     distribution = policy.action_dist
     if isinstance(distribution, StateDependentNoiseDistribution):
@@ -124,7 +128,9 @@ class SoftActor(Network):
         self.extractor = actor.features_extractor
         self.hidden = actor.latent_pi
         self.output = actor.mu
-        self.scale: Scale = StateDependentScale(actor.get_std()) if actor.use_sde else LearnedScale(actor.log_std)
+        self.scale: Scale = (
+            StateDependentScale(actor.get_std()) if actor.use_sde else LearnedScale(actor.log_std)
+        )
 
     def forward(self, encoded: Any) -> tuple[Tensor, ...]:
         latent = self.hidden(self.extractor(encoded))
@@ -132,7 +138,7 @@ class SoftActor(Network):
 
 
 class Direct(Network):
-    """Extractor and network, one output: DDPG, TD3, ARS, DQN."""
+    """Feature extractor and network with one output: DDPG, TD3, ARS, DQN, QRDQN."""
 
     def __init__(self, extractor: nn.Module, network: nn.Module) -> None:
         super().__init__()
@@ -144,10 +150,10 @@ class Direct(Network):
 
 
 def mean_of_quantiles(network: nn.Sequential, quantiles: int) -> nn.Sequential:
-    """A quantile network whose last layer gives the mean over the quantiles: QRDQN.
+    """Returns a quantile network whose last layer gives the mean over the quantiles: QRDQN.
 
-    The mean of linear functions is the linear function with the mean weights, so that the layer shrinks by the number
-    of quantiles (200 unless chosen). The average is taken in float64.
+    The mean of linear functions is the linear function with the mean weights. So the layer shrinks by the
+    number of quantiles, which is 200 by default. The mean is computed in float64.
     """
     last = network[-1]
     if not isinstance(last, nn.Linear):

@@ -1,7 +1,8 @@
-"""VecNormalize and VecFrameStack: what lies between an environment's observation and the model.
+"""VecNormalize and VecFrameStack: the wrappers between an environment's observation and the model.
 
-The model may have been trained behind VecNormalize(VecFrameStack(env)) or behind VecFrameStack(VecNormalize(env)). The
-first keeps statistics for each element of the stacked observation, the second for one frame; the shapes tell which.
+A model may have been trained with VecNormalize(VecFrameStack(env)) or with VecFrameStack(VecNormalize(env)).
+The first keeps statistics for each element of the stacked observation, the second for one frame. The shapes
+of the statistics show which one was used.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Normalization:
-    """What VecNormalize does: clip((observation - mean) / sqrt(variance + epsilon), +-clip), by segment key."""
+    """The function of VecNormalize: clip((observation - mean) / sqrt(variance + epsilon), +-clip).
+
+    `statistics` are by segment key.
+    """
 
     statistics: dict[str, Statistics]
     epsilon: float
     clip: float
 
     def deviation(self, statistics: Statistics) -> NDArray[numpy.float64]:
-        """What a difference from the mean is divided by."""
+        """Returns the divisor of the difference from the mean."""
         return numpy.sqrt(statistics.variance + self.epsilon)
 
 
@@ -45,16 +49,16 @@ class FrameStack:
     frames: int
 
     def unstack(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """The frames of an array [..., frames * k], each [..., k]."""
+        """Returns the frames of an array [..., frames * k], each [..., k]."""
         return numpy.split(values, self.frames, axis=-1)
 
     def tile(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """An array [..., k] as the array [..., frames * k] of as many equal frames."""
+        """Repeats an array [..., k] for each frame; returns [..., frames * k]."""
         return numpy.concatenate([frame] * self.frames, axis=-1)
 
 
 def frame_stack(frames: int, layout: ObservationLayout) -> FrameStack | None:
-    """The stack, where there is more than one frame, or an `ExportError` where the layout cannot be one."""
+    """Returns the stack, or None for one frame. Fails if the layout cannot be a stack of so many frames."""
     if frames == 1:
         return None
     if not 2 <= frames <= 64:
@@ -62,14 +66,17 @@ def frame_stack(frames: int, layout: ObservationLayout) -> FrameStack | None:
     for segment in layout.segments:
         if segment.kind != "box" or segment.is_image or not segment.shape or segment.shape[-1] % frames:
             what = f"{segment.kind}{list(segment.shape)}" + (" image" if segment.is_image else "")
-            raise ExportError(f"--frame-stack {frames} does not fit {segment.key or 'the observation'}: {what}")
+            raise ExportError(
+                f"--frame-stack {frames} does not fit {segment.key or 'the observation'}: {what}"
+            )
     return FrameStack(frames)
 
 
 def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> ObservationLayout:
-    """The layout with bounds that belong to the elements they stand at.
+    """Returns the layout with the bounds of each element in the place of that element.
 
-    VecFrameStack concatenates frames, [a, b, a, b], but makes its space's bounds with `numpy.repeat`, [a, a, b, b].
+    VecFrameStack concatenates frames, [a, b, a, b]. But it builds the bounds of its space with
+    `numpy.repeat`, [a, a, b, b].
     """
     bounds = []
     for side in ("low", "high"):
@@ -81,8 +88,13 @@ def unrepeated_bounds(layout: ObservationLayout, stack: FrameStack) -> Observati
     return layout.with_bounds(bounds[0], bounds[1])
 
 
-def normalization_of(vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None) -> Normalization | None:
-    """The observation statistics of a `VecNormalize`, checked against the layout. None where it leaves observations."""
+def normalization_of(
+    vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None
+) -> Normalization | None:
+    """Returns the observation statistics of a `VecNormalize`, checked against the layout.
+
+    Returns None if it does not normalise observations.
+    """
     if vec_normalize is None or not vec_normalize.norm_obs:
         return None
     running = vec_normalize.obs_rms
@@ -92,22 +104,26 @@ def normalization_of(vec_normalize: Any, layout: ObservationLayout, stack: Frame
     for key in by_key if vec_normalize.norm_obs_keys is None else vec_normalize.norm_obs_keys:
         name = f"key {key!r}" if key else "the observation"
         if key not in boxes:
-            raise ExportError(f"VecNormalize normalises {name}, which is no Box of the model's observation space")
+            raise ExportError(
+                f"VecNormalize normalises {name}, which is no Box of the model's observation space"
+            )
         statistics[key] = statistics_of(by_key[key], boxes[key], stack, name)
     return Normalization(statistics, float(vec_normalize.epsilon), float(vec_normalize.clip_obs))
 
 
 def statistics_of(running: Any, segment: Segment, stack: FrameStack | None, name: str) -> Statistics:
-    """The running mean and variance of one segment, spread over the stack where they were kept for one frame."""
+    """Returns mean and variance of one segment, repeated for each frame if they are those of one frame."""
     mean = numpy.asarray(running.mean, dtype=numpy.float64)
     variance = numpy.asarray(running.var, dtype=numpy.float64)
-    if not (numpy.all(numpy.isfinite(mean)) and numpy.all(numpy.isfinite(variance)) and numpy.all(variance >= 0)):
+    if not (
+        numpy.all(numpy.isfinite(mean)) and numpy.all(numpy.isfinite(variance)) and numpy.all(variance >= 0)
+    ):
         raise ExportError(f"VecNormalize's statistics of {name} are not finite")
     if mean.shape == segment.shape:
         return Statistics(mean.reshape(-1), variance.reshape(-1), per_frame=False)
     if stack is not None and stack.tile(mean).shape == segment.shape:
         return Statistics(stack.tile(mean).reshape(-1), stack.tile(variance).reshape(-1), per_frame=True)
-    hint = "" if stack is not None else "; was it stacked? then say --frame-stack N"
+    hint = "" if stack is not None else "; if it was stacked, pass --frame-stack N"
     raise ExportError(
         f"VecNormalize keeps statistics of shape {list(mean.shape)} for {name}, the model takes "
         f"{list(segment.shape)}{hint}"
@@ -117,9 +133,10 @@ def statistics_of(running: Any, segment: Segment, stack: FrameStack | None, name
 def normalized_as_in_training(
     vec_normalize: Any, layout: ObservationLayout, stack: FrameStack | None, vectors: Vector
 ) -> ModelObservation:
-    """Raw vectors [n, dimension] as the model's observations, normalised by `VecNormalize` itself, in float64.
+    """Converts raw vectors [n, dimension] to the model's observations.
 
-    This is the reference that the exported graph is compared with, so it shares no arithmetic with the graph.
+    `VecNormalize` itself normalises them, in float64. The exported graph is compared with this reference, so
+    the two share no arithmetic.
     """
     observations = layout.to_model(vectors)
     if vec_normalize is None or not vec_normalize.norm_obs:
@@ -132,10 +149,13 @@ def normalized_as_in_training(
         normalized: ModelObservation = vec_normalize.normalize_obs(observations)
         return normalized
     if not isinstance(observations, dict):
-        return numpy.concatenate([vec_normalize.normalize_obs(frame) for frame in stack.unstack(observations)], axis=-1)
+        return numpy.concatenate(
+            [vec_normalize.normalize_obs(frame) for frame in stack.unstack(observations)], axis=-1
+        )
     split = {name: stack.unstack(values) for name, values in observations.items()}
     frames = [
-        vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()}) for i in range(stack.frames)
+        vec_normalize.normalize_obs({name: parts[i] for name, parts in split.items()})
+        for i in range(stack.frames)
     ]
     return {name: numpy.concatenate([frame[name] for frame in frames], axis=-1) for name in observations}
 
@@ -143,11 +163,11 @@ def normalized_as_in_training(
 def training_statistics(
     layout: ObservationLayout, normalization: Normalization | None, recorded: Vector | None
 ) -> tuple[Vector, Vector] | None:
-    """Mean and standard deviation of each raw element: VecNormalize's, or of recorded observations, or none.
+    """Returns mean and standard deviation of each raw element, or None if some are not known.
 
-    Elements that VecNormalize leaves alone come from the recorded observations. Without those, indices and masks, which
-    have bounds and no distribution worth guarding, get the middle and half the width of theirs; other elements leave
-    the vector incomplete, and then there is none.
+    Elements that VecNormalize normalises have its statistics. The others have those of the recorded
+    observations. Without recorded observations, indices and masks get the middle and half the width of their
+    bounds: their distribution is not worth checking. If any other element is left, the result is None.
     """
     if recorded is not None:
         mean = recorded.mean(axis=0, dtype=numpy.float64)
@@ -170,7 +190,10 @@ def training_statistics(
 
 
 def stack_fill(layout: ObservationLayout, normalization: Normalization | None) -> Vector:
-    """What stands for frames that do not exist yet: the mean where each frame was normalised before it was stacked."""
+    """Returns the values of frames that do not exist yet.
+
+    These are zeros, or the mean if each frame was normalised before it was stacked.
+    """
     fill = numpy.zeros(layout.dimension, dtype=numpy.float32)
     for segment in layout.segments:
         statistics = normalization.statistics.get(segment.key) if normalization is not None else None

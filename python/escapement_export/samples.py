@@ -1,4 +1,4 @@
-"""Observations to try a policy on: where it was trained, at the edges of its space, and far outside."""
+"""Draws observations to test a policy on: in its training range, at its space's edges and far outside."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from .graph import Noise, Signature
 from .layout import ObservationLayout, Segment, Vector
 
 SPREADS = (0.3, 1.0, 3.0, 30.0)
-"""Standard deviations of the draws; the last saturates normalisation and clipping."""
+"""Standard deviations of the draws. The last one saturates normalisation and clipping."""
 
 UNBOUNDED = 1e3
-"""What stands for an infinite bound among the edge cases, in standard deviations."""
+"""The value that replaces an infinite bound in the edge cases, in standard deviations."""
 
 
 class Sampler:
     """Draws observation vectors, noise and states from one seeded generator."""
 
     def __init__(
-        self, layout: ObservationLayout, statistics: tuple[Vector, Vector] | None, recorded: Vector | None, seed: int
+        self,
+        layout: ObservationLayout,
+        statistics: tuple[Vector, Vector] | None,
+        recorded: Vector | None,
+        seed: int,
     ) -> None:
         self.layout = layout
         self.low, self.high = layout.low, layout.high
@@ -32,7 +36,7 @@ class Sampler:
         self.random = numpy.random.default_rng(seed)
 
     def guessed_statistics(self) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64]]:
-        """The middle of the bounds and a quarter of their range, or 0 and 1 where they are infinite."""
+        """Returns the middle of the bounds and a quarter of their range, or 0 and 1 for infinite bounds."""
         wide = 1e6
         bounded = (self.high - self.low) < wide
         low, high = numpy.where(bounded, self.low, -1.0), numpy.where(bounded, self.high, 1.0)
@@ -40,7 +44,7 @@ class Sampler:
         return mean, numpy.where(bounded, 0.25 * (high - low), 1.0)
 
     def edges(self) -> Vector:
-        """Zeros, the mean, the bounds, and far outside, all elements at once and one element at a time."""
+        """Returns zeros, the mean, the bounds and values far outside: for all elements, then for each."""
         far = UNBOUNDED * numpy.maximum(self.deviation, 1e-3)
         low, high = numpy.maximum(self.low, self.mean - far), numpy.minimum(self.high, self.mean + far)
         rows = [numpy.zeros_like(self.mean), self.mean, low, high]
@@ -54,9 +58,14 @@ class Sampler:
         return self.valid(numpy.array(rows))
 
     def draw(self, count: int) -> Vector:
-        """`count` observations: a quarter recorded, if any are; the others Gaussian around the mean, or uniform."""
+        """Returns `count` observations.
+
+        A quarter are recorded ones, if there are any. The others are Gaussian around the mean, or uniform.
+        """
         spread = self.random.choice(SPREADS, size=(count, 1))
-        rows = self.mean + spread * self.deviation * self.random.standard_normal((count, self.layout.dimension))
+        rows = self.mean + spread * self.deviation * self.random.standard_normal(
+            (count, self.layout.dimension)
+        )
         uniform = (self.random.random(count) < 0.3)[:, None] & numpy.isfinite(self.high - self.low)
         low, high = numpy.where(uniform, self.low, 0.0), numpy.where(uniform, self.high, 0.0)
         rows = numpy.where(uniform, low + (high - low) * self.random.random(rows.shape), rows)
@@ -66,9 +75,9 @@ class Sampler:
         return self.valid(rows)
 
     def valid(self, rows: NDArray[numpy.float64]) -> Vector:
-        """Rows brought into their space: within bounds, whole numbers where those are meant, one action allowed."""
+        """Brings rows into their space: within bounds, integers if required, masks that allow an action."""
         vectors = numpy.clip(rows, self.low, self.high).astype(numpy.float32)
-        # Rounding to float32 may step over a bound that is no float32 number.
+        # Rounding to float32 may exceed a bound that is not a float32 number.
         vectors = numpy.clip(vectors, numpy.float32(-3e38), numpy.float32(3e38))
         for segment in self.layout.segments:
             part = vectors[:, segment.offset : segment.end]
@@ -81,7 +90,7 @@ class Sampler:
         return vectors
 
     def masks(self, count: int, segment: Segment) -> Vector:
-        """Random masks that leave at least one action of each component."""
+        """Returns random masks that allow at least one action of each component."""
         masks = (self.random.random((count, segment.dimension)) < 0.6).astype(numpy.float32)
         start = 0
         for width in segment.nvec:
@@ -90,13 +99,15 @@ class Sampler:
         return masks
 
     def noise(self, noise: Noise, count: int) -> Vector:
-        """Independent standard draws [count, dimension]."""
+        """Returns independent standard draws [count, dimension]."""
         size = (count, noise.dimension)
-        draws = self.random.standard_normal(size) if noise.kind == "gaussian" else self.random.gumbel(size=size)
+        draws = (
+            self.random.standard_normal(size) if noise.kind == "gaussian" else self.random.gumbel(size=size)
+        )
         return draws.astype(numpy.float32)
 
     def states(self, signature: Signature, count: int) -> tuple[Vector, ...]:
-        """States [count, *shape]: zeros in every fourth row, elsewhere within what tanh gives."""
+        """Returns states [count, *shape]: zeros in every fourth row, values from -1 to 1 in the others."""
         drawn = []
         for state in signature.state:
             values = self.random.uniform(-1.0, 1.0, size=(count, *state.shape))
@@ -106,10 +117,12 @@ class Sampler:
 
 
 def batched(states: tuple[Vector, ...]) -> tuple[torch.Tensor, ...]:
-    """States [count, layers, 1, units] as LSTMs take a batch of them: [layers, count, units]."""
-    return tuple(torch.from_numpy(numpy.ascontiguousarray(numpy.moveaxis(state[:, :, 0], 0, 1))) for state in states)
+    """Converts states [count, layers, 1, units] to [layers, count, units], the form of a batch of an LSTM."""
+    return tuple(
+        torch.from_numpy(numpy.ascontiguousarray(numpy.moveaxis(state[:, :, 0], 0, 1))) for state in states
+    )
 
 
 def unbatched(state: NDArray[numpy.float32]) -> Vector:
-    """States [layers, count, units] as one [layers, 1, units] per row."""
+    """Converts states [layers, count, units] to one [layers, 1, units] per row."""
     return numpy.ascontiguousarray(numpy.moveaxis(state, 1, 0)[:, :, None])

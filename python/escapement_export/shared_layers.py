@@ -1,8 +1,9 @@
-"""Hidden layers that the actor and the critic share, as Stable-Baselines3 1.x had them, in the form of 2.x.
+"""Converts hidden layers that actor and critic share, as in Stable-Baselines3 1.x, to the form of 2.x.
 
-In 1.x `net_arch = [64, {"pi": [32], "vf": [32]}]` was one layer for both, and then one for each; a list without a dict
-was shared as a whole. 2.x has no such thing, and takes a list for two separate networks. The function is the same when
-each gets a copy of the shared layers, so that is what becomes of the weights here.
+In 1.x, `net_arch = [64, {"pi": [32], "vf": [32]}]` meant one layer for both and then one for each. A list
+without a dict was shared as a whole. 2.x has no shared layers: there a list stands for two separate networks.
+If each network gets a copy of the shared layers, the function stays the same. So this module copies the
+weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WEIGHTS, OPTIMIZER = "policy.pth", "policy.optimizer.pth"
 
 
 def separate(records: MutableMapping[str, bytes], policy_kwargs: Any) -> None:
-    """Rewrites the records of a model's zip, and the policy's arguments, where a policy has shared layers."""
+    """Rewrites the records of a model's zip and the policy's arguments, if the policy has shared layers."""
     if not isinstance(policy_kwargs, dict) or not isinstance(policy_kwargs.get("net_arch"), list):
         return
     weights = load(records.get(WEIGHTS))
@@ -30,11 +31,11 @@ def separate(records: MutableMapping[str, bytes], policy_kwargs: Any) -> None:
     optimizer = load(records.get(OPTIMIZER))
     if optimizer is not None:
         copies = sum(name.startswith(SHARED) for name in weights)
-        records[OPTIMIZER] = save(emptied(optimizer, copies))
+        records[OPTIMIZER] = save(empty_optimizer(optimizer, copies))
 
 
 def separate_widths(net_arch: list[Any]) -> dict[str, list[int]]:
-    """Widths that are shared up to a dict, as widths of each network."""
+    """Converts widths that are shared up to a dict to the widths of each network."""
     shared: list[int] = []
     own: dict[str, list[int]] = {}
     for entry in net_arch:
@@ -46,7 +47,10 @@ def separate_widths(net_arch: list[Any]) -> dict[str, list[int]]:
 
 
 def separate_weights(weights: dict[str, Any]) -> dict[str, Any]:
-    """Every network's own layers behind a copy of the shared ones. A layer and its activation have a number each."""
+    """Puts each network's own layers behind a copy of the shared ones.
+
+    A layer and its activation have one number each.
+    """
     layers = {int(name.removeprefix(SHARED).split(".")[0]) for name in weights if name.startswith(SHARED)}
     behind = max(layers) + 2
     separated: dict[str, Any] = {}
@@ -64,8 +68,11 @@ def separate_weights(weights: dict[str, Any]) -> dict[str, Any]:
     return separated
 
 
-def emptied(optimizer: dict[str, Any], more: int) -> dict[str, Any]:
-    """An optimizer's state that has seen nothing, with so many more parameters: no actor needs one, but a zip must."""
+def empty_optimizer(optimizer: dict[str, Any], more: int) -> dict[str, Any]:
+    """Returns an empty optimizer state with `more` further parameters.
+
+    No actor needs an optimizer, but loading a zip does.
+    """
     first, *others = optimizer["param_groups"]
     count = sum(len(group["params"]) for group in optimizer["param_groups"])
     grown = {**first, "params": [*first["params"], *range(count, count + more)]}
@@ -73,12 +80,12 @@ def emptied(optimizer: dict[str, Any], more: int) -> dict[str, Any]:
 
 
 def load(record: bytes | None) -> Any:
-    """What `torch.save` wrote, tensors and plain containers only."""
+    """Reads what `torch.save` wrote. Accepts only tensors and plain containers."""
     return None if record is None else torch.load(io.BytesIO(record), map_location="cpu", weights_only=True)
 
 
 def save(value: Any) -> bytes:
-    """As `torch.save` writes it."""
+    """Returns the bytes that `torch.save` writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What is exported: a graph, the spaces around it, and the reference that it must agree with."""
+"""The source of an export: a graph, its spaces, and the reference that it must agree with."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .samples import batched, unbatched
 
 NUDGES = 32
 PERTURBATION = 1e-3
-"""How far `ModuleSubject` nudges the inputs, relative to max(1, |input|), to see whether a discrete action holds."""
+"""How far `ModuleSubject` moves the inputs, relative to max(1, |input|), to test a discrete action."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """The action vector: `low` and `high` have one number per element, `nvec` one count per component."""
+    """The action vector. `low` and `high` hold one number per element, `nvec` one count per component."""
 
     space: str
     low: NDArray[numpy.float64]
@@ -40,13 +40,14 @@ class Action:
 
     @property
     def dimension(self) -> int:
-        """Elements of the vector."""
+        """Number of elements of the vector."""
         return len(self.low)
 
     def allowance(self, expected: Vector) -> NDArray[numpy.float64]:
-        """What a tolerance is multiplied by, per element: the range, or max(1, |expected|) where that is infinite.
+        """Returns the factor of the tolerance, per element.
 
-        0 for discrete actions, which must be equal.
+        It is the range, or max(1, |expected|) if the range is infinite. It is 0 for discrete actions, which
+        must be equal.
         """
         if self.space != "box":
             return numpy.zeros(expected.shape)
@@ -55,7 +56,7 @@ class Action:
 
 
 class Subject(Protocol):
-    """Something that can become a bundle."""
+    """A policy that can be written as a bundle."""
 
     algorithm: str
     layout: ObservationLayout
@@ -66,22 +67,24 @@ class Subject(Protocol):
 
     @property
     def graph(self) -> nn.Module:
-        """`forward` of the signature, which is traced."""
+        """The module to trace. Its `forward` has the signature."""
 
     def reference(self, vectors: Vector, state: tuple[Vector, ...]) -> tuple[Vector, tuple[Vector, ...]]:
-        """The deterministic actions [n, act] and next states that are right."""
+        """Returns the expected deterministic actions [n, act] and next states."""
 
     def with_noise(
         self, vectors: Vector, noise: Vector, state: tuple[Vector, ...]
     ) -> tuple[Vector, tuple[Vector, ...]]:
-        """The actions and next states for rows with noise."""
+        """Returns the expected actions and next states for rows with noise."""
 
-    def margin(self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]) -> NDArray[numpy.float64]:
-        """[n]: how far each action is from being another one; infinite for Box."""
+    def margin(
+        self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]
+    ) -> NDArray[numpy.float64]:
+        """Returns [n]: how far each decision is from another action; infinite for Box actions."""
 
 
 def action_of(space: spaces.Space[Any]) -> Action:
-    """The action vector of an action space."""
+    """Returns the action vector of an action space."""
     kind, low, high, nvec = action_bounds(space)
     if numpy.any(numpy.isnan(low)) or numpy.any(numpy.isnan(high)) or numpy.any(low > high):
         raise ExportError(f"action space {space}: the bounds are not in order")
@@ -104,7 +107,10 @@ class ModelSubject:
         self.signature = self.graph.signature
 
     def reference(self, vectors: Vector, state: tuple[Vector, ...]) -> tuple[Vector, tuple[Vector, ...]]:
-        """What `model.predict(..., deterministic=True)` answers to the observations, normalised by `VecNormalize`."""
+        """Returns the results of `model.predict(..., deterministic=True)`.
+
+        `VecNormalize` itself normalises the inputs.
+        """
         observations = normalized_as_in_training(self.vec_normalize, self.layout, self.stack, vectors)
         mask = self.layout.mask_of(vectors)
         extra: dict[str, Any] = {}
@@ -113,29 +119,31 @@ class ModelSubject:
         if state:
             extra["state"] = tuple(part.numpy() for part in batched(state))
             extra["episode_start"] = numpy.zeros(len(vectors), dtype=bool)
-        actions, following = self.model.predict(observations, deterministic=True, **extra)
+        actions, next_state = self.model.predict(observations, deterministic=True, **extra)
         flat = numpy.asarray(actions).reshape(len(vectors), -1).astype(numpy.float32)
-        return flat, tuple(unbatched(part) for part in following) if state else ()
+        return flat, tuple(unbatched(part) for part in next_state) if state else ()
 
     def with_noise(
         self, vectors: Vector, noise: Vector, state: tuple[Vector, ...]
     ) -> tuple[Vector, tuple[Vector, ...]]:
-        """What the graph says before it is traced: `predict` draws its own noise and takes none."""
+        """Returns the results of the untraced graph: `predict` draws its own noise and takes none."""
         with torch.no_grad():
             result = self.graph(torch.from_numpy(vectors), torch.from_numpy(noise), *batched(state))
         if not state:
             return result.numpy(), ()
         return result[0].numpy(), tuple(unbatched(part.numpy()) for part in result[1:])
 
-    def margin(self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]) -> NDArray[numpy.float64]:
-        """From the scores that the graph takes the best of."""
+    def margin(
+        self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]
+    ) -> NDArray[numpy.float64]:
+        """Computes the margin from the scores that the graph takes the best of."""
         drawn = None if noise is None else torch.from_numpy(noise)
         with torch.no_grad():
             return self.graph.margin(torch.from_numpy(vectors), drawn, batched(state)).double().numpy()
 
 
 class ModuleSubject:
-    """Any torch module with the signature of a bundle's `forward`; the reference is the module itself."""
+    """Any torch module with the signature of a bundle's `forward`. The reference is the module itself."""
 
     normalization: Normalization | None = None
     stack: FrameStack | None = None
@@ -157,7 +165,7 @@ class ModuleSubject:
     def call(
         self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]
     ) -> tuple[Vector, tuple[Vector, ...]]:
-        """The module, row by row, as the daemon calls it."""
+        """Calls the module row by row, as the daemon does."""
         rows = []
         with torch.no_grad():
             for i in range(len(vectors)):
@@ -169,7 +177,7 @@ class ModuleSubject:
         return columns[0][:, 0], tuple(columns[1:])
 
     def reference(self, vectors: Vector, state: tuple[Vector, ...]) -> tuple[Vector, tuple[Vector, ...]]:
-        """The module with zero noise."""
+        """Returns the results of the module with zero noise."""
         noise = self.signature.noise
         zeros = None if noise is None else numpy.zeros((len(vectors), noise.dimension), dtype=numpy.float32)
         return self.call(vectors, zeros, state)
@@ -177,11 +185,17 @@ class ModuleSubject:
     def with_noise(
         self, vectors: Vector, noise: Vector, state: tuple[Vector, ...]
     ) -> tuple[Vector, tuple[Vector, ...]]:
-        """The module with noise."""
+        """Returns the results of the module with noise."""
         return self.call(vectors, noise, state)
 
-    def margin(self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]) -> NDArray[numpy.float64]:
-        """A module's scores are not to be seen: a row counts as stable if none of many small nudges turns it over."""
+    def margin(
+        self, vectors: Vector, noise: Vector | None, state: tuple[Vector, ...]
+    ) -> NDArray[numpy.float64]:
+        """Returns infinity for stable rows and 0 for the others.
+
+        The scores inside a module are not visible. So a row counts as stable if many small changes of its
+        inputs leave the action unchanged.
+        """
         if self.action.space == "box":
             return numpy.full(len(vectors), numpy.inf)
         random = numpy.random.default_rng(0)
@@ -193,7 +207,7 @@ class ModuleSubject:
         for _ in range(NUDGES):
             nudge = random.choice([-PERTURBATION, PERTURBATION], size=vectors.shape)
             nudged = vectors + (nudge * numpy.maximum(1.0, numpy.abs(vectors))).astype(numpy.float32)
-            # Indices and masks have no neighbours.
+            # Indices and masks are not moved: they have no values close to each other.
             for segment in self.layout.segments:
                 if segment.kind != "box":
                     nudged[:, segment.offset : segment.end] = vectors[:, segment.offset : segment.end]
@@ -202,7 +216,7 @@ class ModuleSubject:
 
 
 class FlatAction(nn.Module):
-    """A module whose action comes out as float32 [1, act], whatever shape and type it has inside."""
+    """Wraps a module so that its action has the type float32 and the shape [1, act]."""
 
     def __init__(self, module: nn.Module, dimension: int) -> None:
         super().__init__()
@@ -210,14 +224,16 @@ class FlatAction(nn.Module):
         self.dimension = dimension
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """The module's result, its first tensor reshaped."""
+        """Returns the module's result with its first tensor converted."""
         result = self.module(*inputs)
         if isinstance(result, tuple):
             return (self.flat(result[0]), *result[1:])
         return self.flat(result)
 
     def flat(self, action: torch.Tensor) -> torch.Tensor:
-        """An action of any shape with the right number of elements."""
+        """Converts an action of any shape. Fails if the number of elements is wrong."""
         if action.numel() != self.dimension:
-            raise ExportError(f"the module's action has {action.numel()} elements, the action space {self.dimension}")
+            raise ExportError(
+                f"the module's action has {action.numel()} elements, the action space {self.dimension}"
+            )
         return action.reshape(1, self.dimension).to(torch.float32)

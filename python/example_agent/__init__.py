@@ -1,1 +1,1 @@
-"""The example policy: the environment it is trained in, and its export as a frozen TorchScript module."""
+"""The example policy: its environment, its training, and its export as a frozen TorchScript module."""

@@ -1,7 +1,8 @@
-"""A gymnasium environment over recorded observations: hold a position, and quote around it.
+"""A gymnasium environment over recorded observations: the agent holds a position and quotes around it.
 
-It needs nothing beside the observations. `mid_return_10s_bp` is the mid against its own decaying mean, so together with
-the times it gives the path of the mid back, up to a factor; spread and trades are features as they are.
+The environment needs only the observations. `mid_return_10s_bp` compares the mid with its own decaying mean.
+So with the times it gives back the path of the mid, up to a factor. Spread and trades are features
+themselves.
 
 Action, Box(-1, 1, (3,)):
 
@@ -11,11 +12,12 @@ Action, Box(-1, 1, (3,)):
 | 1 | bid_skew | how eagerly to quote the bid: -1 not at all, +1 at the mid |
 | 2 | ask_skew | the same for the ask |
 
-A step goes from one event to the next. The position first moves towards the target by at most `TAKE_PER_STEP`, at the
-price of half the spread. If the next event is a trade, the quote on its side is filled: eagerness e = (1 + skew) / 2
-fills e * `MAKE_PER_TRADE`, and earns (1 - e) times half the spread. Then the mid moves, and the position with it. The
-reward is the change in wealth in basis points of the largest position, less `INVENTORY_PENALTY_BP` times the square of
-the position. There are no fees and no queue: this trains an example, and is no backtest.
+A step goes from one event to the next. First the position moves towards the target by at most
+`TAKE_PER_STEP`, and pays half the spread. If the next event is a trade, the quote on its side is filled. With
+eagerness e = (1 + skew) / 2, it fills e * `MAKE_PER_TRADE` and earns (1 - e) times half the spread. Then the
+mid moves, which changes the value of the position. The reward is the change in wealth in basis points of the
+largest position, minus `INVENTORY_PENALTY_BP` times the square of the position. There are no fees and no
+queue: this trains an example and is not a backtest.
 """
 
 from __future__ import annotations
@@ -42,12 +44,13 @@ Action = NDArray[numpy.float32]
 
 
 def log_mid_bp(recording: Recording) -> Floats:
-    """The path of the mid, as 1e4 times its logarithm and 0 at the first observation; [n]."""
+    """Returns the path of the mid [n]: 1e4 times its logarithm, and 0 at the first observation."""
     returns_bp = recording.observations[:, NAMES.index("mid_return_10s_bp")].astype(numpy.float64)
     gaps_s = numpy.diff(recording.ts_event_ns).astype(numpy.float64) * 1e-9
     decays = numpy.exp(-gaps_s / WINDOWS_S[TEN_SECONDS])
     path = numpy.zeros(len(returns_bp))
-    # The mean starts wherever the first observation says, and moves towards the mid that was held in between.
+    # The mean starts at the value in the first observation. It moves towards the mid that held between two
+    # events.
     mean = numpy.exp(-1e-4 * returns_bp[0]) if len(returns_bp) else 1.0
     for index, decay in enumerate(decays, start=1):
         held = numpy.exp(1e-4 * path[index - 1])
@@ -57,7 +60,7 @@ def log_mid_bp(recording: Recording) -> Floats:
 
 
 class QuotingEnvironment(gymnasium.Env[Observation, Action]):
-    """Walks through a recording, `episode_steps` observations at a time, from a random place or from the first."""
+    """Walks through a recording, `episode_steps` observations per episode, from a random or the first one."""
 
     def __init__(self, recording: Recording, episode_steps: int = 1024, random_start: bool = True) -> None:
         if recording.names != NAMES:
@@ -85,7 +88,7 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins an episode with no position."""
+        """Begins an episode without a position."""
         super().reset(seed=seed, options=options)
         last_start = len(self._observations) - self._episode_steps - 1
         self._index = int(self.np_random.integers(last_start + 1)) if self._random_start else 0
@@ -94,14 +97,14 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
         return self._observations[self._index].copy(), {}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Acts on the current observation and goes to the next."""
+        """Applies an action to the current observation and goes to the next."""
         target, bid_skew, ask_skew = (float(value) for value in numpy.clip(action, -1.0, 1.0))
         half_spread_bp = float(self._half_spread_bp[self._index])
         taken = float(numpy.clip(target - self._position, -TAKE_PER_STEP, TAKE_PER_STEP))
         position = self._position + taken
         reward = -abs(taken) * half_spread_bp
 
-        # A taker who sells (-1) meets our bid, one who buys (+1) our ask.
+        # A selling taker (-1) fills our bid, a buying taker (+1) our ask.
         taker = float(self._trade_sign[self._index + 1])
         if taker != 0.0:
             eagerness = 0.5 * (1.0 + (bid_skew if taker < 0.0 else ask_skew))
@@ -113,4 +116,10 @@ class QuotingEnvironment(gymnasium.Env[Observation, Action]):
         reward += position * float(self._move_bp[self._index]) - INVENTORY_PENALTY_BP * position * position
         self._position = position
         self._index += 1
-        return self._observations[self._index].copy(), reward, False, self._index >= self._end, {"position": position}
+        return (
+            self._observations[self._index].copy(),
+            reward,
+            False,
+            self._index >= self._end,
+            {"position": position},
+        )

@@ -2,12 +2,12 @@
 
 Usage: python scripts/train_example.py --observations FILE.obs [--out DIRECTORY] [--steps N] [--seed N]
 
-The observations come from `scripts/convert_capture.py`. The policy is trained on the first four fifths of them. The
-statistics that normalise observations come from the same part. The last fifth shows what the policy earns, compared
-with doing nothing and with quoting without looking.
+The observations come from `scripts/convert_capture.py`. The policy is trained on the first four fifths of
+them. The statistics that normalise observations come from the same part. The last fifth shows what the policy
+earns, compared with doing nothing and with quoting without looking.
 
-DIRECTORY becomes a bundle (docs/BUNDLE.md). Its policy takes the raw observation [1, n] and returns the action [1, 3].
-The bundle is written only if the frozen module agrees with `model.predict`.
+DIRECTORY becomes a bundle (docs/BUNDLE.md). Its policy takes the raw observation [1, n] and returns the
+action [1, 3]. The bundle is written only if the frozen module agrees with `model.predict`.
 
 This is an example. It models no fees and no queues, and it has seen one day of data.
 """
@@ -36,17 +36,22 @@ ACTION_NAMES = ("target_position", "bid_skew", "ask_skew")
 
 
 def split(recording: Recording, share: float = 0.8) -> tuple[Recording, Recording]:
-    """The earlier and the later part of a recording."""
+    """Splits a recording into its earlier part, of the given share, and its later part."""
     cut = int(share * len(recording.sequence))
     first, second = (
-        Recording(recording.names, recording.sequence[part], recording.ts_event_ns[part], recording.observations[part])
+        Recording(
+            recording.names,
+            recording.sequence[part],
+            recording.ts_event_ns[part],
+            recording.observations[part],
+        )
         for part in (slice(None, cut), slice(cut, None))
     )
     return first, second
 
 
 def train(recording: Recording, steps: int, seed: int, episode_steps: int = 1024) -> PPO:
-    """A PPO model with normalisation statistics of this recording in it."""
+    """Trains a PPO model that holds the normalisation statistics of this recording."""
     torch.set_num_threads(1)
     statistics = recording.observations.astype(numpy.float64)
     model = PPO(
@@ -73,7 +78,10 @@ def train(recording: Recording, steps: int, seed: int, episode_steps: int = 1024
 def reward_of(
     recording: Recording, model: PPO | None, constant: tuple[float, float, float] = (0.0, -1.0, -1.0)
 ) -> float:
-    """What the model, or a constant action, earns over a whole recording, in basis points of the largest position."""
+    """Returns the reward of the model, or of a constant action, over a whole recording.
+
+    The unit is basis points of the largest position.
+    """
     environment = QuotingEnvironment(recording, len(recording.sequence) - 1, random_start=False)
     observation, _ = environment.reset()
     total, done = 0.0, False
@@ -91,7 +99,7 @@ def _choose(model: PPO | None, observation: Observation, constant: tuple[float, 
 
 
 def check_set(recording: Recording, count: int, seed: int) -> Observation:
-    """Observations to compare on: recorded ones, and as many drawn far beyond what was recorded."""
+    """Returns observations to compare on: half are recorded, half are far outside the recorded range."""
     draw = numpy.random.default_rng(seed)
     recorded = recording.observations[draw.integers(len(recording.observations), size=count // 2)]
     wild = draw.normal(scale=20.0, size=(count - count // 2, recorded.shape[1]))
@@ -99,11 +107,16 @@ def check_set(recording: Recording, count: int, seed: int) -> Observation:
 
 
 def write_bundle(model: PPO, training: Recording, checked: Observation, out: Path) -> float:
-    """Writes the frozen policy as a bundle; returns its largest difference from `model.predict` on `checked` [k, n]."""
+    """Writes the frozen policy as a bundle.
+
+    Returns its largest difference from `model.predict` on `checked` [k, n].
+    """
     with tempfile.TemporaryDirectory() as scratch:
         policy = Path(scratch) / "policy.pt"
         difference = export(model, policy, checked)
-        low, high = (numpy.array([getattr(d, end) for d in DEFINITIONS], numpy.float32) for end in ("low", "high"))
+        low, high = (
+            numpy.array([getattr(d, end) for d in DEFINITIONS], numpy.float32) for end in ("low", "high")
+        )
         export_module(
             torch.jit.load(policy, map_location="cpu").eval(),
             out,
@@ -125,8 +138,12 @@ def write_bundle(model: PPO, training: Recording, checked: Observation, out: Pat
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Train the example policy and export it.")
-    parser.add_argument("--observations", type=Path, required=True, help="observation file, see docs/FORMATS-obs.md")
-    parser.add_argument("--out", type=Path, default=Path("config/example.bundle"), help="directory to write to")
+    parser.add_argument(
+        "--observations", type=Path, required=True, help="observation file, see docs/FORMATS-obs.md"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("config/example.bundle"), help="directory to write to"
+    )
     parser.add_argument("--steps", type=int, default=61_440, help="environment steps to train for")
     parser.add_argument("--seed", type=int, default=1, help="seed of everything random")
     arguments = parser.parse_args()
@@ -139,7 +156,9 @@ def main() -> int:
     except (ObsFileError, ExportError, ValueError) as error:
         print(f"train_example: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(f"trained on {len(training.sequence)} observations for {arguments.steps} steps, seed {arguments.seed}")
+    print(
+        f"trained on {len(training.sequence)} observations for {arguments.steps} steps, seed {arguments.seed}"
+    )
     print(f"held out {len(held_out.sequence)} observations, reward in bp of the largest position:")
     print(f"  policy                   {reward_of(held_out, model):10.2f}")
     print(f"  quoting without looking  {reward_of(held_out, None, (0.0, 0.0, 0.0)):10.2f}")

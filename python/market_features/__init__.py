@@ -1,1 +1,1 @@
-"""Market data into observations: what the features are, how they are computed, and the file they are kept in."""
+"""Converts market data to observations: the features, their computation, and the `.obs` file."""

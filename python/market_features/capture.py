@@ -1,8 +1,8 @@
 """Reads captures of Binance spot market-data streams.
 
-A capture has one message per line, `local_receive_time_ns {json}`, gzipped or not: the combined streams
-`<symbol>@bookTicker` and `<symbol>@trade` of one instrument. `<symbol>@depth...` messages and order-book snapshots may
-be among them; they are checked to be what they seem, and not used.
+A capture has one message per line, `local_receive_time_ns {json}`, gzipped or not. The messages are those of
+the combined streams `<symbol>@bookTicker` and `<symbol>@trade` of one instrument. The capture may also hold
+`<symbol>@depth...` messages and order-book snapshots. Their form is checked, and they are not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAXIMUM_TS_NS = 2**63 - 1
 
 
 class CaptureError(Exception):
-    """A capture that cannot be used; the text is one line that names the file and the line."""
+    """A capture that cannot be used. The text is one line that names the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Trade:
 
 
 class _BadLineError(Exception):
-    """What is wrong with one line."""
+    """One line is invalid. The text says why."""
 
 
 def read_capture(path: Path) -> Iterator[Quote | Trade]:
@@ -92,10 +92,12 @@ def _open(path: Path) -> IO[str]:
 
 
 def _parse(line: str) -> tuple[str | None, Quote | Trade | None]:
-    """The symbol and the event of one line, where it has them."""
+    """Returns the symbol and the event of one line, each None if the line has none."""
     stamp, _, text = line.rstrip("\n").partition(" ")
     if not (stamp.isascii() and stamp.isdigit()) or int(stamp) > MAXIMUM_TS_NS:
-        raise _BadLineError(f"receive time {stamp[:40]!r}; allowed: nanoseconds, a whole number up to {MAXIMUM_TS_NS}")
+        raise _BadLineError(
+            f"receive time {stamp[:40]!r}; allowed: nanoseconds, a whole number up to {MAXIMUM_TS_NS}"
+        )
     try:
         message = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -116,7 +118,9 @@ def _parse(line: str) -> tuple[str | None, Quote | Trade | None]:
         return symbol, _trade(int(stamp), data)
     if channel.split("@")[0] == "depth":
         return symbol, None
-    raise _BadLineError(f"stream {str(message['stream'])[:60]!r}; allowed: <symbol>@bookTicker, @trade, @depth...")
+    raise _BadLineError(
+        f"stream {str(message['stream'])[:60]!r}; allowed: <symbol>@bookTicker, @trade, @depth..."
+    )
 
 
 def _quote(ts_ns: int, data: dict[str, Any]) -> Quote:
@@ -134,7 +138,7 @@ def _trade(ts_ns: int, data: dict[str, Any]) -> Trade:
 
 
 def _positive(data: dict[str, Any], key: str) -> float:
-    """A price or quantity, which Binance writes as a string."""
+    """Returns a price or quantity, which Binance writes as a string. Fails if it is out of bounds."""
     value = data.get(key)
     try:
         number = float(value) if isinstance(value, str) else math.nan

@@ -1,10 +1,11 @@
-"""Turns a capture of Binance spot quotes and trades into observations for `escapement feed --replay`.
+"""Converts a capture of Binance spot quotes and trades to observations for `escapement feed --replay`.
 
 Usage: python scripts/convert_capture.py CAPTURE.jsonl.gz --out FILE.obs [--summary]
 
-There is one observation per quote or trade, from the first quote on, made of that event and those before it. Its
-`ts_event_ns` is the local receive time; where a receive time is earlier than its predecessor's, the predecessor's is
-used instead, and the number of such events is reported. The same capture always gives the same bytes.
+From the first quote on, each quote or trade gives one observation, computed from that event and those before
+it. Its `ts_event_ns` is the local receive time. If a receive time is earlier than the one before it, the
+earlier line's time is used instead, and the number of such events is reported. The same capture always gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ EXIT_BAD_INPUT = 65
 
 
 def convert(capture: Path, out: Path) -> tuple[int, int]:
-    """Writes the observations of `capture` to `out`; returns how many, and how many receive times went backward."""
+    """Writes the observations of `capture` to `out`.
+
+    Returns the number of observations and the number of receive times that went backward.
+    """
     features = Features()
     backward = 0
     with ObsWriter(out, NAMES) as writer:
@@ -33,24 +37,32 @@ def convert(capture: Path, out: Path) -> tuple[int, int]:
             if features.ready and features.ts_ns is not None:
                 writer.write(features.ts_ns, features.observation())
         if writer.count == 0:
-            raise CaptureError(f"{capture}: no quote in it, so there is no observation")
+            raise CaptureError(f"{capture}: it holds no quote, so there is no observation")
     return writer.count, backward
 
 
 def summary(path: Path) -> str:
-    """A table of what each feature looks like in a file."""
+    """Returns a table with statistics of each feature in a file."""
     values = read_obs(path).observations.astype(float)
     lines = [f"{'feature':28}{'unit':12}{'mean':>10}{'std':>10}{'min':>10}{'median':>10}{'max':>10}"]
     for column, definition in enumerate(DEFINITIONS):
         series = values[:, column]
-        figures = (series.mean(), series.std(), series.min(), float(sorted(series)[len(series) // 2]), series.max())
-        lines.append(f"{definition.name:28}{definition.unit:12}" + "".join(f"{figure:10.4f}" for figure in figures))
+        figures = (
+            series.mean(),
+            series.std(),
+            series.min(),
+            float(sorted(series)[len(series) // 2]),
+            series.max(),
+        )
+        lines.append(
+            f"{definition.name:28}{definition.unit:12}" + "".join(f"{figure:10.4f}" for figure in figures)
+        )
     return "\n".join(lines)
 
 
 def main() -> int:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description="Turn a Binance spot capture into observations.")
+    parser = argparse.ArgumentParser(description="Convert a Binance spot capture to observations.")
     parser.add_argument(
         "capture", type=Path, help="capture, one `local_receive_time_ns {json}` per line, gzipped or not"
     )
@@ -70,7 +82,8 @@ def main() -> int:
         print(f"convert_capture: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(
-        f"{arguments.out}: {count} observations of {len(NAMES)} features; {backward} receive times went backward",
+        f"{arguments.out}: {count} observations of {len(NAMES)} features; "
+        f"{backward} receive times went backward",
         file=sys.stderr,
     )
     return 0

@@ -1,7 +1,7 @@
 """Features of one instrument's quotes and trades, computed one event at a time.
 
-config/features.toml lists them and docs/FEATURES.md defines them; src/cli/feed/features.rs is the same computation in
-Rust. The state is a few dozen numbers, whatever the length of the stream, and only past events enter it.
+config/features.toml lists them and docs/FEATURES.md defines them. src/cli/feed/features.rs is the same
+computation in Rust. The state is a few dozen numbers for a stream of any length. Only past events enter it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ TRADE_SIZE_WEIGHT = 1.0 / 64.0
 
 
 SMALLEST, LARGEST = 1e-12, 1e12
-"""Bounds of prices and quantities, within which no feature can overflow or lose its meaning."""
+"""Bounds of prices and quantities. Within them no feature can overflow or lose its meaning."""
 
 
 class Features:
-    """What has been seen of one instrument. Prices and quantities have to lie in [SMALLEST, LARGEST]."""
+    """The state of one instrument. The caller must keep prices and quantities in [SMALLEST, LARGEST]."""
 
     def __init__(self) -> None:
         self.ts_ns: int | None = None
-        """Time of the last event. An event that bears an earlier time counts as having happened at this one."""
+        """Time of the last event. An event with an earlier time counts as one at this time."""
         self._gap_ns = 0
         self._first_ns = 0
-        # The touch, and what is held between two quotes.
+        # Best bid and ask, and the values that hold until the next quote.
         self._bid = self._bid_qty = self._ask = self._ask_qty = 0.0
         self._mid = self._microprice = self._imbalance = self._spread_bp = 0.0
         self._mid_moved_ns: int | None = None
@@ -55,7 +55,7 @@ class Features:
 
     @property
     def ready(self) -> bool:
-        """Whether there has been a quote, before which there is no observation."""
+        """Whether there has been a quote. Before the first quote there is no observation."""
         return self._mid_moved_ns is not None
 
     def quote(self, ts_ns: int, bid: float, bid_qty: float, ask: float, ask_qty: float) -> None:
@@ -88,7 +88,7 @@ class Features:
         self._mid, self._microprice, self._imbalance, self._spread_bp = mid, microprice, imbalance, spread_bp
 
     def trade(self, ts_ns: int, price: float, qty: float, buyer_is_maker: bool) -> None:
-        """Takes in a trade. The taker sold where the buyer was the maker."""
+        """Takes in a trade. If the buyer was the maker, the taker sold."""
         self._trade_ns = self._advance(ts_ns)
         self._trade_sign = -1.0 if buyer_is_maker else 1.0
         self._trade_price = price
@@ -102,7 +102,7 @@ class Features:
         self._trades += 1.0
 
     def observation(self) -> list[float]:
-        """The features as of the last event, in the order of the definitions, each within its bounds."""
+        """Returns the features after the last event, in the order and within the bounds of the definitions."""
         if self.ts_ns is None or self._mid_moved_ns is None:
             raise ValueError("there is no observation before the first quote")
         mid, microprice, traded = self._mid, self._microprice, self._trade_size > 0.0
@@ -119,7 +119,10 @@ class Features:
             *(1e4 * math.log(microprice / mean) for mean in self._microprice_mean),
             *(math.sqrt(self._squared_moves[w] / WINDOWS_S[w]) for w in (ONE_SECOND, TEN_SECONDS)),
             *(self._flow[w] / (self._flow_size[w] + self._depth) for w in range(3)),
-            *(self._signed_volume[w] / (self._volume[w] + self._trade_size) if traded else 0.0 for w in range(3)),
+            *(
+                self._signed_volume[w] / (self._volume[w] + self._trade_size) if traded else 0.0
+                for w in range(3)
+            ),
             *(math.log(1.0 + self._volume[w] / self._trade_size) if traded else 0.0 for w in range(3)),
             math.log(1.0 + self._trades),
             math.log(1.0 + self._quotes),
@@ -132,7 +135,10 @@ class Features:
         return [min(max(value, d.low), d.high) for value, d in zip(values, DEFINITIONS, strict=True)]
 
     def _advance(self, ts_ns: int) -> int:
-        """Lets time pass until `ts_ns` and returns the time it is then."""
+        """Advances the state to `ts_ns`, or leaves it if that is in the past.
+
+        Returns the time of the state.
+        """
         if self.ts_ns is None:
             self.ts_ns = self._first_ns = ts_ns
             return ts_ns
@@ -142,7 +148,7 @@ class Features:
         elapsed_s = 1e-9 * self._gap_ns
         decays = [math.exp(-elapsed_s / window_s) for window_s in WINDOWS_S]
         for window, decay in enumerate(decays):
-            # What was quoted has been so for the whole gap: each mean moves towards it.
+            # The quoted values held for the whole gap, so each mean moves towards them.
             self._mid_mean[window] = _towards(self._mid_mean[window], self._mid, decay)
             self._microprice_mean[window] = _towards(self._microprice_mean[window], self._microprice, decay)
             self._imbalance_mean[window] = _towards(self._imbalance_mean[window], self._imbalance, decay)
@@ -158,7 +164,7 @@ class Features:
         return now_ns
 
     def _order_flow(self, bid: float, bid_qty: float, ask: float, ask_qty: float) -> float:
-        """What a quote adds to demand less what it adds to supply, after Cont, Kukanov and Stoikov (2014)."""
+        """Returns what a quote adds to demand minus what it adds to supply (Cont, Kukanov, Stoikov, 2014)."""
         flow = 0.0
         if bid >= self._bid:
             flow += bid_qty
@@ -172,7 +178,7 @@ class Features:
 
 
 def _towards(mean: float, held: float, decay: float) -> float:
-    # As a sum of shares: held + (mean - held) * decay can cancel to zero or beyond.
+    # A sum of two shares, because held + (mean - held) * decay can cancel to zero or change its sign.
     return mean * decay + held * (1.0 - decay)
 
 

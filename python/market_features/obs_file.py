@@ -1,4 +1,7 @@
-"""The `.obs` file: recorded observations, which `escapement feed --replay` reads. docs/FORMATS-obs.md describes it."""
+"""Reads and writes the `.obs` file of recorded observations for `escapement feed --replay`.
+
+docs/FORMATS-obs.md describes the format.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ MAXIMUM_DIMENSION = 4096
 
 
 class ObsFileError(Exception):
-    """A file that is not a whole `.obs` file; the text is one line that names the file."""
+    """A file that is not a complete `.obs` file. The text is one line that names the file."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Observations as they were recorded."""
+    """Recorded observations."""
 
     names: tuple[str, ...]
     sequence: NDArray[numpy.uint64]
@@ -42,7 +45,7 @@ def _header_bytes(names: bytes) -> int:
 
 
 class ObsWriter:
-    """Writes observations one by one. The file appears under its name when all are written, or not at all."""
+    """Writes observations one by one. The file gets its name only after all are written."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         if not 1 <= len(names) <= MAXIMUM_DIMENSION:
@@ -57,11 +60,11 @@ class ObsWriter:
         self._values = struct.Struct(f"<{len(names)}f")
         self._last_ts_ns = 0
         self._file = self._partial.open("wb")
-        # The count is not known yet: the header is written again at the end.
+        # The count is not known yet, so the header is written again at the end.
         self._file.write(self._header())
 
     def write(self, ts_event_ns: int, values: Sequence[float]) -> None:
-        """Appends one observation; its sequence is one more than the previous one's, and the first one's is 1."""
+        """Appends one observation. Sequences start at 1 and increase by one."""
         if ts_event_ns < self._last_ts_ns:
             raise ValueError(f"ts_event_ns {ts_event_ns} is before its predecessor's {self._last_ts_ns}")
         self._last_ts_ns = ts_event_ns
@@ -90,13 +93,15 @@ class ObsWriter:
 
 
 def read_obs(path: Path) -> Recording:
-    """Reads a whole `.obs` file."""
+    """Reads an `.obs` file. Fails if the file is not complete and valid."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ObsFileError(f"{path}: {error.strerror}") from None
     if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
-        raise ObsFileError(f"{path}: not an observation file: it does not begin with {MAGIC.decode()} and its header")
+        raise ObsFileError(
+            f"{path}: not an observation file: it does not begin with {MAGIC.decode()} and its header"
+        )
     _, header_bytes, dimension, count, names_bytes = HEADER.unpack_from(data)
     if not 1 <= dimension <= MAXIMUM_DIMENSION:
         raise ObsFileError(f"{path}: dimension is {dimension}; allowed: 1 to {MAXIMUM_DIMENSION}")
@@ -105,7 +110,9 @@ def read_obs(path: Path) -> Recording:
     record = numpy.dtype([("sequence", "<u8"), ("ts_event_ns", "<u8"), ("values", "<f4", (dimension,))])
     if len(data) != header_bytes + count * record.itemsize:
         expected = header_bytes + count * record.itemsize
-        raise ObsFileError(f"{path}: {len(data)} bytes; {count} observations of {dimension} values take {expected}")
+        raise ObsFileError(
+            f"{path}: {len(data)} bytes; {count} observations of {dimension} values take {expected}"
+        )
     try:
         names = tuple(data[HEADER.size : HEADER.size + names_bytes].decode().split("\n"))
     except UnicodeDecodeError:

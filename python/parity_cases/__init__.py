@@ -1,1 +1,1 @@
-"""Networks to compare the native backend with, and what PyTorch computes for them."""
+"""Makes the cases that compare the native backend with PyTorch: networks, inputs and PyTorch's results."""

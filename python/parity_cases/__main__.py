@@ -1,16 +1,17 @@
-"""Exports policies and random networks with PyTorch, with what PyTorch computes for them.
+"""Exports policies and random networks with PyTorch, together with PyTorch's results for them.
 
 Usage, in python/: python -m parity_cases DIRECTORY [--networks 200] [--rows 500] [--seed 1]
 
-Writes for every case NAME.pt, NAME.observations.npy, NAME.actions.npy and NAME.trusted.npy; tests/native_parity.rs says
-what each holds. Four families:
+Writes NAME.pt, NAME.observations.npy, NAME.actions.npy and NAME.trusted.npy for every case. The parity test
+in Rust says what each holds. There are four families:
 
-- every policy class that Stable-Baselines3 and sb3-contrib export with MlpPolicy (and RecurrentPPO's MlpLstmPolicy),
-  trained for a few steps, frozen and unfrozen, each with layers of 1, 3, 7, 17, 33, 65 and 130 units;
-- `bf16-...`: some of them with weights rounded to bfloat16, so that holding them that way changes nothing: these are
-  run both ways;
-- `scripted-...`: modules that call others, compiled instead of traced, frozen and not;
-- random straight-line networks from the operators that the native backend knows.
+- every policy class that Stable-Baselines3 and sb3-contrib export with MlpPolicy (and RecurrentPPO's
+  MlpLstmPolicy), trained for a few steps, frozen and unfrozen, each with layers of 1, 3, 7, 17, 33, 65 and
+  130 units;
+- `bf16-...`: some of these with weights rounded to bfloat16. Storing such weights as bfloat16 changes
+  nothing, so the test runs them both ways;
+- `scripted-...`: modules that call other modules, compiled instead of traced, frozen and unfrozen;
+- random straight-line networks of operators that the native backend supports.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ from parity_cases.random_networks import random_networks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--networks", type=int, default=200, help="random networks (the release bar is 2000)")
-    parser.add_argument("--rows", type=int, default=500, help="observations per policy (the release bar is 10000)")
+    parser.add_argument(
+        "--networks", type=int, default=200, help="number of random networks (2000 for a release)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=500, help="observations per policy (the release bar is 10000)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)

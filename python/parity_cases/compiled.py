@@ -1,4 +1,4 @@
-"""Modules that call others, compiled instead of traced."""
+"""Modules that call other modules, compiled instead of traced."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from parity_cases.writing import write
 
 
 class Residual(nn.Module):
-    """Blocks in a loop, a branch on an attribute, one on the mode, and a choice between elements."""
+    """Blocks in a loop, a branch on an attribute, a branch on the mode, and a choice between elements."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         block = (nn.LayerNorm(width), nn.Linear(width, 33), nn.GELU(approximate="tanh"), nn.Linear(33, width))
-        self.blocks = nn.ModuleList([nn.Sequential(*block), nn.Sequential(nn.Linear(width, width), nn.Mish())])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(*block), nn.Sequential(nn.Linear(width, width), nn.Mish())]
+        )
         self.scale = nn.Parameter(torch.randn(width))
         self.bounded = True
 
@@ -32,7 +34,7 @@ class Residual(nn.Module):
 
 
 class Window(nn.Module):
-    """A window of observations through recurrent layers."""
+    """Recurrent layers over a window of observations."""
 
     def __init__(self, kind: str, inputs: int, layers: int) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class Window(nn.Module):
 
 
 class LstmStep(nn.Module):
-    """A single step of two layers, with their state as arguments and results."""
+    """One step of two LSTM layers, with their state as arguments and results."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class LstmStep(nn.Module):
 
 
 class Cells(nn.Module):
-    """Both cells, one after the other, each with its state."""
+    """An LSTM cell, then a GRU cell, each with its state."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -73,13 +75,17 @@ class Cells(nn.Module):
 
 
 class Tables(nn.Module):
-    """Indices into a table beside a convolution."""
+    """An embedding table and a convolution side by side."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(5, 3)
         self.filters = nn.Sequential(
-            nn.Conv1d(2, 4, 3, padding="same"), nn.BatchNorm1d(4), nn.ReLU6(), nn.Conv1d(4, 3, 2), nn.Flatten()
+            nn.Conv1d(2, 4, 3, padding="same"),
+            nn.BatchNorm1d(4),
+            nn.ReLU6(),
+            nn.Conv1d(4, 3, 2),
+            nn.Flatten(),
         )
         self.head = nn.Sequential(nn.Linear(15, 9), nn.LogSoftmax(dim=-1))
 
@@ -90,7 +96,7 @@ class Tables(nn.Module):
 
 
 def compiled_modules(directory: Path, rows: int) -> int:
-    """Modules that are compiled as well as traced, frozen and not: their calls of other modules are inlined."""
+    """Writes modules compiled and traced, frozen and unfrozen. Their calls of other modules are inlined."""
     torch.manual_seed(7)
     forms = ("script", "frozen script", "trace", "frozen trace")
 
@@ -108,7 +114,12 @@ def compiled_modules(directory: Path, rows: int) -> int:
         nn.Softmax(-1),
     )
     cases: list[tuple[str, nn.Module, int, list[Tensor]]] = [
-        (f"chain-{index}", nn.Sequential(nn.Linear(17, 33), nn.Dropout(), activation, nn.Linear(33, 3)), 17, [])
+        (
+            f"chain-{index}",
+            nn.Sequential(nn.Linear(17, 33), nn.Dropout(), activation, nn.Linear(33, 3)),
+            17,
+            [],
+        )
         for index, activation in enumerate(activations)
     ]
     cases += [

@@ -1,4 +1,4 @@
-"""Operations that random networks are made of."""
+"""The operations of random networks."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Apply(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A window or a single step through a recurrent layer with a state that depends on its input."""
+    """A recurrent layer over a window or for one step. Its state depends on its input."""
 
-    def __init__(self, kind: str, inputs: int, units: int, layers: int, bias: bool, batch_first: bool) -> None:
+    def __init__(
+        self, kind: str, inputs: int, units: int, layers: int, bias: bool, batch_first: bool
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.batch_first = batch_first
@@ -52,8 +54,8 @@ class Recurrent(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not constant: freezing folds a cell's product with a constant state and then adds to the result in place, so
-        # that the module gives another answer at every call.
+        # The state must not be constant. Freezing folds the product of a cell with a constant state, and then
+        # adds to the result in place. Such a module gives another result at every call.
         h, c = (self.get_buffer(name) + x.mean() * 0.1 for name in "hc")
         if self.kind == "lstm_cell":
             h, c = self.layer(x, (h[0], c[0]))
@@ -69,7 +71,7 @@ class Recurrent(nn.Module):
 
 
 class Network(nn.Module):
-    """A straight line of operations, each on results of earlier ones."""
+    """A sequence of operations, each on results of earlier ones."""
 
     def __init__(self) -> None:
         super().__init__()

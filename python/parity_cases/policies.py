@@ -1,4 +1,4 @@
-"""Every policy class that Stable-Baselines3 and sb3-contrib export with MlpPolicy, trained for a few steps."""
+"""Every policy class of Stable-Baselines3 and sb3-contrib with MlpPolicy, trained for a few steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from parity_cases.writing import SIZES, write
 
-# Observation and hidden layers of a policy; together they have all sizes.
+# (observation, hidden layers) of policies. Together they have all of SIZES.
 WIDTHS = ((17, (1, 3)), (65, (7, 17, 33)), (3, (130, 65)))
 
 
 class Actor(nn.Module):
-    """The deterministic action of a policy, by the same modules that its `predict` calls.
+    """Computes the deterministic action of a policy with the modules that its `predict` calls.
 
-    The features extractors are called directly: `extract_features` casts to single precision, which the comparison
-    with double precision must avoid.
+    The feature extractors are called directly: `extract_features` casts to single precision, and the
+    comparison with double precision must avoid that.
     """
 
     def __init__(self, policy: Any, algorithm: str, choices: int) -> None:
@@ -49,7 +49,7 @@ class Actor(nn.Module):
             scores = policy.actor.mu(policy.actor.features_extractor(observation))
         if not self.choices:
             return torch.clamp(scores, -1.0, 1.0) if self.algorithm in ("A2C", "PPO", "TRPO") else scores
-        # The choice and the scores it was made from, so that both are compared.
+        # Returns the choice and its scores, so that both are compared.
         return torch.cat([torch.argmax(scores, dim=1, keepdim=True).to(scores.dtype), scores], dim=1)
 
 
@@ -68,7 +68,7 @@ class RecurrentActor(nn.Module):
 
 
 def environment(observation: int, action: int | None, choices: int | None) -> Any:
-    """A small environment of any width: the observation drifts, the reward is its first element."""
+    """Returns a small environment of any width. The observation drifts; the reward is its first element."""
     import gymnasium
 
     class Drift(gymnasium.Env[Any, Any]):
@@ -88,14 +88,16 @@ def environment(observation: int, action: int | None, choices: int | None) -> An
         def step(self, action: Any) -> Any:
             self.ticks += 1
             drift = 0.1 * self.np_random.normal(size=observation)
-            self.state = np.clip(self.state + drift + 0.01 * float(np.sum(action)), -10, 10).astype(np.float32)
+            self.state = np.clip(self.state + drift + 0.01 * float(np.sum(action)), -10, 10).astype(
+                np.float32
+            )
             return self.state, float(self.state[0]), False, self.ticks >= 50, {}
 
     return Drift()
 
 
 def train(algorithm: str, env: Any, layers: Sequence[int], activation: type[nn.Module]) -> Any:
-    """A model of `algorithm`, trained for a few steps."""
+    """Trains a model of `algorithm` for a few steps."""
     import sb3_contrib
     import stable_baselines3
 
@@ -117,7 +119,7 @@ def train(algorithm: str, env: Any, layers: Sequence[int], activation: type[nn.M
 
 @torch.no_grad()
 def round_weights(module: nn.Module) -> None:
-    """Rounds what the native backend holds in bfloat16 where it is asked to: matrices, not biases."""
+    """Rounds the parameters that the native backend can store as bfloat16: matrices, not biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.LSTM):
             for name, parameter in part.named_parameters():
@@ -126,7 +128,7 @@ def round_weights(module: nn.Module) -> None:
 
 
 def trained_policies(directory: Path, rows: int) -> int:
-    """Every policy class, each with widths that are no multiple of a vector."""
+    """Writes every policy class, each with widths that are not a multiple of a SIMD vector."""
     import gymnasium
 
     generator = np.random.default_rng(1)
@@ -158,7 +160,9 @@ def trained_policies(directory: Path, rows: int) -> int:
         written += len(forms)
         if rounded:
             round_weights(actor)
-            if not write(directory, f"bf16-{name}", actor, observations, states, forms[:1], least_trusted=0.99):
+            if not write(
+                directory, f"bf16-{name}", actor, observations, states, forms[:1], least_trusted=0.99
+            ):
                 raise SystemExit(f"bf16-{name}: PyTorch's two precisions disagree")
             written += 1
 

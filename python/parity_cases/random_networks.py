@@ -1,4 +1,4 @@
-"""Random straight-line networks from the operators that the native backend knows."""
+"""Random straight-line networks of operators that the native backend supports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from parity_cases.writing import SIZES, Array, write
 
 
 class Generator:
-    """Makes random networks. Every candidate operation is tried on real rows before it is kept."""
+    """Makes random networks. It tries every operation on real rows before it keeps it."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
     def network(self) -> tuple[Network, Array]:
-        """A network of three to fourteen operations, and observations for it."""
+        """Returns a network of 3 to 14 operations, and observations for it."""
         choose = self.random
         width = choose.choice((*SIZES, 2, 4, 8, 12, 16, 20, 24, 31, 32, 64))
         torch.manual_seed(choose.getrandbits(31))
@@ -43,7 +43,8 @@ class Generator:
             operation.eval()
             with torch.no_grad():
                 results = [
-                    operation(*(samples[index][row].clone() for index in operands)) for row in range(len(samples[0]))
+                    operation(*(samples[index][row].clone() for index in operands))
+                    for row in range(len(samples[0]))
                 ]
             if all(usable(result) for result in results):
                 network.operations.append(operation)
@@ -54,7 +55,7 @@ class Generator:
         return network, observations.numpy()
 
     def operation(self, x: Tensor) -> nn.Module | None:
-        """An operation that fits a value shaped like `x`; `None` asks for one of two values."""
+        """Returns an operation on a value with the shape of `x`, or None for an operation on two values."""
         choose = self.random
         family = choose.choice(
             ("layer", "layer", "unary", "unary", "binary", "constant", "move", "move", "reduce", "wide")
@@ -84,7 +85,9 @@ class Generator:
             return Constant((1,), lambda a, b: a @ weights.to(a.dtype) + b)
         if kind == 1 and x.dim() == 2:
             weights = torch.randn(inputs, outputs) / inputs**0.5
-            return Constant((outputs,), lambda a, b: torch.addmm(b, a, weights.to(a.dtype), beta=0.5, alpha=1.5))
+            return Constant(
+                (outputs,), lambda a, b: torch.addmm(b, a, weights.to(a.dtype), beta=0.5, alpha=1.5)
+            )
         linear = nn.Linear(inputs, outputs, bias=choose.random() < 0.8)
         if kind == 2:
             return linear
@@ -157,7 +160,7 @@ class Generator:
         return Apply(choose.choice(functions))
 
     def wide(self, x: Tensor) -> nn.Module:
-        """Layers that see more than one value at a time."""
+        """Returns a layer whose results depend on more than one element each."""
         choose = self.random
         axis = choose.randrange(x.dim())
         width = x.shape[-1]
@@ -205,14 +208,16 @@ class Generator:
         units = choose.choice((1, 3, 7, 16, 17, 33))
         bias, batch_first = choose.random() < 0.8, choose.random() < 0.5
         if x.numel() == x.shape[-1] and choose.random() < 0.5:
-            cell = Recurrent(choose.choice(("lstm_cell", "gru_cell")), x.shape[-1], units, 1, bias, batch_first)
+            cell = Recurrent(
+                choose.choice(("lstm_cell", "gru_cell")), x.shape[-1], units, 1, bias, batch_first
+            )
             return nn.Sequential(Apply(lambda x: x.reshape(1, -1)), cell)
         kind = choose.choice(("lstm", "gru"))
         return Recurrent(kind, x.shape[-1], units, choose.randint(1, 2), bias, batch_first)
 
 
 def broadcast(a: Tensor, b: Tensor) -> bool:
-    """Whether the two broadcast together."""
+    """Whether the shapes of two tensors broadcast."""
     try:
         torch.broadcast_shapes(a.shape, b.shape)
     except RuntimeError:
@@ -221,12 +226,12 @@ def broadcast(a: Tensor, b: Tensor) -> bool:
 
 
 def usable(result: Tensor) -> bool:
-    """Whether a result is worth going on with."""
+    """Whether a result is small enough to use: in size, rank and values."""
     return 0 < result.numel() <= 3000 and result.dim() <= 4 and bool((result.abs() < 200).all())
 
 
 def random_networks(directory: Path, count: int, seed: int) -> int:
-    """`count` random networks on which PyTorch agrees with itself."""
+    """Writes `count` random networks on which PyTorch's two precisions agree."""
     written = attempts = 0
     forms = ("frozen trace", "frozen trace", "trace")
     while written < count:

@@ -1,4 +1,4 @@
-"""A case: a module, observations, and what PyTorch makes of them."""
+"""Writes a case: a module, observations, and PyTorch's results."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from torch import Tensor, nn
 
 Array = npt.NDArray[np.float32]
 
-# A third of what the comparison allows: where PyTorch's two precisions differ by more, its answer proves nothing.
+# A third of what the comparison allows. If PyTorch's two precisions differ by more, its result proves
+# nothing.
 TRUSTED = 3e-6
+# The widths of layers.
 SIZES = (1, 3, 7, 17, 33, 65, 130)
-# Observation and hidden layers of a policy; together they have all sizes.
 
 
 def relative(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The largest difference of each row, absolute or relative, whichever is less."""
+    """Returns the largest difference of each row, relative to max(1, |expected|)."""
     difference = np.abs(actual.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
     largest: npt.NDArray[np.float64] = np.nan_to_num(difference.max(axis=1), nan=np.inf)
     return largest
 
 
-def run(module: nn.Module | torch.jit.ScriptModule, observations: Tensor, states: Sequence[Tensor]) -> npt.NDArray[Any]:
-    """The module's actions, row by row, states carried."""
+def run(
+    module: nn.Module | torch.jit.ScriptModule, observations: Tensor, states: Sequence[Tensor]
+) -> npt.NDArray[Any]:
+    """Returns the module's actions, row by row. Each row continues from the states of the row before it."""
     actions = []
     with torch.no_grad():
         for observation in observations:
@@ -38,8 +41,13 @@ def run(module: nn.Module | torch.jit.ScriptModule, observations: Tensor, states
     return np.stack(actions)
 
 
-def export(module: nn.Module, observations: Tensor, states: Sequence[Tensor], form: str) -> torch.jit.ScriptModule:
-    """The module as TorchScript: `script` or `trace`, `frozen` or not."""
+def export(
+    module: nn.Module, observations: Tensor, states: Sequence[Tensor], form: str
+) -> torch.jit.ScriptModule:
+    """Returns the module as TorchScript.
+
+    `form` holds `script` or `trace`, and `frozen` for a frozen module.
+    """
     if "script" in form:
         scripted = torch.jit.script(module)
     else:
@@ -56,7 +64,7 @@ def write(
     forms: Sequence[str] = ("frozen trace",),
     least_trusted: float = 0.9,
 ) -> bool:
-    """Writes one case for each form; `False` where PyTorch disagrees with itself on too many rows."""
+    """Writes one case for each form. Returns False if PyTorch's precisions disagree on too many rows."""
     module.eval()
     rows = torch.from_numpy(observations)
     actions = run(module, rows, states).astype(np.float32)
@@ -66,8 +74,8 @@ def write(
     if not np.isfinite(actions).all() or trusted.mean() < least_trusted:
         return False
     exported = [export(module, rows, states, form) for form in forms]
-    # `torch.jit.freeze` is not always right: it folds a batch norm into the linear layer before it even where that
-    # layer's own result is used as well. What the file says is then not what the module does.
+    # `torch.jit.freeze` is not always right. It folds a batch norm into the linear layer before it, even if
+    # the result of that layer has another use. Then the file differs from the module.
     if any((relative(run(script, rows[:4], states), actions[:4]) > TRUSTED).any() for script in exported):
         return False
     for form, script in zip(forms, exported, strict=True):

@@ -12,9 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def recorded_capture() -> Path:
-    """The recorded market data, which is not shipped: from ESCAPEMENT_DATA, or beside the clone."""
+    """The recorded market data, from ESCAPEMENT_DATA or from a directory next to the clone.
+
+    It is not shipped.
+    """
     directory = Path(os.environ.get("ESCAPEMENT_DATA", ROOT.parent / "shared" / "data"))
     found = sorted(directory.glob("binance-spot-*.jsonl.gz"))
     if not found:
-        pytest.skip(f"no recording (binance-spot-*.jsonl.gz) in {directory}; ESCAPEMENT_DATA can name a directory")
+        pytest.skip(
+            f"no recording (binance-spot-*.jsonl.gz) in {directory}; ESCAPEMENT_DATA can name a directory"
+        )
     return found[0]

@@ -1,6 +1,6 @@
-"""What the tests of the exporter share: environments for every space, quick training, a bundle's policy to call.
+"""Shared by the exporter's tests: environments for every space, quick training, calls of a bundle's policy.
 
-`ESCAPEMENT_LONG=1` raises the number of observations to the full count, 10,000; see docs/BUNDLE.md.
+`ESCAPEMENT_LONG=1` raises the number of observations to the full count, 10,000. See docs/BUNDLE.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 
 
 class RandomEnv(gymnasium.Env[Any, Any]):
-    """Random observations of any space; the reward prefers large actions; episodes of 20 steps."""
+    """Random observations of any space. The reward prefers large actions. An episode has 20 steps."""
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         self.observation_space = observation_space
@@ -42,7 +42,9 @@ class RandomEnv(gymnasium.Env[Any, Any]):
         self.observation_space.seed(1)
         self.steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.steps = 0
         return self.observation_space.sample(), {}
@@ -52,7 +54,7 @@ class RandomEnv(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(numpy.sum(action)), False, self.steps >= 20, {}
 
     def action_masks(self) -> Array:
-        """For MaskablePPO: everything is allowed while it trains."""
+        """Allows every action. MaskablePPO reads this in training."""
         if isinstance(self.action_space, spaces.Discrete):
             return numpy.ones(int(self.action_space.n), dtype=bool)
         if isinstance(self.action_space, spaces.MultiDiscrete):
@@ -61,7 +63,7 @@ class RandomEnv(gymnasium.Env[Any, Any]):
 
 
 def box(*shape: int, low: float = -2.0, high: float = 3.0) -> spaces.Box:
-    """A float32 Box with equal bounds."""
+    """Returns a float32 Box with the same bounds for all elements."""
     return spaces.Box(numpy.float32(low), numpy.float32(high), shape)
 
 
@@ -91,20 +93,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "DQN": OFF_POLICY,
     "QRDQN": OFF_POLICY,
 }
-"""Small and quick."""
+"""Settings that train small models quickly."""
 
 
 def algorithm(name: str) -> Any:
-    """An algorithm's class."""
+    """Returns the class of an algorithm."""
     return getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
 
 
 def train(name: str, env: gymnasium.Env[Any, Any] | VecEnv, steps: int = 300, **settings: Any) -> Any:
-    """A model trained for a few steps. Zero steps: not at all."""
+    """Returns a model trained for a few steps, or untrained for zero steps."""
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     if isinstance(env.observation_space, spaces.Dict):
         policy = policy.replace("Mlp", "MultiInput")
-    # Copied, because DDPG and TD3 write into the policy's arguments.
+    # The settings are copied, because DDPG and TD3 write into the policy's arguments.
     keywords = copy.deepcopy({**SETTINGS[name], **settings})
     model = algorithm(name)(policy, env, device="cpu", seed=7, **keywords)
     if steps:
@@ -114,7 +116,7 @@ def train(name: str, env: gymnasium.Env[Any, Any] | VecEnv, steps: int = 300, **
 
 
 def make(environment: str | Callable[[], gymnasium.Env[Any, Any]], normalized: bool) -> VecEnv:
-    """One environment as a VecEnv, behind VecNormalize if asked for."""
+    """Returns one environment as a VecEnv, with VecNormalize if `normalized`."""
     factory = (lambda: gymnasium.make(environment)) if isinstance(environment, str) else environment
     env: VecEnv = DummyVecEnv([factory])
     env.seed(3)
@@ -122,7 +124,7 @@ def make(environment: str | Callable[[], gymnasium.Env[Any, Any]], normalized: b
 
 
 class Bundle:
-    """A written bundle: its manifest, and its policy through PyTorch."""
+    """A written bundle: its manifest, and its policy loaded by PyTorch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +135,7 @@ class Bundle:
         self.noise_kind = None if noise is None else str(noise["kind"])
 
     def act(self, vectors: Array, noise: Array | None = None) -> Array:
-        """Actions [n, act] of a policy without state for rows [n, obs], in one call."""
+        """Returns the actions [n, act] of a policy without state for rows [n, obs], in one call."""
         inputs = [torch.from_numpy(vectors.astype(numpy.float32))]
         if self.noise_dimension:
             drawn = numpy.zeros((len(vectors), self.noise_dimension)) if noise is None else noise
@@ -143,27 +145,30 @@ class Bundle:
         return actions
 
     def zero_states(self) -> list[torch.Tensor]:
-        """The states an episode begins with."""
+        """Returns the states at the beginning of an episode."""
         return [torch.zeros(state["shape"]) for state in self.manifest["signature"]["state"]]
 
     def step(self, vector: Array, states: list[torch.Tensor]) -> tuple[Array, list[torch.Tensor]]:
-        """One deterministic step of a policy with state."""
+        """Returns action and next states of one deterministic step."""
         inputs = [torch.from_numpy(vector.astype(numpy.float32))[None]]
         if self.noise_dimension:
             inputs.append(torch.zeros(1, self.noise_dimension))
         with torch.no_grad():
-            action, *following = self.policy(*inputs, *states)
-        return action.numpy()[0], following
+            action, *next_states = self.policy(*inputs, *states)
+        return action.numpy()[0], next_states
 
     def draw_noise(self, count: int, seed: int = 11) -> Array:
-        """Standard draws [count, k] of the kind the manifest names."""
+        """Returns standard draws [count, k] of the kind that the manifest names."""
         random = numpy.random.default_rng(seed)
         size = (count, self.noise_dimension)
         return random.standard_normal(size) if self.noise_kind == "gaussian" else random.gumbel(size=size)
 
 
 def assert_same_actions(bundle: Bundle, got: Array, expected: Array, lead: Array | None = None) -> None:
-    """Box: within 1e-5 of the action range. Discrete: equal, but for rows in which the best leads by at most 1e-5."""
+    """Asserts that Box actions differ by at most 1e-5 of the range, and that discrete ones are equal.
+
+    Discrete actions may differ in rows in which the best score leads by at most 1e-5.
+    """
     action = bundle.manifest["action"]
     assert len(expected) > 0
     assert got.shape == expected.shape
@@ -181,9 +186,9 @@ def assert_same_actions(bundle: Bundle, got: Array, expected: Array, lead: Array
 def scores_of(
     model: Any, observations: Any, masks: Array | None = None, state: Any = None, starts: Array | None = None
 ) -> list[torch.Tensor]:
-    """The model's own scores [n, count] of each component of a discrete action.
+    """Returns the model's own scores [n, count] of each component of a discrete action.
 
-    Observations are those that `predict` takes, normalised.
+    The observations must be normalised, as `predict` takes them.
     """
     policy = model.policy
     tensors, _ = policy.obs_to_tensor(observations)
@@ -199,12 +204,12 @@ def scores_of(
         if state is not None:
             extra = [tuple(map(torch.from_numpy, state)), torch.from_numpy(starts).float()]
         chosen = policy.get_distribution(tensors, *extra)
-        # With a state, the next one comes along.
+        # With a state, the result also holds the next state.
         return logits_of(chosen[0] if state is not None else chosen)
 
 
 def lead_of(model: Any, *inputs: Any, **carried: Any) -> Array | None:
-    """[n]: by how much the best action leads the second best, in `scores_of`; None where actions are Box."""
+    """Returns [n]: the best of `scores_of` minus the second best, or None if actions are Box."""
     if isinstance(model.action_space, spaces.Box):
         return None
     leads = []
@@ -216,7 +221,7 @@ def lead_of(model: Any, *inputs: Any, **carried: Any) -> Array | None:
 
 
 def logits_of(distribution: Any) -> list[torch.Tensor]:
-    """The logits [n, count] of each component of one of Stable-Baselines3's distributions."""
+    """Returns the logits [n, count] of each component of a distribution of Stable-Baselines3."""
     inner = getattr(distribution, "distributions", None) or distribution.distribution
     if isinstance(inner, list):
         return [part.logits for part in inner]
@@ -226,29 +231,43 @@ def logits_of(distribution: Any) -> list[torch.Tensor]:
 
 
 def batch_of(space: spaces.Space[Any], samples: list[Any]) -> Any:
-    """Samples of a space as the batch that `predict` takes."""
+    """Returns samples of a space as the batch that `predict` takes."""
     if isinstance(space, spaces.Dict):
         return {key: numpy.stack([sample[key] for sample in samples]) for key in space.spaces}
     return numpy.stack(samples)
 
 
 def vectors_of(space: spaces.Space[Any], samples: list[Any]) -> Array:
-    """Samples of a space as a feed publishes them: keys in sorted order, flattened. Not the exporter's own code."""
+    """Returns samples of a space as a feed publishes them: keys in sorted order, flattened.
+
+    This does not use the exporter's code, which is under test.
+    """
     parts = (
-        [[sample[key] for sample in samples] for key in sorted(space)] if isinstance(space, spaces.Dict) else [samples]
+        [[sample[key] for sample in samples] for key in sorted(space)]
+        if isinstance(space, spaces.Dict)
+        else [samples]
     )
-    return numpy.concatenate([numpy.array(part, numpy.float32).reshape(len(samples), -1) for part in parts], axis=1)
+    return numpy.concatenate(
+        [numpy.array(part, numpy.float32).reshape(len(samples), -1) for part in parts], axis=1
+    )
 
 
 BACKENDS = ("native", "torch")
 
 
 def daemon() -> Path:
-    """The built `escapement`, from ESCAPEMENT_BINARY or the target directory; a skip where there is none."""
+    """Returns the built `escapement`, from ESCAPEMENT_BINARY or the target directory.
+
+    Skips if there is none.
+    """
     root = Path(__file__).resolve().parents[2]
     built = [root / "target" / profile / "escapement" for profile in ("release", "debug")]
     named = os.environ.get("ESCAPEMENT_BINARY")
-    candidates = [Path(named)] if named else sorted(filter(Path.is_file, built), key=lambda path: -path.stat().st_mtime)
+    candidates = (
+        [Path(named)]
+        if named
+        else sorted(filter(Path.is_file, built), key=lambda path: -path.stat().st_mtime)
+    )
     if not candidates:
         pytest.skip("no escapement was built (cargo build), and ESCAPEMENT_BINARY names none")
     return candidates[0]
@@ -257,9 +276,9 @@ def daemon() -> Path:
 def predict(
     bundle: Bundle, vectors: Array, backend: str, *, seed: int | None = None, starts: Array | None = None
 ) -> Array:
-    """What `escapement predict` answers to observations [n, obs], in order, states carried.
+    """Returns the results of `escapement predict` for observations [n, obs] in order, with state.
 
-    With a seed, actions are drawn with noise. Episodes begin where `starts` [n] is true.
+    With a seed, actions have noise. An episode begins where `starts` [n] is true.
     """
     binary = daemon()
     observations, actions = bundle.path.parent / "observations.npy", bundle.path.parent / f"{backend}.npy"
@@ -273,7 +292,8 @@ def predict(
         options += ["--episode-starts", str(episodes)]
     command = [str(binary), "predict", str(bundle.path), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # A program that was named has to have what is tested; one that lies about need not.
+    # A program that ESCAPEMENT_BINARY names must have the torch backend. One found in the target directory
+    # need not.
     unbuilt = backend == "torch" and done.returncode != 0 and "--features torch" in done.stderr
     if unbuilt and "ESCAPEMENT_BINARY" not in os.environ:
         pytest.skip("escapement was built without the torch backend")
@@ -286,6 +306,6 @@ def predict(
 def assert_daemon_acts(
     bundle: Bundle, vectors: Array, expected: Array, lead: Array | None = None, starts: Array | None = None
 ) -> None:
-    """The daemon's actions on both backends."""
+    """Asserts that the daemon's actions are as expected on both backends."""
     for backend in BACKENDS:
         assert_same_actions(bundle, predict(bundle, vectors, backend, starts=starts), expected, lead)

@@ -1,4 +1,4 @@
-"""The converter: what it reads, what it refuses and how, and that it never looks ahead."""
+"""Tests the converter: what it reads, what it rejects and how, and that it never looks ahead."""
 
 from __future__ import annotations
 
@@ -117,14 +117,17 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 def test_a_capture_without_a_quote_gives_no_file(tmp_path: Path) -> None:
     path = write_capture(tmp_path / "c.jsonl", f"7 {TRADE}")
-    with pytest.raises(CaptureError, match="no quote in it"):
+    with pytest.raises(CaptureError, match="it holds no quote"):
         convert(path, tmp_path / "out.obs")
     assert not (tmp_path / "out.obs").exists()
 
 
 def test_the_command_line_ends_with_one_line_and_65(tmp_path: Path) -> None:
     bad = write_capture(tmp_path / "c.jsonl", f"7 {QUOTE}", "8 {")
-    for capture, expected in ((bad, f"{bad}:2: "), (tmp_path / "absent", f"{tmp_path / 'absent'}: No such file")):
+    for capture, expected in (
+        (bad, f"{bad}:2: "),
+        (tmp_path / "absent", f"{tmp_path / 'absent'}: No such file"),
+    ):
         command = [
             sys.executable,
             str(ROOT / "scripts" / "convert_capture.py"),

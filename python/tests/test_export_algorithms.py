@@ -1,4 +1,4 @@
-"""Every algorithm, with and without VecNormalize: saved, exported from its files, and the same as `model.predict`."""
+"""Tests every algorithm, with and without VecNormalize: the export of saved files acts as `model.predict`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import pytest
 from stable_baselines3.common.vec_env import VecNormalize
 
 from escapement_export import Options, export_zip
-from exporting import BACKENDS, OBSERVATIONS, Array, Bundle, assert_same_actions, lead_of, make, predict, train
+from exporting import (
+    BACKENDS,
+    OBSERVATIONS,
+    Array,
+    Bundle,
+    assert_same_actions,
+    lead_of,
+    make,
+    predict,
+    train,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -34,7 +44,10 @@ CASES = [
 
 
 def observations_near(env: Any, count: int, seed: int) -> Array:
-    """Observations around what the environment gives, some far away: not the exporter's own sampler."""
+    """Returns observations near those of the environment, and some far away.
+
+    Does not use the exporter's sampler.
+    """
     random = numpy.random.default_rng(seed)
     seen = numpy.array([env.observation_space.sample() for _ in range(64)])
     centre = numpy.clip(seen[random.integers(len(seen), size=count)], -10.0, 10.0)
@@ -45,7 +58,7 @@ def observations_near(env: Any, count: int, seed: int) -> Array:
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle of a trained model, raw observations for it, and what the model makes of them when normalised."""
+    """A bundle of a trained model, raw observations, and the model's actions for them after normalisation."""
 
     bundle: Bundle
     vectors: Array
@@ -61,7 +74,7 @@ class Case:
     ids=lambda case: f"{case[0]}-{case[1]}-{'normalized' if case[2] else 'raw'}",
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Trains, saves, exports from the files."""
+    """Trains and saves a model, and exports it from the files."""
     name, environment, normalized = request.param
     directory = tmp_path_factory.mktemp("case")
     env = make(environment, normalized)
@@ -94,7 +107,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_the_bundle_acts_as_predict(case: Case) -> None:
     assert case.bundle.manifest["bundle"]["algorithm"] == case.name
     assert ("mean" in case.bundle.manifest["observation"]) == case.normalized
-    # Row by row, as the daemon calls it.
+    # The policy is called row by row, as the daemon does.
     got = numpy.concatenate([case.bundle.act(row[None]) for row in case.vectors])
     assert_same_actions(case.bundle, got, case.expected, case.lead)
 

@@ -1,4 +1,4 @@
-"""The command, as a process: what it prints, and how it ends."""
+"""Tests the export command as a process: its output and its exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ def test_from_files_to_a_bundle(tmp_path: Path) -> None:
     numpy.save(tmp_path / "seen.npy", numpy.random.default_rng(0).normal(size=(100, 4)))
     done = export(
         tmp_path,
-        *("export", "model.zip", "--algo", "ppo", "--vecnormalize", "statistics.pkl", "--out", "agent.bundle"),
+        *(
+            "export",
+            "model.zip",
+            "--algo",
+            "ppo",
+            "--vecnormalize",
+            "statistics.pkl",
+            "--out",
+            "agent.bundle",
+        ),
         *("--observation-names", "a, b,c,d", "--safe-default=-1,0,0", "--slo-us", "50", "--checks", "300"),
         *("--observations", "seen.npy"),
     )
@@ -44,7 +53,7 @@ def test_from_files_to_a_bundle(tmp_path: Path) -> None:
 
     again = export(tmp_path, "model.zip", "--algo", "ppo", "--out", "agent.bundle")
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "export: agent.bundle exists; remove it, or say --overwrite\n"
+    assert again.stderr == "export: agent.bundle exists; remove it, or pass --overwrite\n"
 
 
 def test_wrong_usage(tmp_path: Path) -> None:
@@ -52,8 +61,16 @@ def test_wrong_usage(tmp_path: Path) -> None:
     for arguments, code, message in [
         (("model.zip",), 2, "the following arguments are required: --algo, --out"),
         (("model.zip", "--algo", "ppo", "--out", "x.bundle"), 1, "export: model.zip: no such file\n"),
-        (("model.zip", "--algo", "ppo", "--out", "x.bundle", "--checks", "0"), 1, "--checks 0; allowed: 1 and more"),
-        (("m.zip", "--algo", "ppo", "--out", "x", "--observations", "not.npy"), 1, "not.npy: not a .npy file"),
+        (
+            ("model.zip", "--algo", "ppo", "--out", "x.bundle", "--checks", "0"),
+            1,
+            "--checks 0; allowed: 1 and more",
+        ),
+        (
+            ("m.zip", "--algo", "ppo", "--out", "x", "--observations", "not.npy"),
+            1,
+            "not.npy: not a .npy file",
+        ),
     ]:
         done = export(tmp_path, *arguments)
         assert done.returncode == code, done.stderr

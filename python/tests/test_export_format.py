@@ -1,4 +1,4 @@
-"""What is in a bundle: the manifest, the golden vectors, and that a wrong policy does not become one."""
+"""Tests the manifest and the golden vectors of a bundle, and that a wrong policy is not written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = Options(checks=256)
 
 
 def model_of(action_space: spaces.Space[Any] = UNEVEN, name: str = "PPO") -> Any:
-    """A small untrained model."""
+    """Returns a small untrained model."""
     return train(name, RandomEnv(box(4), action_space), 0)
 
 
@@ -42,7 +42,11 @@ def test_the_manifest_says_what_the_files_are(tmp_path: Path) -> None:
     )
     exported = export_model(model_of(), tmp_path / "my-agent.bundle", options=options)
     manifest = Bundle(exported.path).manifest
-    assert sorted(path.name for path in exported.path.iterdir()) == ["bundle.toml", "golden.safetensors", "policy.pt"]
+    assert sorted(path.name for path in exported.path.iterdir()) == [
+        "bundle.toml",
+        "golden.safetensors",
+        "policy.pt",
+    ]
     assert manifest["format"] == 1
     assert manifest["bundle"]["name"] == "my-agent"
     assert manifest["bundle"]["trained"] == "2026-01-02T03:04:05Z"
@@ -82,13 +86,15 @@ def test_golden_vectors_are_right_settled_and_cover_the_edges(tmp_path: Path, na
     if name == "DQN":
         model.exploration_rate = 0.2
     if name == "PPO":
-        # Untrained, all logits of a zero observation are zero, and near ties are left out.
+        # In an untrained model, all logits of a zero observation are zero, and near ties are left out.
         torch.nn.init.uniform_(model.policy.action_net.bias)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     golden = read_safetensors(bundle.path / "golden.safetensors")
     state = bundle.manifest["signature"].get("state", [])
     names = {"observation", "action"} | ({"noise"} if bundle.noise_dimension else set())
-    assert golden.keys() == names | {f"{side}.{entry['name']}" for entry in state for side in ("state", "next")}
+    assert golden.keys() == names | {
+        f"{side}.{entry['name']}" for entry in state for side in ("state", "next")
+    }
     assert {len(values) for values in golden.values()} == {512}
     rows = golden["observation"]
     for edge in (0.0, -2.0, 3.0):
@@ -127,7 +133,9 @@ def test_the_archive_names_no_file_of_the_machine_that_wrote_it(tmp_path: Path) 
     here = str(Path(__file__).resolve().parent).encode()
     with zipfile.ZipFile(path) as archive:
         contents = [archive.read(name) for name in archive.namelist()]
-    assert not any(place in content for content in contents for place in (here, b"site-packages", b"/python/"))
+    assert not any(
+        place in content for content in contents for place in (here, b"site-packages", b"/python/")
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_the_archive_names_no_file_of_the_machine_that_wrote_it(tmp_path: Path) 
 def test_a_policy_that_differs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None], message: str
 ) -> None:
-    """The graph is spoiled after it was taken from the model, as a mistake in this exporter would."""
+    """Changes the graph after it was taken from the model, as a bug in the exporter would."""
     from escapement_export import families, subject
 
     def spoiled(*arguments: Any) -> Any:
@@ -185,15 +193,17 @@ def test_a_bundle_is_replaced_only_when_asked(tmp_path: Path) -> None:
     model = model_of()
     out = tmp_path / "a.bundle"
     first = export_model(model, out, options=QUICK)
-    with pytest.raises(ExportError, match="exists; remove it, or say --overwrite"):
+    with pytest.raises(ExportError, match="exists; remove it, or pass --overwrite"):
         export_model(model, out, options=QUICK)
-    second = export_model(model, out, options=Options(checks=256, overwrite=True, safe_default=[1.0, 1.0, 1.0]))
+    second = export_model(
+        model, out, options=Options(checks=256, overwrite=True, safe_default=[1.0, 1.0, 1.0])
+    )
     assert first.sha256 != second.sha256
     assert list(tmp_path.iterdir()) == [out]
     precious = tmp_path / "b.bundle"
     precious.mkdir()
     (precious / "thesis.txt").write_text("the only copy")
-    with pytest.raises(ExportError, match="is no bundle; it is not overwritten"):
+    with pytest.raises(ExportError, match="is not a bundle; it is not overwritten"):
         export_model(model, precious, options=Options(checks=256, overwrite=True))
     assert (precious / "thesis.txt").is_file()
 
@@ -208,14 +218,14 @@ def test_recorded_observations_give_the_statistics(tmp_path: Path) -> None:
 
 
 class Filter(torch.nn.Module):
-    """A module of a user's own: an exponential average as state, noise added, and no batch dimension in its answer."""
+    """A user's module: an exponential average as state, additive noise, no batch dimension in the result."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(4, 2)
 
     def forward(self, observation: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> Any:
-        """(observation [1, 4], noise [1, 2], level [1, 4]) to (action [2], level)"""
+        """Takes (observation [1, 4], noise [1, 2], level [1, 4]); returns (action [2], level)."""
         level = 0.9 * level + 0.1 * observation
         return torch.tanh(self.layer(level) + 0.1 * noise)[0].double(), level
 
@@ -240,34 +250,42 @@ def test_any_module(tmp_path: Path) -> None:
 
 
 class Choice(torch.nn.Module):
-    """A module that chooses, as int64 [1]."""
+    """A module that returns a choice, as int64 [1]."""
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """[1, 4] to [1]"""
+        """Takes [1, 4]; returns [1]."""
         return torch.argmax(observation, 1)
 
 
 @pytest.mark.parametrize("script", [False, True])
-def test_a_module_that_chooses_keeps_near_ties_out_of_its_golden_vectors(tmp_path: Path, script: bool) -> None:
+def test_a_module_that_chooses_keeps_near_ties_out_of_its_golden_vectors(
+    tmp_path: Path, script: bool
+) -> None:
     module = torch.jit.script(Choice()) if script else Choice()
     exported = export_module(
-        module, tmp_path / "a.bundle", observation_space=box(4), action_space=spaces.Discrete(4), options=QUICK
+        module,
+        tmp_path / "a.bundle",
+        observation_space=box(4),
+        action_space=spaces.Discrete(4),
+        options=QUICK,
     )
     rows = numpy.sort(read_safetensors(exported.path / "golden.safetensors")["observation"], axis=1)
     assert numpy.min(rows[:, -1] - rows[:, -2]) > 1e-5
 
 
 class Branching(torch.nn.Module):
-    """Branches on data, which a trace cannot follow."""
+    """A module that branches on data, which a trace cannot record."""
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """[1, 4] to [1, 4]"""
+        """Takes and returns [1, 4]."""
         return observation if float(observation.sum()) > 0.0 else -2.0 * observation
 
 
 def test_modules_that_cannot_be(tmp_path: Path) -> None:
     def attempt(module: torch.nn.Module, action_space: spaces.Space[Any]) -> None:
-        export_module(module, tmp_path / "a.bundle", observation_space=box(4), action_space=action_space, options=QUICK)
+        export_module(
+            module, tmp_path / "a.bundle", observation_space=box(4), action_space=action_space, options=QUICK
+        )
 
     with pytest.raises(ExportError, match="is not the model"):
         attempt(Branching(), box(4, low=-9.0, high=9.0))
@@ -302,7 +320,9 @@ def test_toml_reads_back_as_written() -> None:
 
 def test_safetensors_have_the_published_layout(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, {"b": numpy.array([[1.5, -2.0]], numpy.float32), "a": numpy.zeros((0, 3), numpy.float32)})
+    write_safetensors(
+        path, {"b": numpy.array([[1.5, -2.0]], numpy.float32), "a": numpy.zeros((0, 3), numpy.float32)}
+    )
     header = b'{"a":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},'
     header += b'"b":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}'
     header += b" " * (-len(header) % 8)

@@ -1,7 +1,7 @@
-"""Every algorithm over every observation space, and for every action space that it has: the daemon acts as `predict`.
+"""Tests every algorithm with every space that it supports: the daemon acts as `predict`.
 
-Trained for some hundred steps, with VecNormalize and without where a space has numbers to normalise. By default each
-algorithm meets each space at least once; ESCAPEMENT_LONG=1 runs every combination.
+Each model is trained for some hundred steps, with and without VecNormalize if a space has numbers to
+normalise. By default each algorithm meets each space at least once. ESCAPEMENT_LONG=1 runs every combination.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ OBSERVATION_SPACES: dict[str, spaces.Space[Any]] = {
     "discrete": spaces.Discrete(5),
     "multi_discrete": spaces.MultiDiscrete([3, 2, 4]),
     "multi_binary": spaces.MultiBinary(4),
-    "dict": spaces.Dict(z=box(2), index=spaces.Discrete(3), pair=spaces.MultiDiscrete([2, 3]), grid=box(2, 2)),
+    "dict": spaces.Dict(
+        z=box(2), index=spaces.Discrete(3), pair=spaces.MultiDiscrete([2, 3]), grid=box(2, 2)
+    ),
 }
 
 ACTION_SPACES: dict[str, spaces.Space[Any]] = {
@@ -61,19 +63,19 @@ ACTIONS = {
     **dict.fromkeys(["DQN", "QRDQN"], ["discrete"]),
     "ARS": ["box", "discrete"],
 }
-"""What each algorithm supports, by its documentation."""
+"""The action spaces that each algorithm supports, according to its documentation."""
 
 
 NOT_BUILT = {("RecurrentPPO", "multi_discrete")}
-"""Observations for which the libraries cannot make a policy: PyTorch's LSTM refuses NumPy's integers as its width."""
+"""The libraries cannot build a policy for these: PyTorch's LSTM rejects a NumPy integer as its width."""
 
 NOT_TRAINED = {("RecurrentPPO", "multi_binary")}
-"""Actions for which sb3-contrib cannot train one: its loss wants floats of what the buffer keeps as int8."""
+"""Actions for which sb3-contrib cannot train a policy: its loss needs floats, and the buffer holds int8."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One of the matrix."""
+    """One combination of the matrix."""
 
     name: str
     seen: str
@@ -85,7 +87,7 @@ class Combination:
 
 
 def combinations() -> list[Combination]:
-    """All that there are, or enough that each algorithm meets each of its spaces."""
+    """Returns all combinations, or enough of them that each algorithm meets each of its spaces."""
     found = []
     for name, actions in ACTIONS.items():
         # ARS has no policy for Dict observations.
@@ -120,7 +122,7 @@ def test_what_the_libraries_themselves_cannot() -> None:
 
 
 def space_of(combination: Combination) -> spaces.Space[Any]:
-    """The observation space; without the part of the Dict for which a recurrent policy cannot be made."""
+    """Returns the observation space, without the part of a Dict that a recurrent policy does not support."""
     space = OBSERVATION_SPACES[combination.seen]
     if isinstance(space, spaces.Dict) and (combination.name, "multi_discrete") in NOT_BUILT:
         return spaces.Dict({key: part for key, part in space.items() if key != "pair"})
@@ -128,7 +130,10 @@ def space_of(combination: Combination) -> spaces.Space[Any]:
 
 
 def level(model: Any, scores: list[torch.Tensor]) -> None:
-    """Takes the mean scores out of the last layer. After so little training one action may win whatever is seen."""
+    """Subtracts the mean scores in the last layer.
+
+    After little training one action may win for all observations.
+    """
     means = torch.cat([part.mean(0) for part in scores])
     policy, name = model.policy, type(model).__name__
     last = {
@@ -138,14 +143,14 @@ def level(model: Any, scores: list[torch.Tensor]) -> None:
     }
     bias = last.get(name, lambda: policy.action_net)().bias
     if isinstance(model.action_space, spaces.MultiBinary) and name != "MaskablePPO":
-        # One logit each, beside a zero.
+        # Each action has one logit. The other one is zero.
         means = means[0::2]
     with torch.no_grad():
         bias -= means.repeat(len(bias) // len(means))
 
 
 def masks_for(model: Any, count: int) -> Array:
-    """Random masks that allow something of each component."""
+    """Returns random masks that allow at least one action of each component."""
     space, random = model.action_space, numpy.random.default_rng(2)
     if isinstance(space, spaces.MultiDiscrete):
         widths = [int(width) for width in space.nvec]
@@ -160,15 +165,17 @@ def masks_for(model: Any, count: int) -> Array:
 
 
 def first_scores(model: Any, prepared: Any, count: int) -> list[torch.Tensor]:
-    """The scores of observations that each begin an episode."""
+    """Returns the scores of observations that each begin an episode."""
     if type(model).__name__ != "RecurrentPPO":
         return scores_of(model, prepared)
     state = numpy.zeros((1, count, model.policy.lstm_actor.hidden_size), numpy.float32)
     return scores_of(model, prepared, state=(state, state), starts=numpy.ones(count))
 
 
-def answers_of(model: Any, prepared: Any, count: int, masks: Array | None, starts: Array) -> tuple[Array, Array | None]:
-    """Deterministic actions [n, act] and leads [n]; a recurrent model's in order, with its state."""
+def answers_of(
+    model: Any, prepared: Any, count: int, masks: Array | None, starts: Array
+) -> tuple[Array, Array | None]:
+    """Returns deterministic actions [n, act] and leads [n]. A recurrent model keeps its state."""
     if type(model).__name__ != "RecurrentPPO":
         extra = {} if masks is None else {"action_masks": masks}
         actions, _ = model.predict(prepared, deterministic=True, **extra)
@@ -227,6 +234,8 @@ def test_the_daemon_acts_as_predict(tmp_path: Path, combination: Combination) ->
     expected, lead = answers_of(model, prepared, len(samples), masks, starts)
     if masks is not None:
         vectors = numpy.concatenate([vectors, masks], axis=1)
-    # A policy that says the same whatever it sees would prove nothing.
+    # A policy that gives the same action for all observations would prove nothing.
     assert len(numpy.unique(expected, axis=0)) > 1
-    assert_daemon_acts(bundle, vectors, expected, lead, starts if combination.name == "RecurrentPPO" else None)
+    assert_daemon_acts(
+        bundle, vectors, expected, lead, starts if combination.name == "RecurrentPPO" else None
+    )

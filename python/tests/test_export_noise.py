@@ -1,4 +1,4 @@
-"""With noise, actions are distributed as `predict(deterministic=False)` draws them: 100,000 draws each.
+"""Tests that actions with noise have the distribution of `predict(deterministic=False)`: 100,000 draws each.
 
 The noise is the daemon's own, on both of its backends.
 """
@@ -20,15 +20,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = Options(checks=256)
 SEED = 20_261_103
 SIGMAS = 5.0
-"""The chance that one comparison of a right sampler goes beyond is 6e-7; some hundred are made, with fixed seeds."""
+"""A correct sampler exceeds this in one comparison with probability 6e-7.
+
+There are about 100, with fixed seeds.
+"""
 
 
 def moments_differ(ours: Array, theirs: Array) -> float:
-    """The largest difference of a mean or a covariance of two samples [n, k], in its standard errors."""
+    """Returns the largest difference of a mean or a covariance of two samples [n, k], in standard errors."""
     largest = 0.0
     centred = [sample - theirs.mean(axis=0) for sample in (ours.astype(float), theirs.astype(float))]
     for i in range(ours.shape[1]):
-        # First moments, and second moments of each pair.
+        # The first moments, and the second moments of each pair.
         features = [[part[:, i]] + [part[:, i] * part[:, j] for j in range(i + 1)] for part in centred]
         for a, b in zip(*features, strict=True):
             error = numpy.sqrt(a.var() / len(a) + b.var() / len(b))
@@ -37,7 +40,7 @@ def moments_differ(ours: Array, theirs: Array) -> float:
 
 
 def frequencies_differ(ours: Array, theirs: Array, counts: list[int]) -> float:
-    """The largest difference of the frequencies of joint categories, in standard errors."""
+    """Returns the largest difference of the frequencies of joint categories, in standard errors."""
     codes = [numpy.ravel_multi_index(tuple(sample.astype(int).T), counts) for sample in (ours, theirs)]
     total = int(numpy.prod(counts))
     a, b = (numpy.bincount(code, minlength=total) / len(code) for code in codes)
@@ -47,7 +50,7 @@ def frequencies_differ(ours: Array, theirs: Array, counts: list[int]) -> float:
 
 
 def drawn(model: Any, bundle: Bundle, observation: Array, **extra: Any) -> tuple[list[Array], Array]:
-    """The draws of the daemon's backends and of the model at one observation, [n, act] each."""
+    """Returns the draws of the daemon's backends and of the model at one observation, [n, act] each."""
     mask = extra.get("action_masks")
     vector = observation if mask is None else numpy.concatenate([observation, mask[0]])
     vectors = numpy.repeat(vector[None], DRAWS, axis=0)
@@ -64,14 +67,15 @@ OBSERVATION = numpy.array([0.3, -0.7, 1.5, 0.1], dtype=numpy.float32)
     ("name", "squashed"), [("A2C", False), ("PPO", False), ("TRPO", False), ("SAC", True), ("TQC", True)]
 )
 def test_gaussian(tmp_path: Path, name: str, squashed: bool) -> None:
-    # Not trained: the deviations are near 1, and the bounds clip a part of the draws, as predict does.
+    # The model is untrained: its deviations are near 1, and the bounds clip some of the draws, as in
+    # `predict`.
     model = train(name, RandomEnv(box(4), UNEVEN), 0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     assert (bundle.noise_kind, bundle.noise_dimension) == ("gaussian", 3)
     ours, theirs = drawn(model, bundle, OBSERVATION)
     for draws in ours:
         assert moments_differ(draws, theirs) < SIGMAS
-    # That the test can fail: five per cent more noise shows.
+    # This test can fail: it detects 5 % more noise.
     wider = bundle.act(numpy.repeat(OBSERVATION[None], DRAWS, axis=0), 1.05 * bundle.draw_noise(DRAWS))
     assert moments_differ(wider, theirs) > SIGMAS
 
@@ -81,7 +85,7 @@ def test_state_dependent_exploration(tmp_path: Path, name: str) -> None:
     settings: dict[str, Any] = {"policy_kwargs": {"net_arch": [16], "log_std_init": -1.0}, "use_sde": True}
     model = train(name, RandomEnv(box(4), UNEVEN), 0, **settings)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
-    # A fresh exploration matrix for each draw.
+    # Each draw gets a new exploration matrix.
     actor = model.actor if name == "SAC" else model.policy
     actor.reset_noise(DRAWS)
     ours, theirs = drawn(model, bundle, OBSERVATION)
@@ -99,9 +103,11 @@ def test_state_dependent_exploration(tmp_path: Path, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["PPO", "MaskablePPO"])
-def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts: list[int], dimension: int) -> None:
+def test_categories(
+    tmp_path: Path, name: str, space: spaces.Space[Any], counts: list[int], dimension: int
+) -> None:
     model = train(name, RandomEnv(box(4), space), 0)
-    # Logits that differ clearly, as a trained policy's do.
+    # The logits differ clearly, as those of a trained policy do.
     model.policy.action_net.weight.data.mul_(200.0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     assert (bundle.noise_kind, bundle.noise_dimension) == ("gumbel", dimension)
@@ -113,7 +119,7 @@ def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts:
     ours, theirs = drawn(model, bundle, OBSERVATION, **extra)
     for draws in ours:
         assert frequencies_differ(draws, theirs, counts) < SIGMAS
-    # That the test can fail: a fifth more noise shows.
+    # This test can fail: it detects 20 % more noise.
     softer = bundle.act(
         numpy.repeat(numpy.concatenate([OBSERVATION, *([mask] if extra else [])])[None], DRAWS, axis=0),
         1.2 * bundle.draw_noise(DRAWS),
@@ -124,7 +130,10 @@ def test_categories(tmp_path: Path, name: str, space: spaces.Space[Any], counts:
 @pytest.mark.parametrize("name", ["DQN", "QRDQN"])
 @pytest.mark.parametrize("epsilon", [0.05, 0.7, 1.0])
 def test_epsilon_greedy(tmp_path: Path, name: str, epsilon: float) -> None:
-    """`predict` decides once for a whole batch whether to explore, so its frequencies are stated, not drawn."""
+    """`predict` decides once per batch whether to explore.
+
+    So the expected frequencies are computed, not drawn.
+    """
     model = train(name, RandomEnv(box(4), spaces.Discrete(5)), 0)
     model.exploration_rate = epsilon
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
@@ -142,7 +151,9 @@ def test_epsilon_greedy(tmp_path: Path, name: str, epsilon: float) -> None:
 
 @pytest.mark.parametrize("name", ["DDPG", "TD3", "ARS"])
 def test_policies_without_randomness_take_no_noise(tmp_path: Path, name: str) -> None:
-    bundle = Bundle(export_model(train(name, RandomEnv(box(4), UNEVEN), 0), tmp_path / "a.bundle", options=QUICK).path)
+    bundle = Bundle(
+        export_model(train(name, RandomEnv(box(4), UNEVEN), 0), tmp_path / "a.bundle", options=QUICK).path
+    )
     assert bundle.manifest["signature"] == {}
 
 
@@ -150,7 +161,7 @@ def test_a_recurrent_policy_draws_alike(tmp_path: Path) -> None:
     model = train("RecurrentPPO", RandomEnv(box(4), UNEVEN), 0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     rows = numpy.repeat(OBSERVATION[None], DRAWS, axis=0)
-    # Every row is the first of an episode.
+    # Every row begins an episode.
     theirs, _ = model.predict(rows, deterministic=False)
     for number, backend in enumerate(BACKENDS):
         ours = predict(bundle, rows, backend, seed=SEED + number, starts=numpy.ones(DRAWS))

@@ -1,4 +1,4 @@
-"""RecurrentPPO: single steps, with state carried outside, are `predict` with its carried state; by the daemon too."""
+"""Tests RecurrentPPO: single steps with external state act as `predict` with its state, in the daemon too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from escapement_export import ExportError, Options, export_model, export_zip
-from exporting import UNEVEN, Bundle, RandomEnv, assert_daemon_acts, assert_same_actions, box, make, predict, train
+from exporting import (
+    UNEVEN,
+    Bundle,
+    RandomEnv,
+    assert_daemon_acts,
+    assert_same_actions,
+    box,
+    make,
+    predict,
+    train,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,11 +60,11 @@ def test_episodes_of_a_thousand_steps_with_resets(tmp_path: Path, environment: s
         for ours, theirs in zip(states, state, strict=True):
             numpy.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
         seen, _, starts, _ = env.step(expected)
-        # Resets also where no episode ends, in the middle of a state.
+        # Resets also where no episode ends.
         starts = starts | (step % 333 == 332)
     assert sum(begun) >= 4
     assert_daemon_acts(bundle, numpy.array(rows), numpy.array(answers), starts=numpy.array(begun))
-    # That the test can fail: a state that is carried over the resets shows, where actions are not one of two.
+    # This test can fail: it detects a state that is kept across resets, if there are more than two actions.
     if environment == "Pendulum-v1":
         carried = predict(bundle, numpy.array(rows), "native")
         assert numpy.max(numpy.abs(carried - numpy.array(answers))) > 1e-4
@@ -77,7 +87,9 @@ def test_the_daemon_carries_state_as_predict(tmp_path: Path, backend: str) -> No
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), UNEVEN])
 def test_two_layers_and_every_kind_of_action(tmp_path: Path, space: spaces.Space[Any]) -> None:
     settings = {"policy_kwargs": {"lstm_hidden_size": 8, "n_lstm_layers": 2, "enable_critic_lstm": False}}
-    model = train("RecurrentPPO", RandomEnv(spaces.Dict(a=box(2), b=spaces.Discrete(3)), space), 0, **settings)
+    model = train(
+        "RecurrentPPO", RandomEnv(spaces.Dict(a=box(2), b=spaces.Discrete(3)), space), 0, **settings
+    )
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", options=QUICK).path)
     assert [state["shape"] for state in bundle.manifest["signature"]["state"]] == [[2, 1, 8], [2, 1, 8]]
     random = numpy.random.default_rng(4)

@@ -1,4 +1,4 @@
-"""Every observation and action space, gSDE, custom networks, and VecFrameStack in both orders."""
+"""Tests every observation and action space, gSDE, custom networks, and VecFrameStack in both orders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = Options(checks=256)
 
 MIXED = spaces.Dict(
-    z=box(2), index=spaces.Discrete(3), pair=spaces.MultiDiscrete([2, 3]), flags=spaces.MultiBinary(3), grid=box(2, 2)
+    z=box(2),
+    index=spaces.Discrete(3),
+    pair=spaces.MultiDiscrete([2, 3]),
+    flags=spaces.MultiBinary(3),
+    grid=box(2, 2),
 )
 
 OBSERVATION_SPACES: dict[str, spaces.Space[Any]] = {
@@ -61,7 +65,7 @@ ACTION_SPACES: dict[str, spaces.Space[Any]] = {
 
 
 def assert_acts_as_predict(model: Any, path: Path, space: spaces.Space[Any], **keywords: Any) -> Bundle:
-    """Exports a live model and compares it on samples of the space itself: in PyTorch, and the daemon's backends."""
+    """Exports a live model and compares it on samples of its space, in PyTorch and in the daemon."""
     bundle = Bundle(export_model(model, path, options=QUICK, **keywords).path)
     space.seed(9)
     samples = [space.sample() for _ in range(OBSERVATIONS)]
@@ -70,11 +74,13 @@ def assert_acts_as_predict(model: Any, path: Path, space: spaces.Space[Any], **k
     prepared = observations if normalize is None else normalize.normalize_obs(observations)
     actions, _ = model.predict(prepared, deterministic=True)
     expected, lead = actions.reshape(len(samples), -1).astype(numpy.float32), lead_of(model, prepared)
-    # One by one too, as an environment without a vector around it gives them.
+    # Observations are also tested one by one, as an environment without a VecEnv gives them.
     for row in range(0, len(samples), 97):
         one = samples[row] if normalize is None else normalize.normalize_obs(samples[row])
         alone = numpy.reshape(model.predict(one, deterministic=True)[0], (1, -1)).astype(numpy.float32)
-        assert_same_actions(bundle, alone, expected[row : row + 1], None if lead is None else lead[row : row + 1])
+        assert_same_actions(
+            bundle, alone, expected[row : row + 1], None if lead is None else lead[row : row + 1]
+        )
     assert_same_actions(bundle, bundle.act(vectors), expected, lead)
     assert_daemon_acts(bundle, vectors, expected, lead)
     return bundle
@@ -111,12 +117,15 @@ def test_masked_action_spaces(tmp_path: Path, kind: str) -> None:
         start += count
     observations = random.uniform(-2.0, 3.0, size=(OBSERVATIONS, 4)).astype(numpy.float32)
     expected, _ = model.predict(observations, deterministic=True, action_masks=masks)
-    expected, lead = expected.reshape(OBSERVATIONS, -1).astype(numpy.float32), lead_of(model, observations, masks)
+    expected, lead = (
+        expected.reshape(OBSERVATIONS, -1).astype(numpy.float32),
+        lead_of(model, observations, masks),
+    )
     vectors = numpy.concatenate([observations, masks], axis=1)
     got = bundle.act(vectors)
     assert_same_actions(bundle, got, expected, lead)
     assert_daemon_acts(bundle, vectors, expected, lead)
-    # Every action is one that its mask allows.
+    # The mask allows every action.
     for row in range(OBSERVATIONS):
         offsets = numpy.cumsum([0, *mask["nvec"][:-1]]) + got[row].astype(int)
         assert masks[row, offsets].all()
@@ -131,14 +140,14 @@ def test_state_dependent_exploration(tmp_path: Path, squashed: bool, full: bool)
 
 
 class Doubling(BaseFeaturesExtractor):
-    """A feature extractor of a user's own."""
+    """A user's feature extractor."""
 
     def __init__(self, observation_space: gymnasium.Space[Any]) -> None:
         super().__init__(observation_space, features_dim=8)
         self.layer = torch.nn.Linear(4, 8)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """[n, 4] to [n, 8]."""
+        """Takes [n, 4]; returns [n, 8]."""
         return torch.nn.functional.silu(self.layer(2.0 * observations))
 
 
@@ -171,7 +180,10 @@ def test_normalized_keys_of_a_dict(tmp_path: Path, keys: list[str] | None) -> No
 
 
 def test_a_large_mean_beside_a_small_deviation_loses_nothing(tmp_path: Path) -> None:
-    """Prices around 60,000 that move by cents: a float32 mean alone would be off by a large part of the deviation."""
+    """Prices near 60,000 move by cents.
+
+    The error of a float32 mean alone would be a large part of the deviation.
+    """
     mean, deviation = numpy.array([60_000.123, -1e6 / 3, 7.0]), numpy.array([0.02, 0.5, 1e-3])
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(box(3, low=-1e7, high=1e7), UNEVEN)]))
     model = train("PPO", env, 0)
@@ -183,7 +195,7 @@ def test_a_large_mean_beside_a_small_deviation_loses_nothing(tmp_path: Path) -> 
     expected, _ = model.predict(env.normalize_obs(raw), deterministic=True)
     assert_same_actions(bundle, bundle.act(raw), expected)
     assert_daemon_acts(bundle, raw, expected)
-    # That the test can fail: the usual float32 arithmetic is off by far more.
+    # This test can fail: the error of the usual float32 arithmetic is much larger.
     naive = (raw - mean.astype(numpy.float32)) / numpy.sqrt(deviation**2 + 1e-8).astype(numpy.float32)
     spoiled, _ = model.predict(numpy.clip(naive, -10.0, 10.0).astype(numpy.float32), deterministic=True)
     assert numpy.max(numpy.abs(spoiled - expected) / (UNEVEN.high - UNEVEN.low)) > 1e-4
@@ -192,7 +204,7 @@ def test_a_large_mean_beside_a_small_deviation_loses_nothing(tmp_path: Path) -> 
 @pytest.mark.parametrize("space", [UNEVEN, spaces.Dict(a=box(2, 3), b=box(1))], ids=["box", "dict"])
 @pytest.mark.parametrize("order", ["stack_of_normalized", "normalized_stack"])
 def test_frame_stack(tmp_path: Path, space: spaces.Space[Any], order: str) -> None:
-    """Frames are stacked by hand from what the environment returned, reset included; the model sees SB3's wrappers."""
+    """Stacks the frames of the environment by hand, also at a reset. The model sees the wrappers of SB3."""
     inner = DummyVecEnv([lambda: RandomEnv(space, UNEVEN)])
     if order == "stack_of_normalized":
         env: Any = VecFrameStack(VecNormalize(inner), 4)
@@ -222,7 +234,7 @@ def test_frame_stack(tmp_path: Path, space: spaces.Space[Any], order: str) -> No
 
 
 def original(normalize: VecNormalize, order: str, space: spaces.Space[Any]) -> Any:
-    """The newest frame before normalisation."""
+    """Returns the newest frame before normalisation."""
     latest = normalize.get_original_obs()
     parts = latest if isinstance(latest, Mapping) else {"": latest}
     if order == "normalized_stack":
@@ -231,7 +243,7 @@ def original(normalize: VecNormalize, order: str, space: spaces.Space[Any]) -> A
 
 
 def stacked(frames: list[Array], layout: Any) -> Array:
-    """Frame vectors as one stacked vector: along the last axis of each segment, oldest first."""
+    """Returns frame vectors as one stacked vector: along the last axis of each segment, oldest first."""
     parts = []
     for segment in layout.segments:
         pieces = [frame[segment.offset : segment.end].reshape(segment.shape) for frame in frames]
@@ -240,7 +252,7 @@ def stacked(frames: list[Array], layout: Any) -> Array:
 
 
 def unstacked(vector: Array, layout: Any, count: int) -> list[Array]:
-    """The inverse of `stacked`."""
+    """Inverts `stacked`."""
     frames: list[list[Array]] = [[] for _ in range(count)]
     start = 0
     for segment in layout.segments:
@@ -254,7 +266,7 @@ def unstacked(vector: Array, layout: Any, count: int) -> list[Array]:
 
 
 def test_bounds_of_a_stack_belong_to_their_elements(tmp_path: Path) -> None:
-    """VecFrameStack's own space repeats each bound four times in place, which is another order than its data."""
+    """The space of VecFrameStack repeats each bound four times in place. Its data has another order."""
     model = train("PPO", VecFrameStack(DummyVecEnv([lambda: RandomEnv(UNEVEN, box(1))]), 4), 0)
     bundle = Bundle(export_model(model, tmp_path / "a.bundle", frame_stack=4, options=QUICK).path)
     assert bundle.manifest["observation"]["low"] == [-1.0, 0.0, -3.0] * 4

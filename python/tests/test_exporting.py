@@ -1,4 +1,4 @@
-"""That what the tests of the exporter compare with can fail."""
+"""Tests that the assertions of the exporter's tests can fail."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import torch
 from gymnasium import spaces
 
 from escapement_export import Options, export_model
-from exporting import UNEVEN, Bundle, RandomEnv, assert_same_actions, batch_of, box, lead_of, train, vectors_of
+from exporting import (
+    UNEVEN,
+    Bundle,
+    RandomEnv,
+    assert_same_actions,
+    batch_of,
+    box,
+    lead_of,
+    train,
+    vectors_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def bundle_of(tmp_path: Path, space: spaces.Space[Any]) -> tuple[Any, Bundle]:
-    """A small model and its bundle."""
+    """Returns a small model and its bundle."""
     model = train("PPO", RandomEnv(box(4), space), 0)
     return model, Bundle(export_model(model, tmp_path / "a.bundle", options=Options(checks=256)).path)
 
@@ -63,17 +73,19 @@ def test_leads_are_those_of_the_models_scores(name: str, space: spaces.Space[Any
     assert leads is not None
     assert leads.shape == (50,)
     assert numpy.all(leads > 0.0)
-    # A nudge of the scores by less than the lead turns nothing over; one by more does.
+    # A change of the scores by less than the lead changes no action. A larger change does.
     actions, _ = model.predict(observations, deterministic=True)
     for share, same in ((0.9, True), (1.1, False)):
         turned = 0
         for row in range(50):
-            turned += worst_nudge_turns(model, observations[row : row + 1], float(leads[row]) * share, actions[row])
+            turned += worst_nudge_turns(
+                model, observations[row : row + 1], float(leads[row]) * share, actions[row]
+            )
         assert (turned == 0) == same
 
 
 def worst_nudge_turns(model: Any, observation: Any, size: float, action: Any) -> bool:
-    """Whether adding `size` to any one logit gives another action."""
+    """Whether adding `size` to any one logit changes the action."""
     bias = model.policy.action_net.bias
     for index in range(len(bias)):
         for sign in (size, -size):

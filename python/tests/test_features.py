@@ -1,4 +1,4 @@
-"""The features: values worked out by hand, their bounds, and the committed vectors that Rust is held to as well."""
+"""Tests the features: values computed by hand, bounds, and the vectors that also test the Rust features."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ def test_second_quote_against_hand_computed_values() -> None:
     features.quote(0, 99.99, 2.0, 100.01, 2.0)
     features.quote(100 * MS, 100.01, 3.0, 100.03, 1.0)
     values = named(features)
-    # The old mid, 100, was held for the whole gap, so every mean is still 100.
+    # The old mid, 100, held for the whole gap, so every mean is still 100.
     for window in ("100ms", "1s", "10s"):
         assert values[f"mid_return_{window}_bp"] == pytest.approx(1e4 * math.log(100.02 / 100.0))
-    # A higher bid adds its 3; a higher ask gives back the 2 that stood there: flow 5, all one way; depth still 2.
+    # A higher bid adds its 3. A higher ask gives back its 2. So the flow is 5, all in one direction; depth is
+    # still 2.
     for window in ("100ms", "1s", "10s"):
         assert values[f"order_flow_imbalance_{window}"] == pytest.approx(5.0 / 7.0)
     move_bp = 1e4 * math.log(100.02 / 100.0)
@@ -140,7 +141,6 @@ def test_the_documented_table_is_the_definitions() -> None:
     assert len(rows) == DIMENSION
     for index, (row, definition) in enumerate(zip(rows, DEFINITIONS, strict=True)):
         formula = definition.formula.replace("|", "\\|")
-        cells = (
-            f"| {index} | `{definition.name}` | {definition.unit} | {formula} | {definition.low} | {definition.high} |"
-        )
+        bounds = f"{definition.low} | {definition.high}"
+        cells = f"| {index} | `{definition.name}` | {definition.unit} | {formula} | {bounds} |"
         assert row.startswith(cells)

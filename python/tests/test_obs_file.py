@@ -1,4 +1,4 @@
-"""The `.obs` file: what is written is read back, byte layout included, and a damaged file is refused."""
+"""Tests the `.obs` file: the round trip, the byte layout, and that damaged files are rejected."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("names", [(), ("a", "a"), ("a", ""), ("a\nb",), tuple(str(index) for index in range(4097))])
+@pytest.mark.parametrize(
+    "names", [(), ("a", "a"), ("a", ""), ("a\nb",), tuple(str(index) for index in range(4097))]
+)
 def test_names_that_cannot_be_kept_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="feature"):
         ObsWriter(tmp_path / "a.obs", names)

@@ -1,4 +1,4 @@
-"""The example's environment, its training, and that what is exported is what was trained."""
+"""Tests the example's environment and training, and that the exported policy is the trained one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def walk(count: int, seed: int = 3) -> tuple[Recording, list[float]]:
-    """Observations of a made-up random walk, and its mids."""
+    """Returns observations of a synthetic random walk, and its mids."""
     draw = random.Random(seed)
     features, ts_ns, ticks = Features(), 0, 10_000
     rows, times, mids = [], [], []
@@ -36,7 +36,9 @@ def walk(count: int, seed: int = 3) -> tuple[Recording, list[float]]:
         ts_ns += int(draw.expovariate(1.0) * 1e7)
         if not features.ready or draw.random() < 0.7:
             ticks += draw.choice((-2, 0, 0, 2))
-            features.quote(ts_ns, (ticks - 1) / 100, draw.uniform(1, 9), (ticks + 1) / 100, draw.uniform(1, 9))
+            features.quote(
+                ts_ns, (ticks - 1) / 100, draw.uniform(1, 9), (ticks + 1) / 100, draw.uniform(1, 9)
+            )
         else:
             features.trade(ts_ns, ticks / 100, draw.uniform(0.1, 2.0), draw.random() < 0.5)
         rows.append(features.observation())
@@ -125,8 +127,12 @@ def test_training_is_repeated_by_its_seed(recording: Recording, model: PPO) -> N
     again = train(recording, steps=2048, seed=5, episode_steps=256)
     other = train(recording, steps=2048, seed=6, episode_steps=256)
     rows = recording.observations[:50]
-    assert numpy.array_equal(again.predict(rows, deterministic=True)[0], model.predict(rows, deterministic=True)[0])
-    assert not numpy.array_equal(other.predict(rows, deterministic=True)[0], model.predict(rows, deterministic=True)[0])
+    assert numpy.array_equal(
+        again.predict(rows, deterministic=True)[0], model.predict(rows, deterministic=True)[0]
+    )
+    assert not numpy.array_equal(
+        other.predict(rows, deterministic=True)[0], model.predict(rows, deterministic=True)[0]
+    )
 
 
 def test_the_exported_module_is_the_model(recording: Recording, model: PPO, tmp_path: Path) -> None:
@@ -183,10 +189,10 @@ def test_the_committed_policy_is_not_a_constant(recorded_capture: Path, tmp_path
 
 
 def assert_is_frozen_and_plain(path: Path) -> None:
-    """No parameters left, only the operators that every backend knows, and no path of the machine that traced it."""
+    """Asserts that the module has no parameters, only known operators, and no path of the tracing machine."""
     module = torch.jit.load(path)
     assert not list(module.named_parameters())
-    # What a bundle wraps around the network: the action's shape and type, which compute nothing.
+    # A bundle adds these operators around the network for the action's shape and type. They compute nothing.
     wrapping = {"prim::Constant", "prim::ListConstruct", "aten::reshape", "aten::to"}
     operators = {node.kind() for node in module.graph.nodes()} - wrapping
     assert operators == {"aten::sub", "aten::mul", "aten::clamp", "aten::linear", "aten::tanh"}

@@ -68,7 +68,8 @@ class DeterministicActor(nn.Module):
 def export(model: PPO, path: Path, observations: NDArray[numpy.float32]) -> float:
     """Writes the frozen module to `path` if it agrees with the model on all `observations` [k, n].
 
-    Returns the largest difference of an action. Fails, and writes nothing, if it is above `TOLERANCE`.
+    The module is read back before it is compared. Returns the largest difference of an action. Fails, and
+    writes nothing, if it is above `TOLERANCE`.
     """
     space = model.action_space
     if (

@@ -102,7 +102,7 @@ class Features:
         self._trades += 1.0
 
     def observation(self) -> list[float]:
-        """Returns the features after the last event, in the order and within the bounds of the definitions."""
+        """Returns the features after the last event, in the definitions' order and within their bounds."""
         if self.ts_ns is None or self._mid_moved_ns is None:
             raise ValueError("there is no observation before the first quote")
         mid, microprice, traded = self._mid, self._microprice, self._trade_size > 0.0

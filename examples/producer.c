@@ -1,9 +1,11 @@
-/* A feed handler written from docs/FORMATS.md and include/escapement.h alone; tests/layout.rs runs it.
+/* A feed handler in C. It uses only docs/FORMATS.md and include/escapement.h. tests/layout.rs runs it.
  *
  *   producer DIRECTORY COUNT FIRST_SEQUENCE
  *
- * commits COUNT observations, each with a checksum, and waits where the ring is full. Feature i of the observation with
- * sequence s is s + i / 16. Ends with 0, or with 1 and a line on stderr. */
+ * It commits COUNT observations, each with a checksum, and waits while the ring is full. Feature i of the
+ * observation with sequence s is s + i / 16. It exits with 0, or with 1 and a line on stderr.
+ *
+ *   cc -std=c11 -O2 -I include examples/producer.c -o producer */
 #define _POSIX_C_SOURCE 200809L
 #define _DEFAULT_SOURCE
 #include "escapement.h"
@@ -53,7 +55,7 @@ static uint64_t nanoseconds(clockid_t clock)
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Steps 1 to 5 of "Locks"; the descriptor stays open until the process ends. */
+/* Takes the producer's lock: steps 1 to 5 of "Locks" in docs/FORMATS.md. The descriptor stays open until exit. */
 static void take_role(const char *directory)
 {
     char path[4096];
@@ -75,7 +77,8 @@ static void take_role(const char *directory)
     }
 }
 
-/* "Opening a region"; *header receives the copy to go by. */
+/* Maps and checks the region: "Opening a region" in docs/FORMATS.md. Copies the header page to *header; use only
+ * this copy, because another process can write to the region. */
 static struct escapement_region *open_region(const char *directory, struct escapement_region *header)
 {
     char path[4096];

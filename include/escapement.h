@@ -1,5 +1,5 @@
-/* Escapement's shared memory in C11: the layouts of docs/FORMATS.md, which says how they are used.
- * Everything is little-endian. Held to the program by tests/layout.rs. */
+/* Escapement's shared memory in C11: the layouts of docs/FORMATS.md, which explains their use.
+ * Everything is little-endian. tests/layout.rs checks this file against the program. */
 #ifndef ESCAPEMENT_H
 #define ESCAPEMENT_H
 
@@ -19,7 +19,7 @@
 
 enum escapement_kind { ESCAPEMENT_KIND_OBSERVATION = 1, ESCAPEMENT_KIND_ACTION = 2 };
 
-/* The header page of a region; slot i begins at data_offset + i * slot_size. */
+/* The header page of a region. Slot i begins at data_offset + i * slot_size. */
 struct escapement_region {
     char magic[8];
     uint32_t layout_version;

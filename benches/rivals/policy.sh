@@ -3,8 +3,8 @@
 #
 # Usage: benches/rivals/policy.sh [--core N] [--calls N]
 #
-# Run scripts/libtorch.sh once before, or set LIBTORCH; without either, libtorch is left out and the script says so. RTNeural
-# is fetched through apt on Debian; elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.
+# Run scripts/libtorch.sh once before, or set LIBTORCH. Without either, libtorch is left out, with a message. On Debian,
+# RTNeural is fetched through apt. Elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.
 # The networks and the Python environment that writes them are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement.
 set -euo pipefail
 

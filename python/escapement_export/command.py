@@ -134,7 +134,7 @@ def report(exported: Exported) -> str:
         if agreement is not None:
             lines.append(
                 f"  {what}: {agreement.observations} observations, largest difference "
-                f"{agreement.largest:.1e} of the action range, {agreement.near_ties} near ties apart"
+                f"{agreement.largest:.1e} of the action range, {agreement.near_ties} near ties excluded"
             )
     return "\n".join(lines)
 

@@ -105,7 +105,7 @@ def normalization_of(
         name = f"key {key!r}" if key else "the observation"
         if key not in boxes:
             raise ExportError(
-                f"VecNormalize normalises {name}, which is no Box of the model's observation space"
+                f"VecNormalize normalises {name}, which is not a Box of the model's observation space"
             )
         statistics[key] = statistics_of(by_key[key], boxes[key], stack, name)
     return Normalization(statistics, float(vec_normalize.epsilon), float(vec_normalize.clip_obs))

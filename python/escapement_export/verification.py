@@ -162,7 +162,7 @@ def golden_vectors(subject: Subject, sampler: Sampler, count: int) -> Vectors:
         have += len(part)
     if have < count:
         raise ExportError(
-            f"only {have} of {count} golden vectors found: the policy hardly tells its actions apart (best "
+            f"only {have} of {count} golden vectors found: the policy hardly distinguishes its actions (best "
             f"two scores within {GOLDEN_MARGIN:g}); is it trained?"
         )
     return concatenated(parts)

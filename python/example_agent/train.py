@@ -4,7 +4,7 @@ Usage: python scripts/train_example.py --observations FILE.obs [--out DIRECTORY]
 
 The observations come from `scripts/convert_capture.py`. The policy is trained on the first four fifths of
 them. The statistics that normalise observations come from the same part. The last fifth shows what the policy
-earns, compared with doing nothing and with quoting without looking.
+earns, compared with no action and with constant quotes.
 
 DIRECTORY becomes a bundle (docs/BUNDLE.md). Its policy takes the raw observation [1, n] and returns the
 action [1, 3]. The bundle is written only if the frozen module agrees with `model.predict`.
@@ -161,8 +161,8 @@ def main() -> int:
     )
     print(f"held out {len(held_out.sequence)} observations, reward in bp of the largest position:")
     print(f"  policy                   {reward_of(held_out, model):10.2f}")
-    print(f"  quoting without looking  {reward_of(held_out, None, (0.0, 0.0, 0.0)):10.2f}")
-    print(f"  doing nothing            {reward_of(held_out, None):10.2f}")
+    print(f"  constant quotes          {reward_of(held_out, None, (0.0, 0.0, 0.0)):10.2f}")
+    print(f"  no action                {reward_of(held_out, None):10.2f}")
     print(f"{arguments.out}: at most {difference:.1e} from model.predict over {len(checked)} observations")
     return 0
 

@@ -36,7 +36,7 @@ def main() -> None:
         "--networks", type=int, default=200, help="number of random networks (2000 for a release)"
     )
     parser.add_argument(
-        "--rows", type=int, default=500, help="observations per policy (the release bar is 10000)"
+        "--rows", type=int, default=500, help="observations per policy (10000 for a release)"
     )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

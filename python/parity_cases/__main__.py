@@ -35,9 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--networks", type=int, default=200, help="number of random networks (2000 for a release)"
     )
-    parser.add_argument(
-        "--rows", type=int, default=500, help="observations per policy (10000 for a release)"
-    )
+    parser.add_argument("--rows", type=int, default=500, help="observations per policy (10000 for a release)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)

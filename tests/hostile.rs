@@ -1,7 +1,7 @@
 //! TorchScript files that mean harm, and the real program: refused by their hash; where one is accepted on purpose, nothing
 //! outside changes, and the daemon ends in a documented state.
 //!
-//! The modules are those of `scripts/make_hostile.py`; what each would do is said there.
+//! The modules are those of `python/fixtures/hostile_modules.py`; what each would do is said there.
 #![cfg(feature = "torch")]
 
 #[path = "support/fixtures.rs"]

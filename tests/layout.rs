@@ -1,4 +1,4 @@
-//! `docs/FORMATS.md`, `docs/escapement.h` and the program say the same; and the page is enough to write a producer from.
+//! `docs/FORMATS.md`, `include/escapement.h` and the program say the same; and the page is enough to write a producer from.
 #![cfg(not(loom))]
 
 use escapement::ring::{
@@ -191,7 +191,7 @@ fn c_compiler() -> Option<&'static str> {
 
 fn compile(compiler: &str, arguments: &[&Path]) -> Output {
     let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I"];
-    Command::new(compiler).args(flags).arg(in_package("docs")).args(arguments).output().unwrap()
+    Command::new(compiler).args(flags).arg(in_package("include")).args(arguments).output().unwrap()
 }
 
 fn assert_compiled(output: &Output) {
@@ -294,10 +294,7 @@ fn a_producer_written_from_the_page_is_understood() {
     let Some(compiler) = c_compiler() else { return };
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("producer");
-    assert_compiled(&compile(
-        compiler,
-        &[&in_package("tests/producer/producer.c"), Path::new("-o"), &program],
-    ));
+    assert_compiled(&compile(compiler, &[&in_package("examples/producer.c"), Path::new("-o"), &program]));
 
     let region = observation_ring(directory.path(), 8);
     let mut consumer = Consumer::attach(region.clone()).unwrap();

@@ -1,6 +1,6 @@
 //! Parity: the native backend against PyTorch, on every instruction set of this machine.
 //!
-//! `scripts/make_parity.py` exports policies and networks with PyTorch and records what PyTorch computes for
+//! `python/parity_cases` exports policies and networks with PyTorch and records what PyTorch computes for
 //! them; `scripts/parity.sh` runs it once and keeps the result in the cache. This test reads such a directory, named by
 //! `ESCAPEMENT_PARITY`. Without one there is nothing to compare with and the test says so; continuous integration
 //! sets `ESCAPEMENT_PARITY_REQUIRED=1`, with which that is a failure.

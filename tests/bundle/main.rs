@@ -1,7 +1,7 @@
 //! Bundles and the real program: what is damaged, missing, foreign or wrong is refused with exit code 65, the file and
 //! the reason, and nothing is armed.
 //!
-//! The bundles below tests/data are real TorchScript, written by scripts/make_test_bundles.py.
+//! The bundles below tests/data are real TorchScript, written by python/fixtures/bundles.py.
 
 #[path = "../support/mod.rs"]
 mod support;

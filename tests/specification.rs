@@ -1,9 +1,9 @@
 //! The page of promises, `docs/SPECIFICATION.md`, held to the tests that it names.
 //!
-//! A promise is a row of a table whose first column is called `number`. Its number is unique, and its last cell names
-//! the tests that hold it, or is `pending`, or is `retired`. A named test must exist: a Rust function with a test
-//! attribute that is not ignored, or a function `test_...` in a Python file `test_*.py`. The names are looked for in
-//! the whole tree, so that a test may move from file to file.
+//! A promise is a row of a table whose first column is called `number`. Its number is unique. Its last cell
+//! names the tests that hold it, or is `pending`, or is `retired`. A named test must exist: a Rust
+//! function with a test attribute that is not ignored, or a function `test_...` in a Python file
+//! `test_*.py`. The whole tree is searched, so that a test may move from file to file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -248,7 +248,8 @@ fn a_function_counts_as_a_test_only_where_it_is_run_as_one() {
     let mut functions = Functions::default();
     functions.read_rust(
         "#[test]\n#[cfg(debug_assertions)]\n/// Why.\nfn runs() {}\n#[test]\n#[ignore = \"slow\"]\nfn is_ignored() {}\n\
-         fn helper() {}\n// fn commented() {}\npub const fn other<T>() {}\nproptest! {\n    #[test]\n    fn property(x in 0..1) {}\n}",
+         fn helper() {}\n// fn commented() {}\npub const fn other<T>() {}\n\
+         proptest! {\n    #[test]\n    fn property(x in 0..1) {}\n}",
     );
     functions.read_python("def test_python(tmp_path: Path) -> None:\n    pass\n\ndef helper() -> None:\n");
     let expected = [

@@ -10,11 +10,11 @@
 //! of an LSTM 32→64, a quarter off a step of 32→256). Which way it runs does not change any result. The direction is kept
 //! in the caller's scratch memory and may be lost without harm.
 
-use super::activation::pointwise::Identity;
-use super::isa::{Isa, Precision};
-use super::lanes::Lanes;
-use super::panel::{self, multiply_rows};
-use super::storage::{self, Aligned, Stored, pack_panel};
+use crate::kernels::activation::pointwise::Identity;
+use crate::kernels::isa::{Isa, Precision};
+use crate::kernels::lanes::Lanes;
+use crate::kernels::panel::{self, multiply_rows};
+use crate::kernels::storage::{self, Aligned, Stored, pack_panel};
 
 /// Most vectors of hidden units in one block.
 const WIDE: usize = 2;

@@ -1,5 +1,5 @@
 /* Escapement's shared memory in C11: the layouts of docs/FORMATS.md, which says how they are used.
- * Everything is little-endian. Held to the program by tests/layout.rs. */
+ * Everything is little-endian. Held to the program by tests/shared_memory/layout.rs. */
 #ifndef ESCAPEMENT_H
 #define ESCAPEMENT_H
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares the native backend with PyTorch: makes the cases once per machine, then runs tests/native_parity.rs on them.
+# Compares the native backend with PyTorch: makes the cases once per machine, then runs tests/native/parity.rs on them.
 #
 # Usage: scripts/parity.sh [--full] [--path-only]
 #
@@ -43,4 +43,4 @@ if $path_only; then
     exit 0
 fi
 cd "$scripts/.."
-ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native_parity -- --nocapture
+ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native parity:: -- --nocapture

@@ -20,7 +20,7 @@
 
 use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
 use crate::latency::{Objective, Validation, ValidationError, validate};
-use crate::policy::{Backend, Execution, Policy, PolicyError, Precision, Widths};
+use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
 use escapement_policy::denormals::FlushDenormals;
@@ -300,6 +300,11 @@ impl<C: Clock> Agent<C> {
     /// What the policy said about its latest fault.
     pub fn last_fault(&self) -> Option<&str> {
         self.policy.last_fault()
+    }
+
+    /// The widths of the policy's observation and action, in `f32` elements.
+    pub fn dimensions(&self) -> Dimensions {
+        self.policy.dimensions()
     }
 
     /// The name of the backend that runs the policy.

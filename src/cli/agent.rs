@@ -1,88 +1,91 @@
-//! What `feed` and `tap` share: which agent is meant, waiting for its rings, its neighbours' roles, and being told to
-//! stop.
+//! Which agent a command is about. Every command that names an agent takes these arguments.
 
 use super::exit::{ExitCode, Failure};
-use super::locate::one_directory;
 use crate::config;
-use escapement_reference::stop::StopSignals;
-use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
-use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
-use escapement_ring::shm::RoleLock;
-use std::path::PathBuf;
-use std::time::Duration;
+use escapement_ring::directory::AgentDirectory;
+use std::path::{Component, Path, PathBuf};
 
 /// Which agent.
 #[derive(Debug, clap::Args)]
 pub(super) struct AgentArguments {
-    /// The agent's configuration, which names it and its directory
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "root"])]
-    config: Option<PathBuf>,
     /// The agent's name
-    #[arg(long)]
     name: Option<String>,
-    /// The directory that holds the agents' directories [default: the machine's]
-    #[arg(long, value_name = "DIR", requires = "name")]
+    /// The agent's configuration, instead of its name
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "name_flag", "root"])]
+    config: Option<PathBuf>,
+    /// The same as NAME: the spelling of earlier versions of `feed` and `tap`
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name", hide = true)]
+    name_flag: Option<String>,
+    /// The directory that holds the agents' directories with their rings [default: the machine's]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 }
 
+/// An order of a person to an agent, with its reason.
+#[derive(Debug, clap::Args)]
+pub(super) struct Order {
+    #[command(flatten)]
+    pub(super) agent: AgentArguments,
+    /// Why: kept in the audit file, and for a halt also in the latch
+    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
+    pub(super) reason: String,
+}
+
+/// The agent that the arguments name.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) root: Option<PathBuf>,
+    pub(super) state_root: Option<PathBuf>,
+}
+
 impl AgentArguments {
-    pub(super) fn directory(&self) -> Result<AgentDirectory, Failure> {
+    /// The agent's name and places, from the configuration if one is given.
+    ///
+    /// # Errors
+    /// Fails if no agent is named, if the name is not that of one directory, or if the configuration is
+    /// refused.
+    pub(super) fn named(&self) -> Result<Named, Failure> {
         if let Some(path) = &self.config {
             let config = config::load(path)?;
-            return Ok(AgentDirectory::new(config.root.as_deref(), &config.name));
+            return Ok(Named { name: config.name, root: config.root, state_root: config.state_root });
         }
-        let Some(name) = self.name.as_deref() else {
-            let message = "no agent is named; allowed: --config FILE, or --name NAME";
+        let Some(name) = self.name.as_ref().or(self.name_flag.as_ref()) else {
+            let message = "no agent is named; allowed: NAME, or --config FILE";
             return Err(Failure::new(ExitCode::Usage, message));
         };
-        Ok(AgentDirectory::new(self.root.as_deref(), &one_directory(name)?))
+        Ok(Named { name: one_directory(name)?, root: self.root.clone(), state_root: None })
+    }
+
+    /// The agent's directory, for a feed or gateway.
+    ///
+    /// # Errors
+    /// As for [`AgentArguments::named`].
+    pub(super) fn directory(&self) -> Result<AgentDirectory, Failure> {
+        let named = self.named()?;
+        Ok(AgentDirectory::new(named.root.as_deref(), &named.name))
+    }
+
+    /// Whether the agent is named by its configuration.
+    pub(super) fn is_configured(&self) -> bool {
+        self.config.is_some()
     }
 }
 
-/// How often something that is not there yet is looked for.
-const RETRY: Nanos = Nanos::from_millis(5);
-
-/// Tries until it succeeds, until it fails for another reason than that the agent's files are not there yet, until
-/// `patience` is over, or until told to stop (`None`).
-pub(super) fn once_there<T>(
-    stop: &mut StopSignals,
-    patience: Duration,
-    mut attempt: impl FnMut() -> Result<T, Failure>,
-) -> Result<Option<T>, Failure> {
-    let begun = MonotonicClock.now();
-    loop {
-        let missing = match attempt() {
-            Ok(value) => return Ok(Some(value)),
-            Err(failure) if failure.code == ExitCode::InputMissing => failure,
-            Err(failure) => return Err(failure),
-        };
-        let now = MonotonicClock.now();
-        if now.since(begun).to_duration() >= patience {
-            let waited = patience.as_secs_f64();
-            let message = format!("{} (waited {waited} s: is the agent running?)", missing.message);
-            return Err(Failure::new(missing.code, message));
-        }
-        if stop.requested(now) {
-            return Ok(None);
-        }
-        MonotonicClock.sleep_until(now.plus(RETRY));
+/// Checks that a name is one path component. Anything else would lead out of the root.
+fn one_directory(name: &str) -> Result<String, Failure> {
+    let mut components = Path::new(name).components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(_)), None) => Ok(name.to_owned()),
+        _ => Err(Failure::new(ExitCode::Usage, format!("name {name:?}: allowed: the name of one directory"))),
     }
 }
 
-/// Takes a neighbour's role, which is held until the process ends.
-pub(super) fn take_role(directory: &AgentDirectory, role: Role) -> Result<RoleLock, Failure> {
-    directory.acquire(role).map_err(|error: DirectoryError| error.into())
-}
-
-/// Installs the handlers of SIGTERM and SIGINT.
-pub(super) fn install_stop_signals() -> Result<StopSignals, Failure> {
-    StopSignals::install()
-        .map_err(|error| Failure::new(ExitCode::Temporary, format!("signal handlers: {error}")))
-}
-
-/// A span of time on the command line, in seconds.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let allowed = || "allowed: seconds, 0 or more, such as 10 or 0.5".to_owned();
-    let seconds: f64 = text.parse().map_err(|_| allowed())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| allowed())
+/// Checks a person's reason for a halt or a re-arm: not empty, on one line.
+fn spoken_reason(text: &str) -> Result<String, String> {
+    const MOST: usize = 500;
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > MOST || text.chars().any(char::is_control) {
+        return Err(format!("allowed: 1 to {MOST} characters on one line"));
+    }
+    Ok(text.to_owned())
 }

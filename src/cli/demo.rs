@@ -1,5 +1,5 @@
-//! `escapement demo`: the main job in one command. It starts an agent, a feed and a gateway as three processes, lets them
-//! run, stops them in order, and says what became of every observation.
+//! `escapement demo`: the main job in one command. It starts an agent, a feed and a gateway as three
+//! processes, stops them in order, and accounts for every observation.
 //!
 //! ```text
 //! $ escapement demo --backend torch --rate 1000
@@ -13,17 +13,19 @@
 //! ledger: 10000 observations, 10000 actions, 0 skipped, 0 duplicates, 0 out of order, 0 torn: it holds
 //! ```
 //!
-//! Everything lives in a private directory that is removed afterwards. Without `-c`, the program's own example is used: a
-//! small policy trained on an order book's features, fed by a synthetic market, or by a recording with `--replay`. The
-//! feed and the gateway keep off the engine's core.
+//! All files lie in a private directory that is removed afterwards. Without `-c` the demo uses the embedded
+//! example: a small policy trained on an order book's features, fed by a synthetic market, or by a recording
+//! with `--replay`. The feed and the gateway do not run on the engine's core.
 //!
-//! It exits with 0 only if the ledger holds and the three processes' own counts agree with it, else with 1; where one of
-//! the three fails, with its line and its code. Ctrl-C ends the run early, with the same report; a second one at once.
+//! It exits with 0 only if the ledger holds and the three processes' own counts agree with it, otherwise
+//! with 1. If one of the three fails, the demo prints its line and exits with its code. Ctrl-C ends the run early
+//! with the same report; a second Ctrl-C ends it at once.
 
 use super::CommandResult;
-use super::agent::{install_stop_signals, seconds};
+use super::attach::install_stop_signals;
 use super::exit::{ExitCode, Failure};
 use super::feed;
+use super::seconds::seconds;
 use crate::config;
 use crate::policy::Backend;
 use escapement_reference::demo::{AgentOutline, Outcome, Plan, Trio, Workspace};
@@ -36,28 +38,28 @@ use std::time::Duration;
 /// Run an agent, a feed and a gateway together, and account for every observation
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The agent's configuration [default: the example that the program carries]
+    /// The agent's configuration [default: the embedded example]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Run the policy with another backend than the configuration's: auto, native, torch or null
     #[arg(long)]
     backend: Option<Backend>,
-    /// Feed for so many seconds
+    /// Feed for this many seconds
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     seconds: Duration,
-    /// Publish so many observations a second [default: 1000, but a replay as recorded]; or max
+    /// Publish this many observations a second [default: 1000, but a replay as recorded]; or max
     #[arg(long, value_name = "N", value_parser = feed::checked_rate)]
     rate: Option<String>,
-    /// Publish in groups of so many back to back, at the same mean rate
+    /// Publish in groups of this many back to back, at the same mean rate
     #[arg(long, value_name = "N")]
     burst: Option<std::num::NonZeroU64>,
     /// Replay recorded observations instead of a synthetic market
     #[arg(long, value_name = "FILE.obs")]
     replay: Option<PathBuf>,
-    /// Publish at the recorded times, so many times faster: 1 is as recorded; or max
+    /// Publish at the recorded times, this many times faster: 1 is as recorded; or max
     #[arg(long, value_name = "TIMES", value_parser = feed::checked_pace, conflicts_with_all = ["rate", "burst"])]
     pace: Option<String>,
-    /// Spoil shares of the observations, as `feed --fault` does
+    /// Spoil a share of the observations, as `feed --fault` does
     #[arg(long, value_name = "KIND=SHARE,...", value_parser = feed::checked_faults)]
     fault: Option<String>,
     /// Run the engine on this core
@@ -68,7 +70,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// The report; names as everywhere else.
+/// The report as JSON. The names are those of the other reports.
 #[derive(Serialize)]
 struct Report<'a> {
     backend: &'a str,

@@ -1,7 +1,7 @@
-//! The one table of exit codes, and the one place where an error becomes one.
+//! The table of exit codes, and the only place where an error becomes one.
 //!
-//! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` holds the same table for people, and the
-//! systemd unit lists those that must not be answered by a restart.
+//! The numbers follow `sysexits.h` where it has one. `docs/EXIT_CODES.md` has the same table. The systemd
+//! unit lists the codes that must not cause a restart.
 
 use crate::agent_files::StateError;
 use crate::bundle::BundleError;
@@ -22,7 +22,7 @@ use escapement_ring::shm::ShmError;
 pub enum ExitCode {
     /// A clean stop.
     Ok = 0,
-    /// What was asked about is not so: a service-level objective is missed, two bundles differ.
+    /// The answer is no: a service-level objective is missed, or two bundles differ.
     Negative = 1,
     /// The command line is wrong.
     Usage = 64,
@@ -32,9 +32,9 @@ pub enum ExitCode {
     InputMissing = 66,
     /// The ring is owned by another process.
     Owned = 69,
-    /// A defect of ours.
+    /// A defect of this program.
     Internal = 70,
-    /// The journal failed and was required.
+    /// Reserved.
     Journal = 74,
     /// Temporary: a restart may help.
     Temporary = 75,
@@ -72,7 +72,7 @@ impl ExitCode {
         Self::BusError,
     ];
 
-    /// The code that another process of ours ended with; `None` for a number that is not in the table.
+    /// The code of another `escapement` process; `None` for a number that is not in the table.
     pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| *code as i32 == number)
     }
@@ -84,7 +84,7 @@ impl std::process::Termination for ExitCode {
     }
 }
 
-/// Why a command failed: one line for each thing that is wrong, and the code to exit with.
+/// Why a command failed: one line for each problem, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The code.
@@ -99,7 +99,7 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
-    /// Prints the lines and gives the code.
+    /// Prints the lines to standard error and returns the code.
     pub fn report(self) -> ExitCode {
         for line in self.message.lines() {
             say(&format!("escapement: {line}\n"));
@@ -110,7 +110,7 @@ impl Failure {
     /// A failed read or write of a file named by the user.
     pub fn from_io(path: &std::path::Path, error: &std::io::Error) -> Self {
         let code = match error.kind() {
-            // A directory where a file should be is as good as no file.
+            // A directory in place of a file counts as a missing file.
             std::io::ErrorKind::NotFound
             | std::io::ErrorKind::NotADirectory
             | std::io::ErrorKind::IsADirectory => ExitCode::InputMissing,
@@ -121,9 +121,10 @@ impl Failure {
     }
 }
 
-/// Help and version go to standard output and are no failure; everything else is a wrong command line.
+/// Prints what clap says. Help and version go to standard output and succeed. Everything else is a usage
+/// error.
 pub(super) fn for_usage(error: &clap::Error) -> ExitCode {
-    // Nothing is left to say it to when standard output or error is closed.
+    // If standard output or error is closed, the text cannot be printed anywhere.
     let _ = error.print();
     if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }
 }

@@ -1,35 +1,39 @@
-//! `escapement feed`: the reference producer. It commits observations to an agent's ring, from a synthetic market, from
-//! noise of any dimension, or from a recording, on a schedule that is fixed in advance.
+//! `escapement feed`: the reference feed handler. It commits observations to an agent's ring on a schedule
+//! that is fixed in advance. The observations come from a synthetic market, from noise of any dimension, or
+//! from a recording.
 //!
 //! ```text
 //! $ escapement feed -c config/agent.toml --rate 1000 --seconds 10
 //! 10000 observations published, 0 dropped, 0 waited for room; lag p50 58 us, p99 96 us, max 1204 us
-//! $ escapement feed --name eth --replay eth.obs --pace 10
-//! $ escapement feed --name eth --rate 40000 --burst 100 --fault nan=0.001,gap=0.01
+//! $ escapement feed eth --replay eth.obs --pace 10
+//! $ escapement feed eth --rate 40000 --burst 100 --fault nan=0.001,gap=0.01
 //! ```
 //!
-//! **Sources.** Without `--replay`, a seeded synthetic market gives the 32 features of `config/features.toml`; for an
-//! agent of another dimension, independent noise (`--source` chooses). `--replay` reads a `.obs` file, which
-//! `scripts/convert_capture.py` makes of a capture.
+//! **Sources.** Without `--replay`, a seeded synthetic market gives the 32 features of
+//! `config/features.toml`. For an agent of another dimension the source is independent noise. `--source`
+//! chooses. `--replay` reads a `.obs` file, which `scripts/convert_capture.py` makes from a capture.
 //!
-//! **Schedule.** `--rate` publishes evenly, or in groups of `--burst` back to back at the same mean rate; `--pace`
-//! publishes at the source's own times, so many times faster. A recording has pace 1 unless told otherwise, everything
-//! else 1000 a second. The schedule is open loop: it does not wait for a feed that has fallen behind, and how late each
-//! observation was committed is reported as `lag_ns`. Between observations the feed sleeps, which makes each about 50 us
-//! late on a usual machine; with `--spin` it burns a core instead.
+//! **Schedule.** `--rate` publishes evenly, or in groups of `--burst` back to back at the same mean rate.
+//! `--pace` publishes at the source's own times, multiplied in speed. The default is pace 1 for a recording
+//! and 1000 a second otherwise. The schedule is open loop: it does not wait for a feed that has fallen
+//! behind. `lag_ns` reports how late each observation was committed. Between observations the feed sleeps,
+//! which makes each about 50 us late on a usual machine. With `--spin` it burns a core instead.
 //!
-//! **A full ring.** `--on-full wait` publishes every observation however late; `drop` loses it at the source, and the
-//! agent sees the gap in the sequence numbers.
+//! **A full ring.** `--on-full wait` publishes every observation, however late. `--on-full drop` drops it,
+//! and the agent sees the gap in the sequence numbers.
 //!
-//! **Faults.** `--fault KIND=SHARE,...` spoils that share of the observations: `nan`, `inf`, `out_of_range` (one element),
-//! `gap`, `duplicate`, `reorder` (sequence numbers), `stale` (a publish stamp ten seconds old), `torn` (the checksum).
+//! **Faults.** `--fault KIND=SHARE,...` spoils that share of the observations: `nan`, `inf`, `out_of_range`
+//! (one element), `gap`, `duplicate`, `reorder` (sequence numbers), `stale` (a publish stamp ten seconds
+//! old), `torn` (the checksum).
 //!
-//! It waits for the ring (`--wait`), takes the feed's role (a second feed exits with 69), goes on in the new ring when
-//! the agent has been restarted with another one, and ends with its plan or at SIGTERM or SIGINT.
+//! The feed waits for the ring (`--wait`) and takes the feed's role; a second feed exits with 69. If the
+//! agent restarts with a new ring, the feed moves to it. It ends with its plan, or at SIGTERM or SIGINT.
 
 use super::CommandResult;
-use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
+use super::agent::AgentArguments;
+use super::attach::{install_stop_signals, once_there, take_role};
 use super::exit::{ExitCode, Failure};
+use super::seconds::seconds;
 use crate::os::pin_to;
 use escapement_reference::feed::{
     FaultRates, FeedReport, Injector, MARKET_DIMENSION, OnFull, Pace, Plan, Publisher, Rate, Recording,
@@ -41,7 +45,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Observations a second where nothing else is asked for.
+/// The default rate, in observations a second.
 const DEFAULT_RATE: Rate = Rate::PerSecond(NonZeroU64::new(1_000).expect("not zero"));
 
 /// Feed an agent: a synthetic market, or a replay of recorded observations
@@ -49,40 +53,40 @@ const DEFAULT_RATE: Rate = Rate::PerSecond(NonZeroU64::new(1_000).expect("not ze
 pub(super) struct Arguments {
     #[command(flatten)]
     agent: AgentArguments,
-    /// What is made up [default: market where the agent takes its 32 features, else noise]
+    /// The synthetic source [default: market if the agent takes its 32 features, else noise]
     #[arg(long, value_enum, value_name = "KIND", conflicts_with = "replay")]
     source: Option<Kind>,
     /// Replay recorded observations
     #[arg(long, value_name = "FILE.obs")]
     replay: Option<PathBuf>,
-    /// Replay them so many times over
+    /// Replay them this many times
     #[arg(long, value_name = "TIMES", requires = "replay", default_value = "1")]
     repeat: NonZeroU64,
-    /// Publish at the source's own times, so many times faster: 1 is as recorded; or max
+    /// Publish at the source's own times, this many times faster: 1 is as recorded; or max
     #[arg(long, value_name = "TIMES", allow_negative_numbers = true, conflicts_with_all = ["rate", "burst"])]
     pace: Option<Pace>,
-    /// Publish so many observations a second, evenly [default: 1000, but a replay as recorded]; or max
+    /// Publish this many observations a second, evenly [default: 1000, but a replay as recorded]; or max
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rate: Option<Rate>,
-    /// Publish in groups of so many back to back, at the same mean rate
+    /// Publish in groups of this many back to back, at the same mean rate
     #[arg(long, value_name = "N", default_value = "1")]
     burst: NonZeroU64,
-    /// End after so many observations
+    /// End after this many observations
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End after so many seconds
+    /// End after this many seconds
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Seed of everything that is drawn
+    /// Seed of all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Spoil shares of the observations: nan, inf, out_of_range, gap, duplicate, reorder, stale, torn
+    /// Spoil a share of the observations: nan, inf, out_of_range, gap, duplicate, reorder, stale, torn
     #[arg(long, value_name = "KIND=SHARE,...", default_value = None)]
     fault: Option<FaultRates>,
     /// What to do when the ring is full
     #[arg(long, value_enum, default_value_t = OnFull::Wait)]
     on_full: OnFull,
-    /// Wait so long for the agent's ring to appear
+    /// Wait this long for the agent's ring to appear
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     wait: Duration,
     /// Burn a core between observations instead of sleeping
@@ -96,7 +100,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// A source that is made up.
+/// A synthetic source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
     /// A synthetic order book's 32 features
@@ -107,7 +111,7 @@ enum Kind {
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let directory = arguments.agent.directory()?;
-    // What is wrong with the recording is said before anything is waited for.
+    // Errors in the recording are reported before waiting for anything.
     let recording = arguments.replay.as_deref().map(Recording::open).transpose()?;
     let mut stop = install_stop_signals()?;
     if let Some(core) = arguments.core {
@@ -128,7 +132,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// For a command that passes its arguments on to a feed: the text, once it is known to be good.
+/// Checks an argument that `demo` passes on to a feed. Returns the text unchanged.
 fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
     text.parse::<T>().map(|_| text.to_owned())
 }
@@ -145,13 +149,13 @@ pub(super) fn checked_faults(text: &str) -> Result<String, String> {
     checked::<FaultRates>(text)
 }
 
-/// Says what is wrong with a recording, as far as its header tells.
+/// Checks the header of a recording.
 pub(super) fn check_recording(path: &std::path::Path) -> Result<(), Failure> {
     Recording::open(path)?;
     Ok(())
 }
 
-/// What the arguments mean for an agent of this dimension.
+/// The plan for an agent of this dimension.
 fn plan(arguments: &Arguments, recording: Option<Recording>, dimension: usize) -> Result<Plan, Failure> {
     let usage = |message: String| Failure::new(ExitCode::Usage, message);
     let mismatch = |what: String| usage(format!("{what}; the agent takes {dimension}"));

@@ -16,8 +16,9 @@
 //! re-arm that was begun afterwards.
 
 use super::CommandResult;
+use super::agent::Order;
 use super::exit::{ExitCode, Failure};
-use super::locate::{Located, Order};
+use super::locate::Located;
 use crate::agent_files::StateError;
 use crate::bundle::hex;
 use crate::halt::{Audit, AuditLine, Engaged, Halt, Latch, User, halt_for_good};

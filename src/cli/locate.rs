@@ -1,36 +1,11 @@
-//! What `halt`, `rearm`, `reload` and `status` share: an agent's rings and its state, found by its name or its
-//! configuration, whether or not its daemon runs.
+//! What `halt`, `rearm`, `reload` and `status` share: finding an agent's rings and state directory, whether
+//! or not its daemon runs.
 
+use super::agent::{AgentArguments, Named};
 use super::exit::{ExitCode, Failure};
 use crate::agent_files::{LiveDaemon, RunFile, StateDirectory};
-use crate::config;
 use escapement_ring::directory::{AgentDirectory, RingFile};
 use escapement_ring::ring::Header;
-use std::path::{Component, Path, PathBuf};
-
-/// Which agent.
-#[derive(Debug, clap::Args)]
-pub(super) struct AgentArguments {
-    /// The agent's name
-    #[arg(required_unless_present = "config")]
-    name: Option<String>,
-    /// The agent's configuration, instead of its name
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "root"])]
-    config: Option<PathBuf>,
-    /// The directory that holds the agents' directories with their rings [default: the machine's]
-    #[arg(long, value_name = "DIR", requires = "name")]
-    root: Option<PathBuf>,
-}
-
-/// What a person orders of an agent, and has to say why.
-#[derive(Debug, clap::Args)]
-pub(super) struct Order {
-    #[command(flatten)]
-    pub(super) agent: AgentArguments,
-    /// Why: it is kept in the audit file, and a halt's in its latch
-    #[arg(long, value_name = "TEXT", value_parser = spoken_reason)]
-    pub(super) reason: String,
-}
 
 /// An agent, running or not.
 pub(super) struct Located {
@@ -39,28 +14,16 @@ pub(super) struct Located {
     pub(super) state: StateDirectory,
     /// Its daemon, if it is alive.
     pub(super) daemon: Option<LiveDaemon>,
-    /// The number of its last process.
+    /// The id of its last process.
     pub(super) pid: Option<u32>,
     named_by_config: bool,
 }
 
 impl AgentArguments {
-    /// Finds the agent. What its living daemon says about itself goes first, then the configuration, then what its last
-    /// daemon left, then the places where agents are by default.
+    /// Finds the agent. Sources in this order: the running daemon's run file, the configuration, the run file
+    /// of the last daemon, the default places.
     pub(super) fn locate(&self) -> Result<Located, Failure> {
-        let (name, root, state_root) = match (&self.config, &self.name) {
-            (Some(path), _) => {
-                let config = config::load(path)?;
-                (config.name, config.root, config.state_root)
-            }
-            (None, Some(name)) => (one_directory(name)?, self.root.clone(), None),
-            (None, None) => {
-                return Err(Failure::new(
-                    ExitCode::Usage,
-                    "no agent is named; allowed: NAME, or --config FILE",
-                ));
-            }
-        };
+        let Named { name, root, state_root } = self.named()?;
         let mut directories = AgentDirectory::candidates(root.as_deref(), &name);
         let alive = |directory: &AgentDirectory| RunFile::read(directory)?.daemon();
         let chosen = directories.iter().position(|directory| alive(directory).is_some());
@@ -79,19 +42,19 @@ impl AgentArguments {
             }
         };
         let pid = run_file.map(|run_file| run_file.pid);
-        Ok(Located { name, directory, state, daemon, pid, named_by_config: self.config.is_some() })
+        Ok(Located { name, directory, state, daemon, pid, named_by_config: self.is_configured() })
     }
 }
 
 impl Located {
-    /// Fails where nothing is there of that name: whoever misspells it must not think that something was halted. An agent
-    /// that has a configuration is one, also before its first start.
+    /// Fails if no agent has that name, so that a typo is not mistaken for a successful halt. An agent named
+    /// by its configuration exists, even before its first start.
     pub(super) fn must_exist(&self) -> Result<(), Failure> {
         if self.named_by_config || self.directory.path().is_dir() || self.state.path().is_dir() {
             return Ok(());
         }
         let message = format!(
-            "no agent {} is known here: there is neither {} nor {}; --config FILE names one that has never run",
+            "no agent {} is known here: neither {} nor {} exists; to name an agent that has never run, use --config FILE",
             self.name,
             self.directory.path().display(),
             self.state.path().display()
@@ -103,23 +66,4 @@ impl Located {
     pub(super) fn header(&self) -> Option<Header> {
         self.directory.observe(RingFile::Actions).ok().map(|region| region.header())
     }
-}
-
-/// A name is one component of a path: anything else would lead out of the root.
-pub(super) fn one_directory(name: &str) -> Result<String, Failure> {
-    let mut components = Path::new(name).components();
-    match (components.next(), components.next()) {
-        (Some(Component::Normal(_)), None) => Ok(name.to_owned()),
-        _ => Err(Failure::new(ExitCode::Usage, format!("name {name:?}: allowed: the name of one directory"))),
-    }
-}
-
-/// What a person says about a halt or a re-arm: something, on one line.
-fn spoken_reason(text: &str) -> Result<String, String> {
-    const MOST: usize = 500;
-    let text = text.trim();
-    if text.is_empty() || text.chars().count() > MOST || text.chars().any(char::is_control) {
-        return Err(format!("allowed: 1 to {MOST} characters on one line"));
-    }
-    Ok(text.to_owned())
 }

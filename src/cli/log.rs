@@ -1,7 +1,8 @@
-//! The daemon's log: on standard error, which the service manager keeps, and without waiting for it.
+//! The daemon's log. It goes to standard error, which the service manager keeps, and it never waits.
 //!
-//! Whoever reads a pipe may stop reading it. A supervisor that waits in a log line then neither reloads nor feeds the
-//! watchdog. So each line is written only if it fits now; what does not is counted, and said once there is room.
+//! The reader of a pipe may stop reading. A supervisor that waits for it in a log line would neither reload
+//! nor feed the watchdog. So each line is written only if it fits now. Lines that do not fit are counted, and
+//! the count is logged as soon as there is room.
 
 use super::exit::{ExitCode, Failure};
 use crate::os::{unwaiting, write_at_once};
@@ -10,7 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Logs to standard error what the filter lets through.
+/// Starts logging to standard error.
+///
+/// # Errors
+/// Fails if the filter is not valid, or if standard error cannot be opened.
 pub(super) fn start(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(ExitCode::Config, format!("agent.log = {filter:?}: {error}")))?;
@@ -27,11 +31,11 @@ pub(super) fn start(filter: &str) -> Result<(), Failure> {
 
 fn stderr() -> io::Result<OwnedFd> {
     let stderr = io::stderr();
-    // A socket takes what it says that it takes, and a file all of it.
+    // A socket takes what it reports, and a file takes everything.
     unwaiting(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
 }
 
-/// Lines into a file that may not take them.
+/// A log into a file that may not have room for a line.
 struct Log<F> {
     file: F,
     state: Mutex<State>,
@@ -39,9 +43,9 @@ struct Log<F> {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lines that were not written since the last one that was.
+    /// Lines dropped since the last one that was written.
     lost: u64,
-    /// Whether the last line was not written to its end.
+    /// Whether the last line was written only in part.
     torn: bool,
 }
 
@@ -54,11 +58,11 @@ impl<F: AsFd> Log<F> {
     }
 
     fn line(&self, line: &[u8]) {
-        // One line at a time: what fits now is not to be taken by another thread. It is held for no wait.
+        // One line at a time, so that no other thread takes the room. The lock is never held while waiting.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.lost > 0 {
             let end = if state.torn { "\n" } else { "" };
-            let lost = format!("{end}lines of this log lost here, since nobody read it: {}\n", state.lost);
+            let lost = format!("{end}{}\n", dropped(state.lost));
             let written = write_at_once(self.file.as_fd(), lost.as_bytes());
             if written < lost.len() {
                 state.lost += 1;
@@ -74,6 +78,10 @@ impl<F: AsFd> Log<F> {
     }
 }
 
+fn dropped(lines: u64) -> String {
+    format!("dropped {lines} log {}: reader too slow", if lines == 1 { "line" } else { "lines" })
+}
+
 impl<'a, F: AsFd + 'a> MakeWriter<'a> for Log<F> {
     type Writer = LineWriter<'a, F>;
 
@@ -82,7 +90,7 @@ impl<'a, F: AsFd + 'a> MakeWriter<'a> for Log<F> {
     }
 }
 
-/// A line comes in one write.
+/// `tracing` writes each line with one call.
 impl<F: AsFd> Write for LineWriter<'_, F> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.line(line);
@@ -99,9 +107,9 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// The writer would wait for ever: there is nobody but the test to read.
+    /// A writer that waits would wait for ever here: only this test reads the pipe.
     #[test]
-    fn a_pipe_that_nobody_reads_costs_lines_and_no_time() {
+    fn a_pipe_without_a_reader_costs_lines_and_no_time() {
         let (mut reader, writer) = io::pipe().expect("a pipe");
         let log = Log::new(writer);
         let line = |number: u32| format!("{number:05} {}\n", "x".repeat(1_000)).into_bytes();
@@ -118,7 +126,7 @@ mod tests {
         log.make_writer().write_all(b"after\n").expect("it never fails");
         let length = reader.read(&mut read).expect("it has something");
         let lost = 1_000 - whole;
-        let expected = format!("lines of this log lost here, since nobody read it: {lost}\nafter\n");
+        let expected = format!("dropped {lost} log lines: reader too slow\nafter\n");
         assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
     }
 
@@ -132,7 +140,7 @@ mod tests {
         assert!(length >= 4096 && read[..length].iter().all(|byte| *byte == b'y'));
         log.line(b"after\n");
         let length = reader.read(&mut read).expect("it has something");
-        let expected = "\nlines of this log lost here, since nobody read it: 1\nafter\n";
+        let expected = "\ndropped 1 log line: reader too slow\nafter\n";
         assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
     }
 }

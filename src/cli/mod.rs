@@ -1,11 +1,12 @@
-//! L5. The commands: one file each, whose module doc is its manual.
+//! The commands. Each has one file, and the file's module doc is its manual.
 //!
-//! Arguments come in two stages. `clap` says what was typed; each command then builds what it means and runs. Every
-//! failure ends as one line on standard error and a number from the one table in [`exit`].
+//! Arguments are handled in two stages. `clap` parses what was typed. Each command then builds what it means,
+//! and runs. Every failure ends as one line on standard error and an exit code from the table in [`exit`].
 
 pub mod exit;
 
 mod agent;
+mod attach;
 mod bundle;
 mod check;
 mod confinement;
@@ -21,6 +22,7 @@ mod predict;
 mod rearm;
 mod reload;
 mod run;
+mod seconds;
 mod status;
 mod tap;
 mod validate;
@@ -54,7 +56,7 @@ enum Command {
     Validate(validate::Arguments),
 }
 
-/// Parses the command line, runs the command, and says which code to exit with.
+/// Parses the command line and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -88,14 +90,40 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// What a command ends with.
+/// The result of a command.
 type CommandResult = Result<ExitCode, Failure>;
 
 #[cfg(test)]
 mod tests {
-    /// clap finds contradictions among the declarations themselves when it is asked to.
+    /// clap checks its own declarations for contradictions.
     #[test]
     fn the_command_line_is_consistent() {
         <super::Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// Every command about an agent takes its name in the same places: `NAME`, `--name NAME` or
+    /// `--config FILE`.
+    #[test]
+    fn every_command_names_its_agent_the_same_way() {
+        let commands: [(&str, &[&str]); 6] = [
+            ("status", &[]),
+            ("halt", &["--reason", "why"]),
+            ("rearm", &["--reason", "why"]),
+            ("reload", &[]),
+            ("feed", &[]),
+            ("tap", &[]),
+        ];
+        for (command, others) in commands {
+            let parse = |agent: &[&str]| {
+                let words = [&["escapement", command], agent, others].concat();
+                <super::Arguments as clap::Parser>::try_parse_from(words)
+            };
+            for agent in [&["eth"] as &[&str], &["--name", "eth"], &["--config", "eth.toml"]] {
+                assert!(parse(agent).is_ok(), "{command} {agent:?}: {:?}", parse(agent).err());
+            }
+            for agent in [&["eth", "--name", "eth"] as &[&str], &["eth", "--config", "eth.toml"]] {
+                assert!(parse(agent).is_err(), "{command} {agent:?}");
+            }
+        }
     }
 }

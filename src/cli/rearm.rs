@@ -9,8 +9,8 @@
 //! began, and none that came since: then nothing is changed (75).
 
 use super::CommandResult;
+use super::agent::Order;
 use super::exit::{ExitCode, Failure};
-use super::locate::Order;
 use crate::bundle::hex;
 use crate::halt::{Audit, AuditLine, Latch, LatchState, User, latches};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};

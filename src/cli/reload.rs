@@ -15,8 +15,8 @@
 //! SIGHUP does the same and tells the log.
 
 use super::CommandResult;
+use super::agent::AgentArguments;
 use super::exit::{ExitCode, Failure};
-use super::locate::AgentArguments;
 use crate::agent_files::{ControlRequest, ReloadTarget, ask_daemon};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use serde_json::Value;

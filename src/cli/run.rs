@@ -1,16 +1,17 @@
 //! `escapement run -c FILE`: the daemon itself, in the foreground.
 //!
-//! It makes the agent's rings (or takes over those of its predecessor, with all that is in them), loads and warms up
-//! the policy on its core, says READY to the service manager, and answers every observation until it is told to stop.
+//! It makes the agent's rings, or takes over those of its predecessor with their contents. It loads the
+//! policy and warms it up on its core, reports READY to the service manager, and answers every observation
+//! until it is told to stop.
 //!
 //! | signal | effect |
 //! |---|---|
-//! | TERM, INT | answer what is in the ring, then stop: exit 0 |
-//! | HUP | reload: take over the configuration as it is now, or change nothing and say why |
+//! | TERM, INT | drain: answer what is in the ring, then stop with exit code 0 |
+//! | HUP | reload the configuration; if it is refused, change nothing and log why |
 //! | USR1 | write `status.json` into the agent's directory |
 //! | USR2 | halt now |
 //!
-//! Exit codes are those of `docs/EXIT_CODES.md`; 80 means halted, and must not be answered by a restart.
+//! `docs/EXIT_CODES.md` lists the exit codes. 80 means halted: a service manager must not restart it.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
@@ -62,7 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     };
     let code = match ending.end {
         End::Stopped => ExitCode::Ok,
-        // Dying of it took longer than the supervisor waits.
+        // The process took longer to die of it than the supervisor waits.
         End::Halted(Reason::Panic) => ExitCode::Internal,
         End::Halted(Reason::BusError) => ExitCode::BusError,
         End::Halted(_) => ExitCode::Halted,

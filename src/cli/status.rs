@@ -20,8 +20,9 @@
 mod page;
 
 use super::CommandResult;
+use super::agent::AgentArguments;
 use super::exit::ExitCode;
-use super::locate::{AgentArguments, Located};
+use super::locate::Located;
 use crate::agent_files::{ControlRequest, ask_daemon};
 use crate::bundle::hex;
 use crate::halt::{Latch, LatchState};

@@ -1,5 +1,5 @@
-//! `escapement tap`: the reference order gateway. It drains an agent's actions, reads the state word and the heartbeat
-//! before it would send each one, and keeps the ledger; it sends nothing anywhere.
+//! `escapement tap`: the reference order gateway. It takes an agent's actions, reads the state word and the
+//! heartbeat before each one, and keeps the ledger. It sends nothing.
 //!
 //! ```text
 //! $ escapement tap -c config/agent.toml --log actions.csv
@@ -8,23 +8,25 @@
 //! ...
 //! ```
 //!
-//! It ends at SIGTERM or SIGINT, after `--count` actions or `--seconds`, or when the agent has stopped or halted and
-//! everything it left has been taken; with `--follow` it waits for the next start instead. An agent that was killed has
-//! not stopped: the tap waits for its successor. At the end it prints the counts by outcome and reason, the latencies
-//! and the ledger, as tables or with `--json`. It exits with 1 where the ledger does not hold.
+//! It ends at SIGTERM or SIGINT, after `--count` actions or `--seconds`, or when the agent has stopped or
+//! halted and all its actions are taken. With `--follow` it waits for the next start instead. A killed agent
+//! has not stopped: the tap waits for its successor. At the end the tap prints counts by outcome and reason,
+//! latencies and the ledger, as tables or as JSON (`--json`). It exits with 1 if the ledger does not hold.
 //!
-//! **The ledger.** Every action names the position of the observation it answers; the position grows by one from each
-//! to the next, and by `n + 1` where `n` observations were skipped. At the end, `observations = actions + skipped +
-//! waiting` must balance against the observation ring. A tap that starts late accounts from the first action that it
-//! sees.
+//! **The ledger.** Every action names the position of the observation that it answers. The position grows by
+//! one from each action to the next, and by `n + 1` if `n` observations were skipped. At the end,
+//! `observations = actions + skipped + waiting` must balance against the observation ring. A tap that starts
+//! late accounts from the first action that it sees.
 //!
-//! **The log** (`--log`) has one line per action, handed to the kernel before the action is released: a tap that is
-//! killed loses nothing, its successor appends, and `--check-log` proves from the file alone that every action is there
-//! and none came twice.
+//! **The log** (`--log`) has one line per action, passed to the kernel before the action is released. A
+//! killed tap loses nothing, and its successor appends. `--check-log` proves from the file alone that every
+//! action is there once.
 
 use super::CommandResult;
-use super::agent::{AgentArguments, install_stop_signals, once_there, seconds, take_role};
+use super::agent::AgentArguments;
+use super::attach::{install_stop_signals, once_there, take_role};
 use super::exit::{ExitCode, Failure};
+use super::seconds::seconds;
 use crate::os::pin_to;
 use escapement_reference::tap::{Plan, Tap};
 use escapement_ring::clock::Nanos;
@@ -33,30 +35,30 @@ use escapement_ring::gateway::{Account, ActionLog, Gateway, LogError, check_log}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Drain an agent's actions as an order gateway would, and keep the ledger
+/// Take an agent's actions as an order gateway would, and account for them
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     agent: AgentArguments,
-    /// Look at a log instead: whether every action is in it, each once
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "log"])]
+    /// Check a log instead: every action must be in it once
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "name", "name_flag", "log"])]
     check_log: Option<PathBuf>,
     /// Append every action to this file, as CSV, before it is released
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// End after so many actions
+    /// End after this many actions
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// End after so many seconds
+    /// End after this many seconds
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Go on when the agent stops or halts, and wait for its next start
+    /// When the agent stops or halts, wait for its next start
     #[arg(long)]
     follow: bool,
-    /// Take an agent for lost whose heartbeat is older than this
+    /// Treat the agent as lost if its heartbeat is older than this
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     heartbeat_timeout_ms: u64,
-    /// Wait so long for the agent's rings to appear, or for an agent that has ended to start again
+    /// Wait this long for the agent's rings to appear, or for an ended agent to start again
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     wait: Duration,
     /// Burn a core while the ring is empty instead of sleeping
@@ -111,7 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(if report.ledger.holds() { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-/// `--check-log`: what can be told from a log alone.
+/// `--check-log`: checks a log by itself.
 fn check(path: &Path) -> CommandResult {
     let summary = check_log(path).map_err(|error| match error {
         LogError::Io(error) => Failure::from_io(path, &error),
@@ -119,7 +121,7 @@ fn check(path: &Path) -> CommandResult {
     })?;
     let mut account = Account::default();
     for (_, ledger) in &summary.ledgers {
-        // What the observation ring held is not in the log: each ledger is closed with its last action.
+        // The log does not say what the observation ring held. Each ledger ends with its last action.
         account += ledger.settled();
     }
     println!(

@@ -1,8 +1,8 @@
 //! The reference programs around an agent: a feed, a gateway, and a demo that runs all three.
 //!
-//! Nothing here is part of the daemon. The feed publishes a synthetic market, noise, or a recording; the tap drains the
-//! actions as an order gateway would, and accounts for each of them; the demo starts a feed, an agent and a tap as three
-//! processes and compares their counts.
+//! Nothing here is part of the daemon. The feed publishes a synthetic market, noise, or a recording; the tap
+//! drains the actions as an order gateway would, and accounts for each of them; the demo starts a feed, an
+//! agent and a tap as three processes and compares their counts.
 //!
 //! | module | holds |
 //! |---|---|

@@ -2,7 +2,8 @@
 
 use escapement_ring::clock::Nanos;
 
-/// A line on standard error that is overwritten at each update. Prints nothing if standard error is not a terminal.
+/// A line on standard error that is overwritten at each update. Prints nothing if standard error is not a
+/// terminal.
 pub struct ProgressLine {
     shown: bool,
     wanted: bool,

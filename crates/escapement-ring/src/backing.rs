@@ -1,16 +1,17 @@
-//! L0. The promise of stable bytes, between what provides memory (`shm`, the heap) and what lays it out (`ring`).
+//! Stable bytes: the contract between what provides memory (`shm`, the heap) and what lays a ring out in it
+//! (`ring`).
 
 use core::ptr::NonNull;
 
-/// Bytes that stay mapped at one address, writable, until dropped.
+/// Writable bytes that stay mapped at one address until the value is dropped.
 ///
 /// # Safety
-/// `base` is valid for reads and writes of `len` bytes for as long as the value lives, aligned to 4096; both answers
-/// never change; and no Rust reference to those bytes is ever formed, other than to an atomic.
+/// `base` is valid for reads and writes of `len` bytes for as long as the value lives, and aligned to 4096.
+/// Both answers never change. No Rust reference to those bytes is ever formed, other than to an atomic.
 pub unsafe trait Backing: Send + Sync {
-    /// First byte.
+    /// The address of the first byte.
     fn base(&self) -> NonNull<u8>;
-    /// Number of bytes.
+    /// The number of bytes.
     fn len(&self) -> usize;
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {

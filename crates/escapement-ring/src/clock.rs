@@ -1,10 +1,10 @@
-//! L0. Time is a parameter: everything above takes a [`Clock`], and this is the only file that asks the machine.
+//! Time is a parameter: all other code takes a [`Clock`]. Only this file asks the machine for the time.
 //!
-//! Every stamp in rings and records lies on the timeline of the kernel's `CLOCK_MONOTONIC`, in nanoseconds, so that
-//! stamps of different processes on one machine can be subtracted. Reading the time-stamp counter is about three
-//! times cheaper than `clock_gettime`; [`TscClock`] maps it onto that timeline and is kept on it by
-//! [`Clock::discipline`], because the kernel slews `CLOCK_MONOTONIC` by NTP and a fixed rate would drift off it by
-//! milliseconds an hour.
+//! Every stamp in rings and records lies on the timeline of the kernel's `CLOCK_MONOTONIC`, in nanoseconds.
+//! So stamps of different processes on one machine can be subtracted. Reading the time-stamp counter is about
+//! three times cheaper than `clock_gettime`. [`TscClock`] maps the counter onto that timeline, and
+//! [`Clock::discipline`] keeps it there: the kernel slews `CLOCK_MONOTONIC` by NTP, and a fixed rate would
+//! drift by milliseconds an hour.
 
 mod timeline;
 
@@ -28,17 +28,17 @@ impl Nanos {
         Self(millis.saturating_mul(1_000_000))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time from `earlier` to this instant; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))
     }
 
-    /// This instant moved later by `distance`.
+    /// This instant plus `distance`, saturating.
     pub const fn plus(self, distance: Self) -> Self {
         Self(self.0.saturating_add(distance.0))
     }
 
-    /// The same distance as the standard library's type.
+    /// The same distance as a standard `Duration`.
     pub const fn to_duration(self) -> Duration {
         Duration::from_nanos(self.0)
     }
@@ -46,29 +46,30 @@ impl Nanos {
 
 /// A source of [`Nanos`] that never goes backwards.
 pub trait Clock {
-    /// The present instant: not before everything that the program did earlier is done.
+    /// The present instant. Everything that the program did earlier is done by then.
     fn now(&self) -> Nanos;
 
-    /// The present instant as the beginning of an interval that [`Clock::now`] will end. It may be read a little before
-    /// earlier work is done, never after later work is visible, so that an interval comes out too long rather than
-    /// too short; where that is cheaper than [`Clock::now`].
+    /// The present instant, as the start of an interval that a later [`Clock::now`] ends. May be cheaper than
+    /// [`Clock::now`]: it may be read a little before earlier work is done, but never after later work is
+    /// visible. So an interval can come out too long, never too short.
     #[inline]
     fn begin(&self) -> Nanos {
         self.now()
     }
 
-    /// Compares with the kernel's clock and corrects the rate. Called between ticks, never inside one: no interval
-    /// that is being measured sees a change of rate.
+    /// Compares with the kernel's clock and corrects the rate. Must be called between ticks, never inside
+    /// one, so that no interval sees a change of rate.
     fn discipline(&mut self) {}
 }
 
-/// A clock that others can follow.
+/// A clock that other threads can follow.
 pub trait LeadingClock: Clock {
-    /// What reads the same timeline on another thread.
+    /// The clock that reads the same timeline on another thread.
     type Follower: Clock;
 
-    /// A clock for another thread that agrees with this one at every instant, also where it is corrected: two clocks that are
-    /// each kept on the kernel's timeline may differ by what that was slewed since either was.
+    /// Returns a clock for another thread that agrees with this one at every instant, also across
+    /// corrections. Two clocks that are disciplined independently can differ by what the kernel slewed since
+    /// the last correction of either.
     fn follower(&self) -> Self::Follower;
 }
 
@@ -93,31 +94,31 @@ impl Clock for MonotonicClock {
 }
 
 impl MonotonicClock {
-    /// Sleeps until `due`, or until a signal comes; not at all where `due` is past. How late it wakes is up to the
-    /// kernel and to [`MonotonicClock::sleep_exactly`].
+    /// Sleeps until `due` or until a signal comes. Returns at once if `due` is past. The kernel may wake the
+    /// thread late; [`MonotonicClock::sleep_exactly`] makes that shorter.
     pub fn sleep_until(self, due: Nanos) {
         let time = rustix::time::Timespec {
             tv_sec: (due.0 / 1_000_000_000) as i64,
             tv_nsec: (due.0 % 1_000_000_000) as i64,
         };
-        // The only error that can come of a valid clock and time is an interruption, and the caller looks again.
+        // With a valid clock and time the only possible error is an interruption. The caller looks again.
         let _ = rustix::thread::clock_nanosleep_absolute(rustix::thread::ClockId::Monotonic, &time);
     }
 
-    /// Asks the kernel not to stretch the calling thread's sleeps: it groups wake-ups within 50 us by default. Where it
-    /// refuses, sleeps are that much less exact and nothing else changes.
+    /// Asks the kernel not to delay the calling thread's wake-ups. By default it groups wake-ups within 50
+    /// us. If the kernel refuses, sleeps are less exact, and nothing else changes.
     pub fn sleep_exactly(self) {
         let _ = rustix::thread::set_current_timer_slack(core::num::NonZeroU64::new(1));
     }
 }
 
-/// How much time a processor has spent on one thread; any thread of the process can read it. The kernel leaves out what
-/// the hypervisor took, where that one says so.
+/// The processor time that one thread has used. Any thread of the process can read it. It leaves out time
+/// that the hypervisor took, if the hypervisor reports it.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadClock(libc::clockid_t);
 
 impl ThreadClock {
-    /// That of the calling thread; `None` where there is no such clock.
+    /// The calling thread's clock; `None` if the system has none.
     pub fn of_this_thread() -> Option<Self> {
         let mut id = 0;
         // SAFETY: the calling thread exists, and the pointer is that of a live integer of the right type.
@@ -125,7 +126,7 @@ impl ThreadClock {
         (result == 0).then_some(Self(id))
     }
 
-    /// The time so far; `None` once the thread is gone.
+    /// The time used so far; `None` once the thread has ended.
     pub fn used(self) -> Option<Nanos> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the pointer is that of a live timespec; a clock that is gone is an error, not undefined.
@@ -134,14 +135,14 @@ impl ThreadClock {
     }
 }
 
-/// The wall clock in nanoseconds since the Unix epoch: for stamps that people read and for `ts_event_ns`, never for
-/// a deadline.
+/// The wall clock, in nanoseconds since the Unix epoch. For stamps that people read and for `ts_event_ns`;
+/// never for a deadline.
 pub fn wall_clock_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     time.tv_sec.max(0) as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// An instant of [`wall_clock_ns`] as people and other programs read it: RFC 3339, UTC, to the nanosecond.
+/// Formats an instant of [`wall_clock_ns`] as RFC 3339, in UTC, to the nanosecond.
 pub fn rfc3339(wall_ns: u64) -> String {
     let instant = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(wall_ns);
     humantime::format_rfc3339_nanos(instant).to_string()
@@ -188,7 +189,7 @@ pub struct TscClock {
     published: Arc<PublishedTimeline>,
 }
 
-/// A copy is a clock of its own, corrected by itself, with followers of its own.
+/// A clone is an independent clock: it is corrected by itself and has its own followers.
 #[cfg(target_arch = "x86_64")]
 impl Clone for TscClock {
     fn clone(&self) -> Self {
@@ -196,7 +197,7 @@ impl Clone for TscClock {
     }
 }
 
-/// The counter on the timeline that a [`TscClock`] on another thread is kept on.
+/// The counter on the timeline of a [`TscClock`] that another thread disciplines.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone)]
 pub struct FollowingTsc {
@@ -213,11 +214,11 @@ impl Clock for FollowingTsc {
 
 #[cfg(target_arch = "x86_64")]
 impl TscClock {
-    /// How long the first calibration looks at both clocks.
+    /// How long the first calibration takes.
     const CALIBRATION: Duration = Duration::from_millis(20);
 
-    /// A calibrated clock, or `None` where the kernel itself does not trust the counter: it is then not invariant,
-    /// or not in step across cores.
+    /// Returns a calibrated clock, or `None` if the kernel does not use the counter as its clock source. The
+    /// counter is then not invariant, or not synchronised across cores.
     pub fn calibrated() -> Option<Self> {
         let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
         if std::fs::read_to_string(source).ok()?.trim() != "tsc" {
@@ -233,7 +234,7 @@ impl TscClock {
         Self { timeline, published: Arc::new(PublishedTimeline::new(&timeline)) }
     }
 
-    /// Counter and kernel clock at one instant: of a few tries, the one during which the least time passed.
+    /// Reads the counter and the kernel's clock at one instant. Of five tries it returns the shortest one.
     fn paired_reading() -> (u64, u64) {
         let mut best = (u64::MAX, (0, 0));
         for _ in 0..5 {
@@ -249,13 +250,13 @@ impl TscClock {
     }
 }
 
-/// The counter, read after every earlier instruction has finished: without the fence the processor may read it
-/// while the policy's last operations are still under way, and a late action would look punctual.
+/// Reads the counter after every earlier instruction has finished. Without the fence the processor could read
+/// it while the policy's last operations still run, and a late action would look punctual.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn ordered_counter() -> u64 {
-    // SAFETY: both instructions exist on every x86-64 processor (SSE2, TSC) and touch no memory; Linux leaves rdtsc
-    // enabled for user space unless a process asks otherwise for itself.
+    // SAFETY: both instructions exist on every x86-64 processor (SSE2, TSC) and touch no memory; Linux leaves
+    // rdtsc enabled for user space unless a process asks otherwise for itself.
     unsafe {
         core::arch::x86_64::_mm_lfence();
         core::arch::x86_64::_rdtsc()
@@ -282,18 +283,18 @@ impl Clock for TscClock {
     }
 }
 
-/// The best clock this machine has, chosen once.
+/// The best clock of this machine, chosen once.
 #[derive(Debug, Clone)]
 pub enum MachineClock {
     /// The time-stamp counter, where the kernel trusts it.
     #[cfg(target_arch = "x86_64")]
     Tsc(TscClock),
-    /// The kernel's clock everywhere else.
+    /// The kernel's clock otherwise.
     Monotonic(MonotonicClock),
 }
 
 impl MachineClock {
-    /// Chooses and, for the counter, calibrates; takes 20 ms then.
+    /// Chooses the clock. Takes 20 ms if it calibrates the counter.
     pub fn new() -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(clock) = TscClock::calibrated() {
@@ -318,13 +319,13 @@ impl Default for MachineClock {
     }
 }
 
-/// What follows a [`MachineClock`].
+/// The follower of a [`MachineClock`].
 #[derive(Debug, Clone)]
 pub enum FollowingClock {
-    /// The counter, on the timeline of another thread's.
+    /// The counter, on another thread's timeline.
     #[cfg(target_arch = "x86_64")]
     Tsc(FollowingTsc),
-    /// The kernel's clock, which is the same for all.
+    /// The kernel's clock, which is the same for all threads.
     Monotonic(MonotonicClock),
 }
 
@@ -390,8 +391,8 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
             clock.discipline();
         }
-        // The two reads cannot be made at one instant, so bracket: kernel, ours, kernel. The calibration error of
-        // one discipline interval is allowed on top, generously.
+        // The two clocks cannot be read at one instant, so bracket: kernel, ours, kernel. The slack allows
+        // for the calibration error of one interval.
         let before = MonotonicClock.now();
         let ours = clock.now();
         let after = MonotonicClock.now();
@@ -400,7 +401,7 @@ mod tests {
         assert!(after.plus(slack) >= ours, "{ours:?} is far after {after:?}");
     }
 
-    /// An interval may come out too long, never negative: its end is not read before its beginning.
+    /// An interval may come out too long, but never negative.
     #[test]
     fn an_interval_ends_after_it_begins() {
         let clock = MachineClock::new();

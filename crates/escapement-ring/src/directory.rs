@@ -6,13 +6,13 @@ use crate::wire::{ActionHeader, KIND_ACTION, KIND_OBSERVATION, ObservationHeader
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where agents' directories are when nobody says otherwise and systemd gives none.
+/// The root of the agents' directories if none is configured and systemd provides none.
 const DEFAULT_ROOT: &str = "/dev/shm/escapement";
 
-/// Where systemd makes them, by the unit's RuntimeDirectory.
+/// The root of the directories that systemd makes for the unit's RuntimeDirectory.
 const SERVICE_ROOT: &str = "/run/escapement";
 
-/// Who may attach to an agent's rings: one process each.
+/// The roles at an agent's rings. One process holds each role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Consumes observations, produces actions.
@@ -78,13 +78,13 @@ impl RingFile {
     }
 }
 
-/// Why an agent's files cannot be used.
+/// Why an agent's files are not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// A region, a lock or the directory itself.
+    /// A region, a lock or the directory itself is not available.
     #[error(transparent)]
     Shm(#[from] ShmError),
-    /// A file that is not the ring it should be.
+    /// The file is not the ring that its name says.
     #[error("{}: {source}", path.display())]
     Layout {
         /// The ring's file.
@@ -92,7 +92,7 @@ pub enum DirectoryError {
         /// What is wrong with it.
         source: LayoutError,
     },
-    /// A ring of the right layout, but for other frames.
+    /// The ring has the right layout, but is for other frames.
     #[error("{}: {reason}", path.display())]
     Mismatch {
         /// The ring's file.
@@ -109,8 +109,8 @@ pub struct AgentDirectory {
 }
 
 impl AgentDirectory {
-    /// The directory of the agent `name` below `root`. Without a root, it is the directory that systemd made for this
-    /// instance of the service, or else the agent's below `/dev/shm/escapement`.
+    /// The directory of the agent `name` below `root`. Without a root: the directory that systemd made for
+    /// this instance of the service, or else `/dev/shm/escapement/NAME`.
     pub fn new(root: Option<&Path>, name: &str) -> Self {
         let path = match (root, std::env::var_os("RUNTIME_DIRECTORY")) {
             (Some(root), _) => root.join(name),
@@ -120,8 +120,13 @@ impl AgentDirectory {
         Self { path }
     }
 
-    /// Where the agent's directory may be for somebody who is not its daemon, the likeliest last where none is there:
-    /// below `root`, or else where systemd makes it or below `/dev/shm/escapement`.
+    /// The directory at `path`, as `escapement status` prints it.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The places to look for an agent's directory, for a process that is not its daemon: below `root`;
+    /// without a root, where systemd makes it and below `/dev/shm/escapement`, in this order.
     pub fn candidates(root: Option<&Path>, name: &str) -> Vec<Self> {
         match root {
             Some(root) => vec![Self { path: root.join(name) }],
@@ -134,10 +139,10 @@ impl AgentDirectory {
         &self.path
     }
 
-    /// Makes the directory where it is missing, for the agent's user and group.
+    /// Creates the directory if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// Fails if it cannot be created.
     pub fn create(&self) -> Result<(), DirectoryError> {
         std::fs::create_dir_all(&self.path).map_err(|source| ShmError::System {
             path: self.path.clone(),
@@ -150,7 +155,7 @@ impl AgentDirectory {
     /// Takes a role, without waiting.
     ///
     /// # Errors
-    /// [`ShmError::Held`] when another process has it.
+    /// [`ShmError::Held`] if another process holds it.
     pub fn acquire(&self, role: Role) -> Result<RoleLock, DirectoryError> {
         Ok(RoleLock::acquire(&self.path, role.name())?)
     }
@@ -158,7 +163,7 @@ impl AgentDirectory {
     /// Attaches to a ring that the daemon made.
     ///
     /// # Errors
-    /// When there is none yet, or it is not the ring it should be.
+    /// Fails if the ring does not exist yet, or if the file is not the ring that its name says.
     pub fn attach(&self, ring: RingFile) -> Result<Region, DirectoryError> {
         self.attach_by(ring, MappedFile::open)
     }
@@ -183,7 +188,7 @@ impl AgentDirectory {
         Ok(region)
     }
 
-    /// Attaches to a ring to look at its header: nothing is made resident for it, however large the ring is.
+    /// Attaches to a ring to read its header. Makes nothing resident, however large the ring is.
     ///
     /// # Errors
     /// As for [`AgentDirectory::attach`].
@@ -191,10 +196,10 @@ impl AgentDirectory {
         self.attach_by(ring, MappedFile::open_lazily)
     }
 
-    /// Makes a ring, replacing whatever has its name.
+    /// Makes a ring. Replaces an existing file of its name.
     ///
     /// # Errors
-    /// When the geometry is not allowed or the memory cannot be had.
+    /// Fails if the geometry is not allowed or the memory is not available.
     pub fn make(&self, ring: RingFile, spec: Spec) -> Result<Region, DirectoryError> {
         let path = self.path.join(ring.name());
         MappedFile::create(&path, spec.region_bytes(), |map| {

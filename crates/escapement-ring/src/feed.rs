@@ -1,15 +1,37 @@
-//! L4. The producing end of an agent's observation ring, for feed handlers written in Rust.
+//! The producing end of an agent's observation ring, for feed handlers written in Rust.
 //!
-//! A [`Feed`] takes up where its predecessor's last committed observation left off: the ring position goes on by
-//! itself, the sequence numbers go on from that observation's, and the first frame of a new feed says so
-//! ([`ObservationFlags::RESTART`]). It never blocks: a full ring is a fact that the caller decides upon.
+//! A [`Feed`] continues after the last observation that its predecessor committed: with the next ring
+//! position and the next sequence number. The first frame of a new feed carries
+//! [`ObservationFlags::RESTART`]. A feed never blocks: if the ring is full, it returns an error, and the
+//! caller decides what to do.
+//!
+//! ```
+//! use escapement_ring::clock::ManualClock;
+//! use escapement_ring::directory::RingFile;
+//! use escapement_ring::feed::Feed;
+//! use escapement_ring::ring::{ClaimError, HeapRegion};
+//!
+//! // A ring for observations of 3 features, with 2 slots. A real feed attaches to the agent's:
+//! // `AgentDirectory::new(None, "eth").attach(RingFile::Observations)?`.
+//! let ring = HeapRegion::ring(RingFile::Observations.spec(3, 2, 1))?;
+//! let mut feed = Feed::attach(ring, ManualClock::new(Default::default()))?;
+//!
+//! feed.publish(1_700_000_000_000_000_000, &[0.5, -0.25, 1.0])?;
+//! feed.publish(1_700_000_000_000_100_000, &[0.5, -0.50, 1.0])?;
+//! // No agent takes them out, so the third finds the ring full. Its sequence number is still free.
+//! let full = feed.publish(1_700_000_000_000_200_000, &[0.5, -0.75, 1.0]);
+//! assert_eq!(full, Err(ClaimError::Full { committed: 2, released: 0 }));
+//! assert_eq!(feed.next_sequence(), 3);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::ring::{ClaimError, Header, Producer, ProtocolViolation, Region};
 use crate::wire::{ObservationFlags, ObservationHeader};
 use zerocopy::IntoBytes;
 
-/// One agent's feed. There is one at a time; who it is, is settled by [`crate::directory::Role::Feed`].
+/// One agent's feed. There must be one at a time: hold [`Role::Feed`](crate::directory::Role::Feed) while it
+/// lives.
 #[derive(Debug)]
 pub struct Feed<C: Clock = MonotonicClock> {
     producer: Producer,
@@ -24,7 +46,7 @@ impl<C: Clock> Feed<C> {
     /// Attaches to an observation ring.
     ///
     /// # Errors
-    /// When the ring's positions are impossible.
+    /// Fails if the ring's positions are impossible.
     pub fn attach(region: Region, clock: C) -> Result<Self, ProtocolViolation> {
         let header = region.header();
         let dimension = region.spec().dimension as usize;
@@ -43,10 +65,10 @@ impl<C: Clock> Feed<C> {
         self.producer.position()
     }
 
-    /// Observations ever taken by the agent, looked up now.
+    /// Observations ever released by the agent. Reads the shared position.
     ///
     /// # Errors
-    /// When the agent's position is impossible.
+    /// Fails if the agent's position is impossible.
     pub fn released(&mut self) -> Result<u64, ProtocolViolation> {
         self.producer.released()
     }
@@ -56,47 +78,47 @@ impl<C: Clock> Feed<C> {
         self.next_sequence
     }
 
-    /// Goes on from another sequence number: a feed that attaches to its agent's new ring keeps its own numbers.
+    /// Sets the next sequence number. A feed that attaches to its agent's new ring keeps its own numbers with
+    /// it.
     pub fn set_next_sequence(&mut self, sequence: u64) {
         self.next_sequence = sequence;
     }
 
-    /// Gives up the next sequence number: its observation was lost before it could be published, and the agent is to
-    /// see the gap.
+    /// Skips the next sequence number, because its observation was lost. The agent sees the gap.
     pub fn skip_sequence(&mut self) {
         self.next_sequence = self.next_sequence.saturating_add(1);
     }
 
-    /// When the agent last said that it is alive; zero if never.
+    /// The agent's last heartbeat; zero if there was none.
     pub fn agent_heartbeat(&self) -> Nanos {
         Nanos(self.header.consumer_heartbeat_ns())
     }
 
-    /// Says that this feed is alive. An agent reports a feed that has been silent for a second as lost.
+    /// Publishes this feed's heartbeat. An agent reports a feed without a heartbeat for one second as lost.
     pub fn beat(&self, now: Nanos) {
         self.header.beat_producer(now.0);
     }
 
-    /// Commits an observation, stamped with the present time, and gives its position in the ring.
+    /// Commits an observation, stamped with the present time. Returns its position in the ring.
     ///
     /// # Errors
-    /// [`ClaimError::Full`] when there is no room: nothing has happened then, and the sequence number is still to be
-    /// used. A violation when the agent's position is impossible.
+    /// [`ClaimError::Full`] if there is no free slot: nothing has happened then, and the sequence number is
+    /// still free. [`ClaimError::Violation`] if the agent's position is impossible.
     ///
     /// # Panics
-    /// When `payload` does not have the ring's dimension.
+    /// Panics if `payload` does not have the ring's dimension.
     pub fn publish(&mut self, ts_event_ns: u64, payload: &[f32]) -> Result<u64, ClaimError> {
         self.publish_with(ts_event_ns, payload, |header| header.sealed(payload))
     }
 
-    /// Commits an observation whose header was changed by `alter`. `alter` gets the header filled in but not sealed, and
-    /// returns what is written. For feeds that misbehave on purpose.
+    /// Commits an observation whose header was changed by `alter`. `alter` gets the header filled in but not
+    /// sealed, and returns what is written. For feeds that misbehave on purpose.
     ///
     /// # Errors
-    /// As for [`Feed::publish`]; `alter` is not called where there is no room.
+    /// As for [`Feed::publish`]. `alter` is not called if there is no free slot.
     ///
     /// # Panics
-    /// When `payload` does not have the ring's dimension.
+    /// Panics if `payload` does not have the ring's dimension.
     #[cfg(any(test, feature = "altered-frames"))]
     pub fn publish_altered(
         &mut self,
@@ -127,14 +149,14 @@ impl<C: Clock> Feed<C> {
         let position = claim.position();
         claim.commit();
         self.restart = false;
-        // Numbers that came back or stood still leave the count where it was.
+        // An altered number that is not above the last one leaves the count unchanged.
         self.next_sequence = self.next_sequence.max(header.sequence.saturating_add(1));
         Ok(position)
     }
 }
 
-/// The number after the predecessor's last; the first is 1. What a predecessor wrote that cannot be believed gives a
-/// number that is plausible all the same: the restart flag tells the agent not to compare.
+/// The number after the predecessor's last; 1 if there was none. If the predecessor's frame is damaged, the
+/// number is still plausible, and the restart flag tells the agent not to compare it.
 fn following_sequence(producer: &Producer, dimension: usize) -> u64 {
     let mut header = ObservationHeader::default();
     let mut payload = vec![0.0f32; dimension];

@@ -1,7 +1,7 @@
 //! The rings of Escapement: what a feed handler, an order gateway and the daemon itself stand on.
 //!
-//! A feed commits observations into one ring in shared memory, and a gateway takes actions from another. This crate
-//! holds everything that both sides need, and nothing of the daemon.
+//! A feed commits observations into one ring in shared memory, and a gateway takes actions from another. This
+//! crate holds everything that both sides need, and nothing of the daemon.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,8 +1,9 @@
-//! L2. Named regions of shared memory and the locks that say who owns what. Knows nothing of rings.
+//! Named regions of shared memory, and the locks of the roles. This module does not know what lies in a
+//! region.
 //!
-//! A region is a file in the agent's directory, normally on a tmpfs. It is built under a temporary name and renamed
-//! when it is complete, so nobody ever maps a half-made one. Its blocks are allocated when it is created: a sparse
-//! file on a full tmpfs would kill the process with SIGBUS at some later write.
+//! A region is a file in the agent's directory, normally on a tmpfs. It is built under a temporary name and
+//! renamed when it is complete, so no process can map an incomplete one. Its blocks are allocated at
+//! creation: a sparse file on a full tmpfs would end the process with SIGBUS at a later write.
 
 use crate::backing::Backing;
 use core::ptr::NonNull;
@@ -13,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Why a region or a lock cannot be had.
+/// Why a region or a lock is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum ShmError {
     /// A system call failed.
@@ -27,11 +28,11 @@ pub enum ShmError {
         source: io::Error,
     },
     /// Another process holds the lock.
-    #[error("{}: owned by another process{}", path.display(), holder.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
+    #[error("{}: owned by another process{}", path.display(), in_brackets(*holder))]
     Held {
         /// The lock's file.
         path: PathBuf,
-        /// Who holds it, if the file says so.
+        /// The holder's process id, if the file names one. For messages only.
         holder: Option<u32>,
     },
     /// The name leads to something that is not a plain file, or to an empty one.
@@ -40,6 +41,10 @@ pub enum ShmError {
         /// What was found there.
         path: PathBuf,
     },
+}
+
+fn in_brackets(holder: Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
 impl ShmError {
@@ -65,8 +70,8 @@ pub struct MappedFile {
     map: MmapRaw,
 }
 
-// SAFETY: MmapRaw keeps the mapping, page-aligned and writable, at one address until it is dropped, and hands out only
-// raw pointers. (That the file may be truncated under it is answered by the SIGBUS handler.)
+// SAFETY: MmapRaw keeps the mapping, page-aligned and writable, at one address until it is dropped, and hands
+// out only raw pointers. (If another process truncates the file, the SIGBUS handler ends the process.)
 unsafe impl Backing for MappedFile {
     fn base(&self) -> NonNull<u8> {
         NonNull::new(self.map.as_mut_ptr()).expect("a mapping is never at address zero")
@@ -77,15 +82,16 @@ unsafe impl Backing for MappedFile {
     }
 }
 
-/// Rings are for the agent's user and group: feed and gateway may run as other users of the group.
+/// Rings belong to the agent's user and group: feed and gateway may run as other users of the group.
 const REGION_MODE: Mode = Mode::from_raw_mode(0o660);
 
 impl MappedFile {
-    /// Creates a file of `len` zeroed, allocated bytes, lets `initialise` fill the mapping, and only then gives it
-    /// its name, replacing whatever had it.
+    /// Creates a file of `len` zeroed, allocated bytes, calls `initialise` on the mapping, and then renames
+    /// the file to `path`. Replaces an existing file of that name.
     ///
     /// # Errors
-    /// When the file cannot be created, allocated, mapped or renamed, or `initialise` fails; the name is untouched then.
+    /// Fails if the file cannot be created, allocated, mapped or renamed, or if `initialise` fails. `path` is
+    /// unchanged then.
     pub fn create<E: From<ShmError>, T>(
         path: &Path,
         len: usize,
@@ -98,15 +104,15 @@ impl MappedFile {
             Ok(value)
         });
         if built.is_err() {
-            // The failure being reported matters more than one of removing what it left.
+            // The failure being reported matters more than a failed clean-up.
             let _ = std::fs::remove_file(&temporary);
         }
         built
     }
 
     fn allocate(path: &Path, len: usize) -> Result<Self, ShmError> {
-        // The name carries this process's number, so a file of that name is what a dead process left behind; and a new
-        // file, unlike a truncated one, is mapped by nobody else.
+        // The name contains this process's id, so an existing file was left by a dead process. It is removed
+        // rather than truncated, because another process may still map it.
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(ShmError::system(path, "remove a leftover")(error));
@@ -124,15 +130,15 @@ impl MappedFile {
         Self::map(path, &File::from(file), MmapOptions::new().populate())
     }
 
-    /// Maps an existing file whole, and makes it resident.
+    /// Maps an existing file as a whole and makes it resident.
     ///
     /// # Errors
-    /// When it is missing, not a regular file, or cannot be mapped.
+    /// Fails if the file is missing, is not a regular file, or cannot be mapped.
     pub fn open(path: &Path) -> Result<Self, ShmError> {
         Self::open_with(path, MmapOptions::new().populate())
     }
 
-    /// Maps an existing file whole; a page becomes resident when it is looked at.
+    /// Maps an existing file as a whole. A page becomes resident when it is accessed.
     ///
     /// # Errors
     /// As for [`MappedFile::open`].
@@ -157,8 +163,8 @@ impl MappedFile {
     }
 }
 
-/// An exclusive claim on a role of an agent (`daemon`, `feed`, `tap`), held while the value lives. The kernel gives
-/// it back when the process dies, however it dies.
+/// An exclusive lock on a role of an agent (`daemon`, `feed`, `tap`), held while the value lives. The kernel
+/// releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct RoleLock {
     _file: File,
@@ -168,7 +174,7 @@ impl RoleLock {
     /// Takes `ROLE.lock` in `directory`, without waiting.
     ///
     /// # Errors
-    /// [`ShmError::Held`] when another process has it.
+    /// [`ShmError::Held`] if another process has it.
     pub fn acquire(directory: &Path, role: &str) -> Result<Self, ShmError> {
         let path = directory.join(format!("{role}.lock"));
         for _ in 0..MAX_LOCK_ATTEMPTS {
@@ -180,8 +186,8 @@ impl RoleLock {
                 }
                 Err(error) => return Err(ShmError::system(&path, "lock")(error.into())),
             }
-            // Whoever tidies up the directory between the open and the lock leaves this process with a lock on a file
-            // that nobody else will ever find. Then it has to begin again.
+            // If another process removed the file between the open and the lock, this lock is on a file that
+            // no other process can find. Try again.
             if is_still_at(&file, &path)? {
                 file.set_len(0).map_err(ShmError::system(&path, "write the lock"))?;
                 writeln!(file, "{}", std::process::id())
@@ -196,7 +202,8 @@ impl RoleLock {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, REGION_MODE)
             .map_err(|error| ShmError::system(path, "open the lock")(error.into()))?;
-        // As for regions, the umask must not decide who may take the role; only the file's owner can say so.
+        // As for regions, the umask must not decide who may take the role. Only the file's owner can set the
+        // mode.
         let _ = rustix::fs::fchmod(&file, REGION_MODE);
         Ok(File::from(file))
     }
@@ -205,7 +212,7 @@ impl RoleLock {
 /// How often a lock's file may vanish under [`RoleLock::acquire`] before it gives up.
 const MAX_LOCK_ATTEMPTS: usize = 16;
 
-/// Whether `path` still leads to the opened file.
+/// Returns whether `path` still names the opened file.
 fn is_still_at(file: &File, path: &Path) -> Result<bool, ShmError> {
     let opened = file.metadata().map_err(ShmError::system(path, "look at the lock"))?;
     match std::fs::symlink_metadata(path) {
@@ -215,7 +222,7 @@ fn is_still_at(file: &File, path: &Path) -> Result<bool, ShmError> {
     }
 }
 
-/// The process id in a lock's file, for the message alone.
+/// The process id in a lock's file. For messages only.
 fn read_holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;

@@ -1,7 +1,7 @@
-//! L0. The only file that names atomics and cells.
+//! Atomics and cells. This is the only file that names them.
 //!
-//! Under `--cfg loom` the same names come from loom, so that the ring and the hand-over of rights between threads are
-//! model-checked from the very source that ships. Everything above imports from here; the `tidy` test enforces it.
+//! Under `--cfg loom` the same names come from loom, so that the ring and the engine's lease are
+//! model-checked from the source that ships. All other code imports from here; the test `tidy` enforces it.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, Ordering};
@@ -12,16 +12,16 @@ pub use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::cell::UnsafeCell;
 
-/// A value that several threads reach, one at a time. Whose turn it is, is a protocol's business around it; loom
-/// reports two accesses that the protocol does not keep apart.
+/// A value that several threads access, one at a time. The protocol around it must keep the accesses apart.
+/// Loom reports two accesses that are not synchronised.
 #[derive(Debug)]
 pub struct SharedCell<T>(UnsafeCell<T>);
 
 #[cfg(not(loom))]
 use core::cell::UnsafeCell;
 
-// SAFETY: the only way in is `with`, whose caller holds the sole right to the value at that time; a value that may
-// move to another thread may be reached from there.
+// SAFETY: the only access is `with`, whose caller holds the sole right to the value at that time. A value
+// that may move to another thread may also be accessed from there.
 unsafe impl<T: Send> Sync for SharedCell<T> {}
 
 impl<T> SharedCell<T> {
@@ -32,7 +32,8 @@ impl<T> SharedCell<T> {
     /// Runs `body` on the value.
     ///
     /// # Safety
-    /// No other thread is in `with`, and everything that the last one did there is visible to this thread.
+    /// No other thread may be in `with`, and everything that the last one did there must be visible to this
+    /// thread.
     #[inline]
     pub unsafe fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(loom)]
@@ -46,8 +47,9 @@ impl<T> SharedCell<T> {
     }
 }
 
-/// Runs a scenario under loom in every interleaving with at most `bound` preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound,
-/// and `ESCAPEMENT_LOOM_FULL=1` lifts it altogether, which is for releases.
+/// Runs a scenario under loom in every interleaving with at most `bound` preemptions. `LOOM_MAX_PREEMPTIONS`
+/// sets another bound. `ESCAPEMENT_LOOM_FULL=1` removes the bound, which takes much longer and is for
+/// releases.
 #[cfg(loom)]
 pub fn explore(bound: usize, scenario: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();

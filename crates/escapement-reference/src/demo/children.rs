@@ -1,4 +1,4 @@
-//! The demo's processes: this program itself, three times over.
+//! The demo's processes: three instances of this program.
 
 use crate::ReferenceError;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-/// One of them; killed when dropped, and by the kernel when the demo dies.
+/// One of the processes. It is killed when dropped, and by the kernel if the demo dies.
 pub(super) struct Process {
     name: &'static str,
     child: std::process::Child,
@@ -19,11 +19,11 @@ pub(super) struct Process {
     stderr: PathBuf,
 }
 
-/// How often a process that is waited for is looked at.
+/// How often the state of an awaited process is checked.
 const POLL: Nanos = Nanos::from_millis(2);
 
 impl Process {
-    /// Starts `escapement NAME ARGUMENTS...` on the given cores, its output going to files in `directory`.
+    /// Starts `escapement NAME ARGUMENTS...` on the given cores. Its output goes to files in `directory`.
     pub(super) fn start(
         name: &'static str,
         arguments: &[String],
@@ -36,19 +36,19 @@ impl Process {
         command
             .arg(name)
             .args(arguments)
-            // The service manager, where there is one, waits for nothing that the demo starts.
+            // A service manager must not take these processes for the service.
             .env_remove("NOTIFY_SOCKET")
             .env_remove("RUNTIME_DIRECTORY")
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).map_err(failed)?)
             .stderr(File::create(&stderr).map_err(failed)?)
-            // A group of its own: Ctrl-C reaches the demo alone, which then ends the three in their order.
+            // A process group of its own: Ctrl-C reaches only the demo, which then ends the three in order.
             .process_group(0);
         let parent = rustix::process::getpid();
         let prepare = move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if rustix::process::getppid() != Some(parent) {
-                // The demo died before the line above; nobody would end this process.
+                // The demo died before the line above, so the kernel will not end this process.
                 return Err(std::io::ErrorKind::NotFound.into());
             }
             if let Some(cores) = &cores {
@@ -56,31 +56,31 @@ impl Process {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec the closure makes three plain system calls; it takes no lock, allocates nothing,
-        // and reads only what it owns.
+        // SAFETY: between fork and exec the closure makes three plain system calls; it takes no lock,
+        // allocates nothing, and reads only what it owns.
         unsafe { command.pre_exec(prepare) };
         let child = command.spawn().map_err(failed)?;
         Ok(Self { name, child, ended: None, stdout, stderr })
     }
 
-    /// How it ended, if it has.
+    /// The exit status; `None` while it runs.
     pub(super) fn status(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            // It fails only for a process that was waited for already, and then `ended` is set.
+            // It fails only for a process that was waited for before, and then `ended` is set.
             self.ended = self.child.try_wait().ok().flatten();
         }
         self.ended
     }
 
-    /// Asks it to stop in its own way.
+    /// Sends SIGTERM.
     pub(super) fn ask_to_stop(&mut self) {
         if self.status().is_none() {
-            // It may end at this very moment, which is as well.
+            // The process may end at this moment. That is fine too.
             let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
         }
     }
 
-    /// Waits for its end, at most this long.
+    /// Waits until it has ended, at most for `patience`.
     pub(super) fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let clock = MonotonicClock;
         let begun = clock.now();
@@ -94,19 +94,19 @@ impl Process {
         }
     }
 
-    /// What it has printed.
+    /// Its standard output so far.
     pub(super) fn output(&self) -> String {
         std::fs::read_to_string(&self.stdout).unwrap_or_default()
     }
 
-    /// Its failure, with its own last line and its own code; `None` where it ended well or still runs.
+    /// Its failure, with its own last line and code. `None` if it succeeded or still runs.
     pub(super) fn failure(&mut self) -> Option<ReferenceError> {
         let status = self.status()?;
         if status.success() {
             return None;
         }
         let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
-        // The lines of a failure bear the program's name; what the daemon logs does not.
+        // Failure lines begin with the program's name; log lines do not.
         let mut lines: Vec<&str> =
             said.lines().filter_map(|line| line.strip_prefix("escapement: ")).collect();
         if lines.is_empty() {
@@ -120,14 +120,14 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.status().is_none() {
-            // It may be gone already; either way it is waited for, so that none is left behind.
+            // It may have ended already. Waiting for it leaves no zombie.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// The cores this process may use without the engine's, which has its own to itself; `None` where that leaves none.
+/// The cores that this process may use, without the engine's. `None` if that leaves none.
 pub(super) fn cores_without(engine: Option<usize>) -> Option<CpuSet> {
     let mut cores = rustix::thread::sched_getaffinity(None).ok()?;
     cores.unset(engine?);

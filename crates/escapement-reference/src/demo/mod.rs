@@ -19,7 +19,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the demo passes on to its processes. The texts are those of the command lines of `run` and `feed`.
+/// What the demo passes on to its processes, as text for the command lines of `run` and `feed`.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `run --backend`.
@@ -38,19 +38,19 @@ pub struct Plan {
     pub fault: Option<String>,
 }
 
-/// The exit code with which a tap says that its ledger does not hold. That is a finding, and no failure of the tap.
+/// The exit code of a tap whose ledger does not hold. That is a finding, not a failure of the tap.
 const NEGATIVE: i32 = 1;
-/// How long an agent may take to be armed: the slowest part is loading libtorch from a cold disk.
+/// How long an agent may take to be armed. The slowest part is loading libtorch from a cold disk.
 const ARMING_PATIENCE: Duration = Duration::from_secs(120);
-/// How long each process may take to end when it was asked to.
+/// How long each process may take to end after SIGTERM.
 const ENDING_PATIENCE: Duration = Duration::from_secs(20);
-/// How often the three are looked at.
+/// How often the three processes are checked.
 const POLL: Nanos = Nanos::from_millis(10);
 
-/// The three processes at work.
+/// The three running processes.
 pub struct Trio<'a> {
     agent: &'a DemoAgent,
-    // Dropped, and so killed, in this order when something fails.
+    // Dropped, and so killed, in this order if something fails.
     feed: Process,
     run: Process,
     tap: Process,
@@ -60,7 +60,7 @@ pub struct Trio<'a> {
     seconds: Duration,
 }
 
-/// How it went.
+/// The result of a demo.
 pub struct Outcome {
     /// The backend that answered.
     pub backend: String,
@@ -68,9 +68,9 @@ pub struct Outcome {
     pub tap: TapReport,
     /// The feed's report.
     pub feed: FeedReport,
-    /// Where the processes' own counts contradict the ledger.
+    /// The processes' own counts that contradict the ledger, one text each.
     pub disagreements: Vec<String>,
-    /// The first failure of the three, the agent's before the others'.
+    /// The first failure of the three. The agent's comes before the others'.
     pub failure: Option<ReferenceError>,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Trio<'a> {
         Ok(Self { agent, feed, run, tap, observations, actions, begun, seconds: plan.seconds })
     }
 
-    /// Waits until the feed has done its part, a signal comes, or one of the three ends early.
+    /// Waits until the feed has finished, a signal comes, or one of the three ends early.
     pub fn watch(&mut self, stop: &mut StopSignals) {
         let mut progress = ProgressLine::new();
         let clock = MonotonicClock;
@@ -130,7 +130,7 @@ impl<'a> Trio<'a> {
         )
     }
 
-    /// Ends the three in the order of the stream: nothing that was committed is left behind.
+    /// Ends the three in the order of the stream, so that every committed observation is accounted for.
     ///
     /// # Errors
     /// Fails if a process does not stop when asked to, or if the feed or the tap gives no report.
@@ -140,7 +140,7 @@ impl<'a> Trio<'a> {
         wait_for_end(&mut self.feed, stop)?;
         self.run.ask_to_stop();
         wait_for_end(&mut self.run, stop)?;
-        // The tap sees by itself that the agent has ended, if it ended in order.
+        // The tap ends by itself if the agent ended in order.
         if self.run.status().is_some_and(|status| status.code().is_none()) {
             self.tap.ask_to_stop();
         }
@@ -148,9 +148,9 @@ impl<'a> Trio<'a> {
             self.tap.ask_to_stop();
             wait_for_end(&mut self.tap, stop)?;
         }
-        // The agent's failure comes first: the others' follow from it.
+        // The agent's failure comes first, because the others follow from it.
         let broken = |process: &mut Process| {
-            // That the ledger does not hold is the tap's finding, and no failure of its own.
+            // A ledger that does not hold is a finding of the tap, not a failure.
             process
                 .failure()
                 .filter(|failure| !matches!(failure, ReferenceError::Process { code: Some(NEGATIVE), .. }))
@@ -159,7 +159,7 @@ impl<'a> Trio<'a> {
             broken(&mut self.run).or_else(|| broken(&mut self.feed)).or_else(|| broken(&mut self.tap));
         let (tap, feed) = match (parse::<TapReport>(&self.tap), parse::<FeedReport>(&self.feed)) {
             (Some(tap), Some(feed)) => (tap, feed),
-            // Without reports there is nothing to show but why.
+            // Without reports there is only the reason to show.
             _ => {
                 let unknown = || ReferenceError::Internal("the feed or the tap gave no report".to_owned());
                 return Err(failure.unwrap_or_else(unknown));
@@ -169,7 +169,7 @@ impl<'a> Trio<'a> {
         let status = status.ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
         let backend =
             status.as_ref().and_then(|status| status["backend"].as_str()).unwrap_or("unknown").to_owned();
-        // Where one of them failed, the others ended at different points of the stream.
+        // If one of them failed, the others ended at different points of the stream.
         let disagreements = match failure {
             None => disagreements(&tap, &feed, status.as_ref()),
             Some(_) => Vec::new(),
@@ -178,10 +178,10 @@ impl<'a> Trio<'a> {
     }
 }
 
-/// The agent's name and place, as arguments of its neighbours.
+/// The arguments of `feed` and `tap` that name the agent.
 fn selection(agent: &DemoAgent, workspace: &Workspace) -> Vec<String> {
     let root = workspace.path().display().to_string();
-    ["--name", &agent.name, "--root", &root, "--json"].map(str::to_owned).into()
+    [&agent.name, "--root", &root, "--json"].map(str::to_owned).into()
 }
 
 fn feed_arguments(arguments: &Plan, mut all: Vec<String>) -> Vec<String> {
@@ -235,7 +235,7 @@ fn wait_until_armed(
     }
 }
 
-/// Waits for a process that was asked to stop. Being told to stop once more ends everything at once.
+/// Waits for a process after SIGTERM. A second stop signal to the demo ends everything at once.
 fn wait_for_end(process: &mut Process, stop: &mut StopSignals) -> Result<(), ReferenceError> {
     let begun = MonotonicClock.now();
     while process.wait(POLL.to_duration()).is_none() {
@@ -255,8 +255,8 @@ fn parse<T: serde::de::DeserializeOwned>(process: &Process) -> Option<T> {
     serde_json::from_str(&process.output()).ok()
 }
 
-/// The ledger is told from the actions and the rings' positions. Two others have counted for themselves: the feed what
-/// it committed, and the daemon what it answered and skipped.
+/// Compares the ledger, which follows from the actions and the rings' positions, with two independent counts:
+/// the feed's commits, and the daemon's answers and skips.
 fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&serde_json::Value>) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |what: &str, counted: u64, ledger: u64| {

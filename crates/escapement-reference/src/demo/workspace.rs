@@ -1,21 +1,21 @@
-//! The demo's private directory, and the configuration that is written into it.
+//! The demo's private directory, and the configuration written into it.
 
 use crate::ReferenceError;
 use escapement_ring::directory::AgentDirectory;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// The configuration and the bundle that the program carries, so that the built binary alone can run the demo.
+/// The configuration and the bundle embedded in the program, so that the binary alone can run the demo.
 const CONFIG: &str = include_str!("../../../../config/demo.toml");
 const BUNDLE: [(&str, &[u8]); 3] = [
     ("bundle.toml", include_bytes!("../../../../config/example.bundle/bundle.toml")),
     ("golden.safetensors", include_bytes!("../../../../config/example.bundle/golden.safetensors")),
     ("policy.pt", include_bytes!("../../../../config/example.bundle/policy.pt")),
 ];
-/// Where `demo.toml` says that the bundle is.
+/// The bundle's path according to `demo.toml`.
 const BUNDLE_PATH: &str = "example.bundle";
 
-/// A directory that is removed, with everything in it, when the demo ends.
+/// A directory that is removed with its contents when dropped.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -46,11 +46,14 @@ pub struct DemoAgent {
 }
 
 impl Workspace {
-    /// Makes it in memory where there is such a place, for this user alone.
+    /// Creates the directory, in memory if possible, for this user only.
+    ///
+    /// # Errors
+    /// Fails if it cannot be created.
     pub fn make() -> Result<Self, ReferenceError> {
         let shared = Path::new("/dev/shm");
         let parent = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-        // A process that was killed may have left one under this process's number.
+        // A killed process with the same process id may have left one.
         for attempt in 0..100 {
             let path = parent.join(format!("escapement-demo-{}-{attempt}", std::process::id()));
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -59,7 +62,7 @@ impl Workspace {
                 Err(error) => return Err(ReferenceError::file(&path, error)),
             }
         }
-        let message = format!("{}: full of directories of demos that were killed", parent.display());
+        let message = format!("{}: full of directories left by killed demos", parent.display());
         Err(ReferenceError::Temporary(message))
     }
 
@@ -68,7 +71,7 @@ impl Workspace {
         &self.path
     }
 
-    /// Writes the agent's configuration into this directory: the user's, or the one that the program carries. `read` loads a
+    /// Writes the agent's configuration into this directory: the user's, or the embedded one. `read` loads a
     /// configuration as `run` would, so that an error names the user's own file and line.
     ///
     /// # Errors
@@ -91,7 +94,7 @@ impl Workspace {
         let moved = relocate(&text, base, &self.path, core)?;
         let config = self.path.join("agent.toml");
         write(&config, moved.as_bytes())?;
-        // What was written must be as good as what was read. If it is not, that is a defect of ours.
+        // The copy must be accepted if the original was. If not, that is a defect of this program.
         let moved = read(&config).map_err(|_| {
             ReferenceError::Internal("the configuration was good, but its copy is not".to_owned())
         })?;
@@ -117,7 +120,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        // There is nobody left to tell; the next start of the machine clears memory anyway.
+        // A failure cannot be reported here. The directory is in memory, so a reboot removes it.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }
@@ -131,8 +134,8 @@ fn make_parent(path: &Path) -> Result<(), ReferenceError> {
     std::fs::create_dir_all(parent).map_err(|error| ReferenceError::file(parent, error))
 }
 
-/// The core of the engine: what was asked for, or what the configuration says. Where the configuration is our own and
-/// its core is not to be had, the last one that is.
+/// The engine's core: the one asked for, or the configuration's. If the configuration is the embedded one and
+/// its core is not available, the last available core.
 fn choose_core(
     asked: Option<usize>,
     configured: Option<usize>,
@@ -151,7 +154,7 @@ fn choose_core(
     }
 }
 
-/// The same configuration for an agent that lives below `root`, whatever the present directory is.
+/// Rewrites a configuration for an agent below `root`. Relative paths become absolute.
 fn relocate(text: &str, base: &Path, root: &Path, core: Option<usize>) -> Result<String, ReferenceError> {
     let defect = |what: &str| ReferenceError::Internal(format!("the configuration was good, but {what}"));
     let mut table: toml::Table = text.parse().map_err(|error| defect(&format!("{error}")))?;

@@ -1,4 +1,4 @@
-//! Faults to order: what a feed of the worst kind commits, each at a rate of its own, drawn from a seed.
+//! Faults to order: the frames of a defective feed. Each kind has its own rate and is drawn from a seed.
 
 use super::random::Random;
 use escapement_ring::clock::Nanos;
@@ -6,7 +6,7 @@ use escapement_ring::wire::ObservationHeader;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// How far back the publish stamp of a stale observation is set: far beyond any maximum age that makes sense.
+/// How far back the publish stamp of a stale observation is set. Far above any sensible maximum age.
 const STALE_BY: Nanos = Nanos::from_millis(10_000);
 
 /// Declares the kinds with their names on the command line and in reports.
@@ -33,11 +33,11 @@ kinds! {
     Inf = "inf";
     /// One element is the largest finite number.
     OutOfRange = "out_of_range";
-    /// The number before this observation's is left out.
+    /// The sequence number before this observation's is left out.
     Gap = "gap";
     /// The observation is committed twice with the same number.
     Duplicate = "duplicate";
-    /// This observation and the next have each other's number.
+    /// This observation and the next one swap their numbers.
     Reorder = "reorder";
     /// The publish stamp is ten seconds old.
     Stale = "stale";
@@ -45,7 +45,7 @@ kinds! {
     Torn = "torn";
 }
 
-/// A rate per kind, as `--fault nan=0.001,gap=0.01` gives it.
+/// A rate for each kind, as in `--fault nan=0.001,gap=0.01`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FaultRates {
     rates: Vec<(Fault, f64)>,
@@ -72,12 +72,12 @@ impl FromStr for FaultRates {
     }
 }
 
-/// Draws faults and carries them out.
+/// Draws faults and applies them.
 #[derive(Debug)]
 pub struct Injector {
     rates: Vec<(Fault, f64)>,
     random: Random,
-    /// The number that a reordering owes to the next observation.
+    /// The number that a reordering keeps for the next observation.
     owed: Option<u64>,
     counts: BTreeMap<&'static str, u64>,
 }
@@ -97,16 +97,16 @@ impl Drawn {
 impl Injector {
     /// An injector that has spoiled nothing yet.
     pub fn new(rates: &FaultRates, seed: u64) -> Self {
-        // Another stream than the market's of the same seed.
+        // A different stream from that of the market with the same seed.
         let random = Random::new(seed ^ 0x6661_756c_7473);
         Self { rates: rates.rates.clone(), random, owed: None, counts: BTreeMap::new() }
     }
 
-    /// What is wrong with the next observation.
+    /// Draws the faults of the next observation.
     pub fn draw(&mut self) -> Drawn {
         let mut drawn = Drawn::default();
         for (fault, rate) in &self.rates {
-            // A second reordering before the first is over would only move the numbers on.
+            // A second reordering before the first is complete would only shift the numbers.
             let possible = *fault != Fault::Reorder || self.owed.is_none();
             if self.random.chance(*rate) && possible {
                 drawn.bits |= 1 << *fault as u32;
@@ -116,7 +116,7 @@ impl Injector {
         drawn
     }
 
-    /// Spoils one element, if that is what was drawn.
+    /// Spoils one element, if that was drawn.
     pub fn spoil(&mut self, drawn: Drawn, payload: &mut [f32]) {
         for (fault, value) in
             [(Fault::Nan, f32::NAN), (Fault::Inf, f32::INFINITY), (Fault::OutOfRange, f32::MAX)]
@@ -151,14 +151,14 @@ impl Injector {
         header
     }
 
-    /// Takes back one that was drawn and could not be carried out.
+    /// Uncounts a fault that was drawn but could not be applied.
     pub fn retract(&mut self, fault: Fault) {
         if let Some(count) = self.counts.get_mut(fault.name()) {
             *count -= 1;
         }
     }
 
-    /// How many of each kind there were.
+    /// The number of faults of each kind.
     pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.counts
     }
@@ -222,7 +222,7 @@ mod tests {
             let drawn = injector.draw();
             let header = ObservationHeader { sequence: next, ..Default::default() };
             let sequence = injector.alter(drawn, header, &[]).sequence;
-            // As `Feed` counts on.
+            // As `Feed` does.
             next = next.max(sequence + 1);
             published.push(sequence);
         }

@@ -1,13 +1,13 @@
 //! Features of one instrument's quotes and trades, computed one event at a time.
 //!
-//! `config/features.toml` lists them and `docs/FEATURES.md` defines them; `scripts/market_features/features.py` is the
-//! same computation in Python. The state is a few dozen numbers, whatever the length of the stream, and only past
-//! events enter it. Sums are kept in `f64` and rounded once, when an observation is written.
+//! `config/features.toml` lists them, and `docs/FEATURES.md` defines them.
+//! `scripts/market_features/features.py` is the same computation in Python. The state has a fixed size, and
+//! only past events enter it. Sums are kept in `f64` and rounded once, when an observation is written.
 
-/// How many features an observation has.
+/// The number of features of an observation.
 pub const N: usize = 32;
 
-/// The features' names, in the order in which they stand in an observation.
+/// The features' names, in the order of the observation's elements.
 #[cfg(test)]
 pub const NAMES: [&str; N] = [
     "spread_bp",
@@ -44,7 +44,8 @@ pub const NAMES: [&str; N] = [
     "time_since_event_log",
 ];
 
-/// The lowest and the highest value of each feature, in the order of [`NAMES`]; a value outside is set to the bound.
+/// The lowest and the highest value of each feature, in the order of [`NAMES`]. A value outside is set to the
+/// bound.
 pub const BOUNDS: [(f64, f64); N] = [
     (0.0, 100.0),
     (-100.0, 100.0),
@@ -90,7 +91,7 @@ const TRADE_SIZE_WEIGHT: f64 = 1.0 / 64.0;
 /// One value per window.
 type PerWindow = [f64; 3];
 
-/// What a quote says, worked out once.
+/// A quote and the values derived from it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Touch {
     bid: f64,
@@ -119,8 +120,8 @@ impl Touch {
         }
     }
 
-    /// What the quote that follows adds to demand less what it adds to supply, after Cont, Kukanov and Stoikov
-    /// (2014), "The price impact of order book events".
+    /// The order flow imbalance of the next quote: what it adds to demand minus what it adds to supply.
+    /// Source: Cont, Kukanov and Stoikov (2014), "The price impact of order book events".
     fn order_flow_to(&self, next: &Self) -> f64 {
         let mut flow = 0.0;
         if next.bid >= self.bid {
@@ -144,19 +145,19 @@ impl Touch {
 struct LastTrade {
     ts_ns: u64,
     price: f64,
-    /// +1 where the taker bought, -1 where the taker sold.
+    /// +1 if the taker bought, -1 if the taker sold.
     sign: f64,
 }
 
-/// What has been seen of one instrument. Prices and quantities have to lie in [1e-12, 1e12], within which no feature
-/// can overflow.
+/// The feature state of one instrument. Prices and quantities must lie in [1e-12, 1e12]; within it no feature
+/// overflows.
 #[derive(Debug, Clone, Default)]
 pub struct Features {
-    /// Time of the first and of the last event.
+    /// The times of the first and of the last event.
     span_ns: Option<(u64, u64)>,
-    /// Between the last event and the one before.
+    /// The time between the last two events.
     gap_ns: u64,
-    /// What was quoted last, and when the mid last moved.
+    /// The last quote, and the time of the last move of the mid price.
     quoted: Option<(Touch, u64)>,
     last_trade: Option<LastTrade>,
     // Means over time.
@@ -178,18 +179,18 @@ pub struct Features {
 }
 
 impl Features {
-    /// Nothing seen yet.
+    /// A state without any event.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Time of the last event, in nanoseconds; 0 before the first. It never decreases: an event that bears an earlier
-    /// time counts as having happened at this one.
+    /// The time of the last event, in nanoseconds; 0 before the first. It never decreases: an event with an
+    /// earlier time counts as having happened at this time.
     pub fn ts_ns(&self) -> u64 {
         self.span_ns.map_or(0, |(_, last_ns)| last_ns)
     }
 
-    /// Takes in a new best bid and ask.
+    /// Adds a new best bid and ask.
     pub fn quote(&mut self, ts_ns: u64, bid: f64, bid_qty: f64, ask: f64, ask_qty: f64) {
         let now_ns = self.advance(ts_ns);
         let touch = Touch::new(bid, bid_qty, ask, ask_qty);
@@ -219,7 +220,7 @@ impl Features {
         self.quoted = Some((touch, mid_moved_ns));
     }
 
-    /// Takes in a trade. The taker sold where the buyer was the maker.
+    /// Adds a trade. If the buyer was the maker, the taker sold.
     pub fn trade(&mut self, ts_ns: u64, price: f64, qty: f64, buyer_is_maker: bool) {
         let now_ns = self.advance(ts_ns);
         let sign = if buyer_is_maker { -1.0 } else { 1.0 };
@@ -233,8 +234,8 @@ impl Features {
         self.trades += 1.0;
     }
 
-    /// Writes the features as of the last event, in the order of [`NAMES`], each within its [`BOUNDS`]. Returns
-    /// `false`, and writes nothing, before the first quote.
+    /// Writes the features as of the last event, in the order of [`NAMES`], each within its [`BOUNDS`].
+    /// Returns `false`, and writes nothing, before the first quote.
     #[must_use]
     pub fn observation(&self, out: &mut [f32; N]) -> bool {
         let (Some((touch, mid_moved_ns)), Some((first_ns, now_ns))) = (self.quoted, self.span_ns) else {
@@ -288,7 +289,7 @@ impl Features {
         true
     }
 
-    /// Lets time pass until `ts_ns`, and returns the time it is then.
+    /// Advances time to `ts_ns`. Returns the new time, which never decreases.
     fn advance(&mut self, ts_ns: u64) -> u64 {
         let Some((first_ns, last_ns)) = self.span_ns else {
             self.span_ns = Some((ts_ns, ts_ns));
@@ -313,7 +314,7 @@ impl Features {
         self.trades *= decays[ONE_SECOND];
         self.quotes *= decays[ONE_SECOND];
         if let Some((touch, _)) = &self.quoted {
-            // What was quoted has been so for the whole gap: each mean moves towards it.
+            // The last quote was valid for the whole gap, so each mean moves towards it.
             for (window, decay) in decays.into_iter().enumerate() {
                 approach(&mut self.mid_mean[window], touch.mid, decay);
                 approach(&mut self.microprice_mean[window], touch.microprice, decay);
@@ -333,7 +334,7 @@ fn add(sums: &mut PerWindow, value: f64) {
 }
 
 fn approach(mean: &mut f64, held: f64, decay: f64) {
-    // As a sum of shares: held + (mean - held) * decay can cancel to zero or beyond.
+    // A sum of shares, because `held + (mean - held) * decay` can cancel to zero or below.
     *mean = *mean * decay + held * (1.0 - decay);
 }
 

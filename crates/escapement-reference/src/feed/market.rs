@@ -1,35 +1,36 @@
-//! A synthetic market: seeded quotes and trades that look, feature by feature, much like a recorded order book.
+//! A synthetic market: seeded quotes and trades whose features resemble those of a recorded order book.
 //!
-//! It is no model to trade against. It is there so that a feed without a recording still gives a policy observations
-//! of the kind it was trained on: a book one tick wide most of the time, jumps that open and close the spread, runs of
-//! trades on one side, and events that come in bursts. The shares and sizes below were set by comparing the features'
-//! means and standard deviations with those of six recorded minutes of a liquid spot pair; the tests keep them comparable.
+//! It is not a model to trade against. It lets a feed without a recording give a policy the kind of
+//! observations that it was trained on: a book that is one tick wide most of the time, jumps that open and
+//! close the spread, runs of trades on one side, and bursts of events. The constants below were set by
+//! comparing the features' means and standard deviations with those of six recorded minutes of a liquid spot
+//! pair. The tests keep them comparable.
 //!
-//! A seed gives the same events on the same build. Time is the market's own: how fast the events are published is the
-//! feed's business.
+//! A seed gives the same events on the same build. The market has its own time; the feed's schedule decides
+//! how fast the events are published.
 
 use super::features::{Features, N};
 use super::random::Random;
 
-/// Something that happened in the market.
+/// An event in the market.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
     /// A new best bid and ask.
     Quote {
-        /// When, in nanoseconds.
+        /// The time, in nanoseconds.
         ts_ns: u64,
         /// Best bid price.
         bid: f64,
-        /// Quantity bid there.
+        /// The quantity at the bid.
         bid_qty: f64,
         /// Best ask price.
         ask: f64,
-        /// Quantity asked there.
+        /// The quantity at the ask.
         ask_qty: f64,
     },
     /// A trade.
     Trade {
-        /// When, in nanoseconds.
+        /// The time, in nanoseconds.
         ts_ns: u64,
         /// Its price.
         price: f64,
@@ -45,33 +46,34 @@ pub const RECORDED_EVENTS_PER_S: f64 = 87.0;
 
 const TICKS_PER_UNIT: f64 = 100.0;
 const START_BID_TICKS: i64 = 268_000;
-/// The mid turns back here, so that a run of any length keeps its tick-to-price ratio within a factor of two.
+/// The range of the mid price, in ticks. The mid turns back at its edges, so that a run of any length keeps
+/// its tick-to-price ratio within a factor of two.
 const BID_TICKS: std::ops::RangeInclusive<i64> = START_BID_TICKS / 2..=START_BID_TICKS * 2;
 const SMALLEST_QTY: f64 = 1e-4;
 const LARGEST_QTY: f64 = 60.0;
 
-/// Gaps between events: share, and mean in units of the overall mean gap. Most are within a burst; the few long ones
-/// are most of the time. The products add up to 1.
+/// Gaps between events: share, and mean in units of the overall mean gap. Most gaps are short and within a
+/// burst; the few long ones make up most of the time. The products add up to 1.
 const GAPS: [(f64, f64); 3] = [(0.4, 6e-5), (0.4, 0.17), (0.2, 4.659_88)];
 const TRADE_AFTER_TRADE: f64 = 0.69;
 const TRADE_AFTER_QUOTE: f64 = 0.08;
 const SAME_SIDE_AS_LAST_TRADE: f64 = 0.92;
 
-/// A sweep is a spell of faster events in which takers and prices go one way. The spells' shares and paces keep the
-/// mean gap: share of the events in sweeps times their pace, plus the rest at the calm pace, is 1.
+/// A sweep is a period of faster events in which trades and prices go one way. The constants keep the mean
+/// gap: the share of events in sweeps times their pace, plus the rest times the calm pace, is 1.
 const SWEEP_SHARE: f64 = 0.25;
 const SWEEP_EVENTS: f64 = 60.0;
 const SWEEP_PACE: f64 = 0.12;
 const CALM_PACE: f64 = (1.0 - SWEEP_SHARE * SWEEP_PACE) / (1.0 - SWEEP_SHARE);
-/// Chance that a quote opens a spread of one tick, in a sweep and otherwise.
+/// The probability that a quote opens a spread of one tick, in a sweep and otherwise.
 const OPENING: (f64, f64) = (0.2, 0.008);
-/// Chance that a sweep's trades and moves follow its direction.
+/// The probability that a sweep's trades and moves follow its direction.
 const WITH_THE_SWEEP: f64 = 0.85;
-/// How much of the lean of the book survives an event, and how far it wanders.
+/// The lean of the book: the share that survives an event, and the size of its random steps.
 const LEAN_KEPT: f64 = 0.998;
 const LEAN_STEP: f64 = 0.05;
 
-/// One side of the touch.
+/// One side of the best quotes.
 #[derive(Debug, Clone, Copy)]
 struct Level {
     ticks: i64,
@@ -95,15 +97,15 @@ pub struct Market {
     ask: Level,
     last_was_trade: bool,
     taker_sells: bool,
-    /// Whether the sweep goes up, while there is one.
+    /// Whether the current sweep goes up.
     sweep: Option<bool>,
-    /// Logarithm of how much deeper the bid is kept than the ask.
+    /// The lean of the book: the logarithm of the bid's target depth over the ask's.
     lean: f64,
 }
 
 impl Market {
-    /// The market of this seed, whose first event happens at `start_ns`, with `events_per_s` on average: finite and
-    /// above 0.
+    /// The market of this seed. Its first event happens at `start_ns`. `events_per_s` is the mean rate; it
+    /// must be finite and above 0.
     pub fn new(seed: u64, start_ns: u64, events_per_s: f64) -> Self {
         Self {
             random: Random::new(seed),
@@ -119,7 +121,7 @@ impl Market {
         }
     }
 
-    /// What happens next. The first event is a quote; times never decrease.
+    /// Returns the next event. The first event is a quote. Times never decrease.
     pub fn next_event(&mut self) -> Event {
         if !self.started {
             self.started = true;
@@ -162,7 +164,7 @@ impl Market {
         }
     }
 
-    /// The direction of the sweep, most of the time that there is one.
+    /// Whether the next move goes up: mostly in the direction of the sweep, if there is one.
     fn follow_sweep(&mut self) -> Option<bool> {
         self.sweep.filter(|_| self.random.chance(WITH_THE_SWEEP))
     }
@@ -177,7 +179,7 @@ impl Market {
         }
     }
 
-    /// A trade takes from the touch; the next quote shows what is left.
+    /// A trade takes from the best quote. The next quote shows what is left.
     fn trade(&mut self) -> Event {
         if let Some(up) = self.follow_sweep() {
             self.taker_sells = !up;
@@ -210,7 +212,7 @@ impl Market {
         side.qty = if renewed { fresh } else { (side.qty * factor).clamp(SMALLEST_QTY, LARGEST_QTY) };
     }
 
-    /// One side gives way by some ticks, the thinner one more often.
+    /// One side moves back by some ticks, the thinner one more often.
     fn open_spread(&mut self) {
         let ticks = 1 + self.random.exponential(9.0) as i64;
         let imbalance = (self.bid.qty - self.ask.qty) / (self.bid.qty + self.ask.qty);
@@ -229,7 +231,7 @@ impl Market {
         }
     }
 
-    /// Either side steps into the gap, all the way or part of it.
+    /// One side moves into the spread, all the way or partly.
     fn close_spread(&mut self, spread: i64) {
         let ticks = if self.random.chance(0.7) { spread - 1 } else { 1 };
         let on_bid = self.follow_sweep().unwrap_or_else(|| self.random.chance(0.5));
@@ -241,7 +243,8 @@ impl Market {
         }
     }
 
-    /// What a new level holds: crumbs now and then, else some units, more of them on the side that the book leans on.
+    /// The quantity of a new level: sometimes very small, otherwise some units, more on the side that the
+    /// book leans to.
     fn fresh_qty(&mut self, on_bid: bool) -> f64 {
         let lean = if on_bid { self.lean } else { -self.lean };
         let qty = if self.random.chance(0.2) {

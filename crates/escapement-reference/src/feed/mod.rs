@@ -1,4 +1,5 @@
-//! The reference feed: where observations come from, when they are due, how they are spoiled, and the publishing loop.
+//! The reference feed: where observations come from, when they are due, how they are spoiled, and the
+//! publishing loop.
 
 mod fault;
 mod features;

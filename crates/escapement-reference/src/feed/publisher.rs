@@ -1,4 +1,4 @@
-//! The loop: next observation, wait until it is due, publish, note how late that was.
+//! The publishing loop: take the next observation, wait until it is due, publish it, and record the lag.
 
 use super::fault::{Drawn, Fault, Injector};
 use super::schedule::Schedule;
@@ -14,7 +14,7 @@ use escapement_ring::ring::{ClaimError, Region};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a feed does when the ring has no room. It never holds up the schedule.
+/// What a feed does when the ring is full. It never delays the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnFull {
     /// Wait for room: every observation is published, as late as that may be
@@ -41,37 +41,37 @@ pub struct Plan {
     pub spin: bool,
 }
 
-/// What a feed did.
+/// The report of a feed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FeedReport {
-    /// Observations committed, duplicates made on purpose included.
+    /// Observations committed, including duplicates made on purpose.
     pub published: u64,
     /// Observations that found the ring full and were dropped.
     pub dropped: u64,
     /// Observations that found the ring full and had to wait.
     pub waited: u64,
-    /// Observations that the agent left behind in a ring that it has replaced.
+    /// Observations that the agent left in a ring that it replaced.
     pub abandoned: u64,
     /// How often the agent has replaced its rings.
     pub rings_replaced: u64,
     /// Faults made on purpose, by kind.
     pub faults: BTreeMap<String, u64>,
-    /// How much later than due observations were committed.
+    /// The lag: how long after its due time each observation was committed.
     pub lag_ns: Percentiles,
     /// From the first observation's due time to the end.
     pub elapsed_ns: u64,
 }
 
-/// How long a sleep lasts at most: heartbeats and signals are looked after between two.
+/// The longest sleep. Heartbeats and signals are handled between sleeps.
 const LONGEST_SLEEP: Nanos = Nanos::from_millis(20);
-/// How often the agent is told that this feed is alive.
+/// The interval of this feed's heartbeat.
 const BEAT_EVERY: Nanos = Nanos::from_micros(500);
-/// How long a full ring is left alone before it is looked at again.
+/// How long to wait before looking at a full ring again.
 const FULL_SLEEP: Nanos = Nanos::from_micros(100);
-/// An agent that has been silent for this long may have been replaced by one with other rings.
+/// After this long without the agent's heartbeat, the feed checks whether the agent has new rings.
 const SILENT_AFTER: Nanos = Nanos::from_millis(50);
 
-/// A feed at work.
+/// A running feed.
 pub struct Publisher<'a> {
     directory: &'a AgentDirectory,
     stop: &'a mut StopSignals,
@@ -85,11 +85,11 @@ pub struct Publisher<'a> {
     report: FeedReport,
 }
 
-/// What came of one attempt to publish.
+/// The result of one attempt to publish.
 enum Attempt {
     Published(Nanos),
     Dropped,
-    /// Told to stop, or out of time, while waiting for room.
+    /// A stop signal came, or time ran out, while waiting for a free slot.
     GivenUp,
 }
 
@@ -120,7 +120,8 @@ impl<'a> Publisher<'a> {
     /// Publishes until the plan is done or a signal comes.
     ///
     /// # Errors
-    /// Fails if the source cannot be read, the agent breaks the ring's protocol, or its new rings take another dimension.
+    /// Fails if the source cannot be read, the agent breaks the ring's protocol, or its new rings take
+    /// another dimension.
     pub fn run(mut self, mut plan: Plan) -> Result<FeedReport, ReferenceError> {
         self.clock.sleep_exactly();
         let mut payload = vec![0.0; self.feed.dimension()];
@@ -152,8 +153,8 @@ impl<'a> Publisher<'a> {
         Ok(self.report)
     }
 
-    /// Waits until `due`; false when told to stop. Looks after everything else first, so that it is looked after also
-    /// where nothing is ever waited for.
+    /// Waits until `due`. Returns false if a stop signal came. Calls `attend` first, so that it is called
+    /// even if the feed never waits.
     fn wait_until(&mut self, due: Nanos, spin: bool) -> Result<bool, ReferenceError> {
         loop {
             let now = self.clock.now();
@@ -171,7 +172,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Heartbeat, signals, the agent's life; false when told to stop.
+    /// Publishes the heartbeat, checks signals, and checks whether the agent is alive. Returns false if a
+    /// stop signal came.
     fn attend(&mut self, now: Nanos) -> Result<bool, ReferenceError> {
         if now >= self.next_beat {
             self.next_beat = now.plus(BEAT_EVERY);
@@ -198,8 +200,8 @@ impl<'a> Publisher<'a> {
         Ok(!self.stop.requested(now))
     }
 
-    /// An agent that starts with another geometry replaces its rings; this feed then goes on in the new one, with its
-    /// own sequence numbers.
+    /// Moves to the agent's new ring, if it has one. An agent that starts with another geometry replaces its
+    /// rings. The feed keeps its sequence numbers.
     fn follow_replaced_ring(&mut self) -> Result<(), ReferenceError> {
         let Ok(region) = self.directory.attach(RingFile::Observations) else { return Ok(()) };
         if region.spec().generation == self.region.spec().generation {
@@ -266,7 +268,7 @@ impl<'a> Publisher<'a> {
         self.report.published += 1;
         let at = self.clock.now();
         if let (true, Some(header)) = (drawn.has(Fault::Duplicate), committed) {
-            // The copy is a frame like any other, except for its number; where there is no room, there is no copy.
+            // The copy is a normal frame except for its number. If the ring is full, there is no copy.
             let repeated = self.feed.publish_altered(timed.ts_event_ns, payload, |fresh| {
                 escapement_ring::wire::ObservationHeader { sequence: header.sequence, ..fresh }
                     .sealed(payload)

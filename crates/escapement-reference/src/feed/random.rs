@@ -1,7 +1,7 @@
-//! A small seeded generator, so that a synthetic run can be had again from its seed.
+//! A small seeded generator, so that a synthetic run can be repeated from its seed.
 
-/// xoshiro256++ of Blackman and Vigna (2019), "Scrambled linear pseudorandom number generators". Its state is filled
-/// by splitmix64, as they advise, so that every seed, also 0, gives a good one.
+/// xoshiro256++ of Blackman and Vigna (2019), "Scrambled linear pseudorandom number generators". Its state is
+/// filled by splitmix64, as they advise, so that every seed, also 0, gives a good one.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: [u64; 4],
@@ -35,7 +35,7 @@ impl Random {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// True with this probability.
+    /// Returns true with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.uniform() < probability
     }
@@ -45,7 +45,7 @@ impl Random {
         -mean * (1.0 - self.uniform()).ln()
     }
 
-    /// Roughly standard normal: four uniforms added up and scaled, so never beyond 3.5.
+    /// Roughly standard normal: the scaled sum of four uniforms. Its absolute value never exceeds 3.5.
     pub fn bell(&mut self) -> f64 {
         let sum: f64 = (0..4).map(|_| self.uniform()).sum();
         (sum - 2.0) * 3_f64.sqrt()

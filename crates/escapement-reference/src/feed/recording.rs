@@ -11,7 +11,7 @@ const HEADER_BYTES: usize = 64;
 const ALIGNMENT: u64 = 64;
 const PREFIX_BYTES: usize = 16;
 
-/// A recording that is read observation by observation.
+/// An open recording, read one observation at a time.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
@@ -24,10 +24,10 @@ pub struct Recording {
     last_ts_event_ns: u64,
 }
 
-/// Why a recording cannot be used.
+/// Why a recording is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
-    /// The file.
+    /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
         /// The recording.
@@ -35,7 +35,7 @@ pub enum RecordingError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// What is in it.
+    /// The file's content is not a recording.
     #[error("{}: {what}", path.display())]
     Malformed {
         /// The recording.
@@ -47,6 +47,9 @@ pub enum RecordingError {
 
 impl Recording {
     /// Opens a recording and checks its header against its size.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or is not a recording.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let io = |source| RecordingError::Io { path: path.to_owned(), source };
         let malformed = |what: String| RecordingError::Malformed { path: path.to_owned(), what };
@@ -99,12 +102,12 @@ impl Recording {
         })
     }
 
-    /// Elements of an observation.
+    /// The number of elements of an observation.
     pub fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// Reads the next observation and gives its time; `None` after the last one.
+    /// Reads the next observation and returns its time in nanoseconds; `None` after the last one.
     pub fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<u64>, RecordingError> {
         if self.next == self.count {
             return Ok(None);

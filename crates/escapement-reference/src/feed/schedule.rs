@@ -1,5 +1,5 @@
-//! When each observation is due. The schedule is fixed before the first one is published: a feed that falls behind
-//! does not slow it down, and its lag is measured against it (open loop).
+//! When each observation is due. The schedule is an open loop: it is fixed before the first observation is
+//! published. A feed that falls behind does not delay it, and the feed's lag is measured against it.
 
 use escapement_ring::clock::Nanos;
 use std::num::NonZeroU64;
@@ -8,13 +8,13 @@ use std::str::FromStr;
 /// Observations a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rate {
-    /// Each as soon as the one before is out.
+    /// Each observation right after the one before.
     Max,
-    /// So many a second.
+    /// This many a second.
     PerSecond(NonZeroU64),
 }
 
-/// The highest rate that can be asked for: one a nanosecond.
+/// The highest rate allowed: one observation a nanosecond.
 const MAX_RATE: u64 = 1_000_000_000;
 
 impl FromStr for Rate {
@@ -33,12 +33,12 @@ impl FromStr for Rate {
     }
 }
 
-/// How fast recorded time passes.
+/// The speed of recorded time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// Recorded times are ignored: each as soon as the one before is out.
+    /// Recorded times are ignored: each observation right after the one before.
     Max,
-    /// Recorded time passes this many times faster than it did.
+    /// Recorded time passes this many times faster.
     Times(f64),
 }
 
@@ -56,17 +56,18 @@ impl FromStr for Pace {
     }
 }
 
-/// When observation `index` is due, as a distance from the start.
+/// The rule that says when each observation is due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Schedule {
-    /// Groups of `burst` back to back; the groups evenly, so that the mean rate is `rate`.
+    /// Groups of `burst` observations back to back. The groups are evenly spaced, so that the mean rate is
+    /// `rate`.
     Even {
         /// Observations a second.
         rate: Rate,
         /// Observations of one group.
         burst: NonZeroU64,
     },
-    /// At the times that the source itself gives.
+    /// At the source's own times.
     AsTimed {
         /// How many times faster.
         pace: Pace,
@@ -74,13 +75,14 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// `since_first` is the source's own time of this observation less that of its first one.
+    /// The time from the start at which observation `index` is due. `since_first` is the source's own time
+    /// since its first observation.
     pub fn due(&self, index: u64, since_first: Nanos) -> Nanos {
         match *self {
             Self::Even { rate: Rate::Max, .. } | Self::AsTimed { pace: Pace::Max } => Nanos(0),
             Self::Even { rate: Rate::PerSecond(rate), burst } => {
                 let first_of_burst = index - index % burst;
-                // In 128 bits nothing is lost: a schedule that accumulated rounded periods would drift off its rate.
+                // 128 bits, so that nothing is rounded. A sum of rounded periods would drift off the rate.
                 let due = u128::from(first_of_burst) * 1_000_000_000 / u128::from(rate.get());
                 Nanos(u64::try_from(due).unwrap_or(u64::MAX))
             }
@@ -137,9 +139,13 @@ mod tests {
     }
 
     proptest! {
-        /// No observation is due before the one before it, and the mean rate is the one asked for.
+        /// Due times never decrease, and the mean rate is the one asked for.
         #[test]
-        fn the_schedule_goes_forwards_at_its_rate(rate in 1u64..2_000_000, burst in 1u64..50, index in 0u64..1_000_000_000) {
+        fn the_schedule_goes_forwards_at_its_rate(
+            rate in 1u64..2_000_000,
+            burst in 1u64..50,
+            index in 0u64..1_000_000_000,
+        ) {
             let schedule = even(rate, burst);
             let (this, next) = (schedule.due(index, Nanos(0)).0, schedule.due(index + 1, Nanos(0)).0);
             prop_assert!(next >= this);

@@ -6,7 +6,7 @@ use super::random::Random;
 use super::recording::{Recording, RecordingError};
 use escapement_ring::clock::{Nanos, wall_clock_ns};
 
-/// Elements of the market's observations.
+/// The number of elements of the market's observations.
 pub const MARKET_DIMENSION: usize = features::N;
 
 /// A stream of observations.
@@ -18,40 +18,41 @@ enum Kind {
     Recorded(Recorded),
 }
 
-/// When an observation happened.
+/// The time of an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timed {
     pub ts_event_ns: u64,
-    /// Since the source's first observation.
+    /// The time since the source's first observation.
     pub since_first: Nanos,
 }
 
-/// A recording, read once or over and over.
+/// A recording, read one or more times.
 struct Recorded {
     recording: Recording,
     passes_left: u64,
-    /// How much later than recorded this pass is.
+    /// The delay of this pass against the recorded times.
     shift_ns: u64,
     first_ns: Option<u64>,
     last_ns: u64,
-    /// Between the last two observations: what passes between the end of one pass and the beginning of the next.
+    /// The time between the last two observations. It also separates the end of one pass from the start of
+    /// the next.
     gap_ns: u64,
 }
 
 impl Source {
-    /// The market of this seed, its clock starting now.
+    /// The market of this seed. Its clock starts now.
     pub fn market(seed: u64) -> Self {
         let first_ns = wall_clock_ns();
         let observations = Box::new(SyntheticObservations::new(seed, first_ns, RECORDED_EVENTS_PER_S));
         Self(Kind::Market { observations, buffer: [0.0; MARKET_DIMENSION], first_ns })
     }
 
-    /// Elements that are independent and roughly standard normal.
+    /// Noise: independent, roughly standard normal elements.
     pub fn noise(seed: u64) -> Self {
         Self(Kind::Noise { random: Random::new(seed) })
     }
 
-    /// A recording, `passes` times over.
+    /// A recording, read `passes` times.
     pub fn recorded(recording: Recording, passes: u64) -> Self {
         Self(Kind::Recorded(Recorded {
             recording,
@@ -63,7 +64,11 @@ impl Source {
         }))
     }
 
-    /// Writes the next observation into `payload`, which has the source's dimension; `None` at the end.
+    /// Writes the next observation into `payload`, which must have the source's dimension. Returns `None` at
+    /// the end.
+    ///
+    /// # Errors
+    /// Fails if the recording cannot be read.
     pub fn next_into(&mut self, payload: &mut [f32]) -> Result<Option<Timed>, RecordingError> {
         match &mut self.0 {
             Kind::Market { observations, buffer, first_ns } => {
@@ -73,7 +78,7 @@ impl Source {
             }
             Kind::Noise { random } => {
                 payload.fill_with(|| random.bell() as f32);
-                // Noise has no time of its own: it happens when it is made.
+                // Noise has no recorded time: its event time is now.
                 Ok(Some(Timed { ts_event_ns: wall_clock_ns(), since_first: Nanos(0) }))
             }
             Kind::Recorded(recorded) => recorded.next_into(payload),

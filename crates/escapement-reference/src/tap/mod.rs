@@ -1,4 +1,5 @@
-//! The reference gateway: takes an agent's actions, decides for each whether it may be sent, and accounts for all of them.
+//! The reference gateway: takes an agent's actions, decides for each whether it may be sent, and accounts for
+//! all.
 
 mod report;
 
@@ -31,14 +32,14 @@ pub struct Plan {
     pub spin: bool,
 }
 
-/// How long an empty ring is left alone.
+/// How long to wait before looking at an empty ring again.
 const EMPTY_SLEEP: Nanos = Nanos::from_micros(200);
-/// How often the agent is told that this gateway is alive, and its condition is looked at between actions.
+/// The interval of this gateway's heartbeat and of its look at the agent's condition between actions.
 const ATTEND_EVERY: Nanos = Nanos::from_millis(1);
-/// How often an agent that is not armed is looked at for having replaced its rings.
+/// How often to check whether an agent that is not armed has replaced its rings.
 const REPLACED_EVERY: Nanos = Nanos::from_millis(50);
 
-/// A gateway at work.
+/// A running tap.
 pub struct Tap<'a> {
     plan: Plan,
     directory: &'a AgentDirectory,
@@ -48,7 +49,7 @@ pub struct Tap<'a> {
     /// The accounts of rings that were replaced.
     closed: Account,
     condition: Condition,
-    /// Whether the agent was seen otherwise than ended.
+    /// Whether the agent was ever seen alive.
     seen_alive: bool,
     next_attend: Nanos,
     next_replaced: Nanos,
@@ -82,13 +83,15 @@ impl<'a> Tap<'a> {
     /// Takes actions until the plan is done, the agent has ended, or a signal comes.
     ///
     /// # Errors
-    /// Fails if the log cannot be written, the agent breaks the ring's protocol, or its new rings cannot be attached.
+    /// Fails if the log cannot be written, the agent breaks the ring's protocol, or its new rings cannot be
+    /// attached.
     pub fn run(mut self, stop: &mut StopSignals) -> Result<TapReport, ReferenceError> {
         let clock = MonotonicClock;
         clock.sleep_exactly();
         let begun = clock.now();
         let mut taken = 0;
-        // Whether the agent had ended before the ring was looked at: only then does an empty one say that all is taken.
+        // Whether the agent had ended before the look at the ring. Only then does an empty ring mean that all
+        // was taken.
         let mut ended = false;
         loop {
             let now = clock.now();
@@ -137,7 +140,7 @@ impl<'a> Tap<'a> {
         Ok(taken.is_some())
     }
 
-    /// Heartbeat, and the agent's condition: a change of it is said once.
+    /// Publishes the heartbeat and reports each change of the agent's condition once.
     fn attend(&mut self, now: Nanos) {
         self.gateway.beat();
         let condition = self.gateway.condition();
@@ -165,14 +168,14 @@ impl<'a> Tap<'a> {
         });
     }
 
-    /// Whether there is nothing more to come. What an agent left that had ended before this gateway came does not end
-    /// it: its successor is waited for.
+    /// Returns whether no more actions will come. If the agent had ended before this tap started, the tap
+    /// waits for its next start instead.
     fn has_ended(&self, elapsed: Nanos) -> bool {
         let patient = !self.seen_alive && elapsed.to_duration() < self.plan.wait;
         self.condition.has_ended() && !self.plan.follow && !patient
     }
 
-    /// Goes over to the agent's new rings, if it has replaced these; they are empty by then.
+    /// Moves to the agent's new rings, if it has replaced these. The old ones are empty by then.
     fn follow_replaced_rings(&mut self, now: Nanos) -> Result<bool, ReferenceError> {
         if self.condition == Condition::Armed || now < self.next_replaced {
             return Ok(false);
@@ -190,7 +193,7 @@ impl<'a> Tap<'a> {
                 self.seen_alive |= !self.condition.has_ended();
                 Ok(true)
             }
-            // The other ring of the pair is still the old one; it is looked at again.
+            // The other ring of the pair is still the old one. Try again later.
             Err(AttachError::NotAPair { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -1,4 +1,4 @@
-//! What a gateway has seen, counted, and the report of it.
+//! The counts and latencies of a tap, and its report.
 
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_ring::gateway::{Account, Received};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Counts and latencies of the actions taken so far.
 #[derive(Default)]
 pub struct Tally {
-    /// By outcome and reason; small numbers both, so that counting one is an index.
+    /// Counts by outcome and reason. Both are small numbers, so a count is found by index.
     verdicts: [[u64; Reason::ALL.len()]; Outcome::ALL.len()],
     sent: u64,
     withheld: BTreeMap<&'static str, u64>,
@@ -18,31 +18,32 @@ pub struct Tally {
     tick_to_action: Histogram,
 }
 
-/// The report of `tap`, and the part of `demo`'s that comes from it.
+/// The report of `tap`. It is also part of the report of `demo`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TapReport {
-    /// What became of every observation.
+    /// The account of every observation.
     pub ledger: Account,
     /// Actions by reason (`policy` for the policy's own).
     pub outcomes: BTreeMap<String, u64>,
-    /// Actions by outcome, and within it by reason.
+    /// Actions by outcome, then by reason.
     pub verdicts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Latencies, in nanoseconds.
     pub latency_ns: Latencies,
     /// Actions that a gateway would have sent.
     pub sent: u64,
-    /// Actions that it would have kept, by why: the agent's condition, or `torn`, or `halt` for the record of one.
+    /// Actions that it would have withheld, by reason: the agent's condition, `torn`, or `halt` for the
+    /// record of a halt.
     pub withheld: BTreeMap<String, u64>,
 }
 
 /// The three latencies of every report.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Latencies {
-    /// Observation committed to observation peeked.
+    /// From the observation's commit to its peek.
     pub queue: Percentiles,
-    /// Policy called to policy returned, where it was called.
+    /// From the policy's call to its return, if it was called.
     pub inference: Percentiles,
-    /// Observation committed to action committed.
+    /// From the observation's commit to the action's commit.
     pub tick_to_action: Percentiles,
 }
 
@@ -59,7 +60,7 @@ impl Tally {
             *self.withheld.entry(why).or_default() += 1;
         }
         let Some((outcome, reason)) = received.verdict else { return };
-        // The numbers of outcomes begin at 1 and those of reasons at 0, both without holes; a test holds them to it.
+        // Outcome numbers begin at 1, reason numbers at 0, both without gaps. A test checks that.
         self.verdicts[usize::from(outcome.number()) - 1][usize::from(reason.number())] += 1;
         let header = &received.header;
         self.queue.record(header.queue_ns);
@@ -101,7 +102,7 @@ impl Tally {
 }
 
 impl TapReport {
-    /// The tables and the ledger's line, for people.
+    /// The report as text: two tables and the ledger's line.
     pub fn table(&self) -> String {
         use std::fmt::Write as _;
         let mut text = String::new();
@@ -137,7 +138,7 @@ impl TapReport {
     }
 }
 
-/// The account in one line, with its verdict.
+/// The account on one line, with its verdict.
 fn ledger_line(ledger: &Account) -> String {
     let mut text = format!(
         "ledger: {} observations, {} actions, {} skipped, {} duplicates, {} out of order, {} torn",

@@ -1,4 +1,4 @@
-//! The arithmetic of a disciplined counter, apart from the counter, and how one thread publishes it to others.
+//! The arithmetic of a disciplined counter, without the counter, and its publication to other threads.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -8,14 +8,16 @@ const RATE_BITS: u32 = 40;
 /// The largest correction of the rate, in parts per million. The kernel itself slews by at most 500.
 const MAX_SLEW_PPM: i128 = 1_000;
 
-/// An error beyond this is stepped over (forwards only): a virtual machine was paused, and no slew would catch up.
+/// An error above this is corrected by a step, forwards only: the virtual machine was paused, and no slew
+/// would catch up.
 const STEP_NS: u64 = 1_000_000;
 
-/// The arithmetic of a disciplined counter, apart from the counter, so that it can be tested with any.
+/// The arithmetic of a disciplined counter, without the counter, so that tests can use any counter.
 ///
-/// Within one stretch, `ns = anchor_ns + (count - anchor_count) * rate`. Each [`Timeline::correct`] begins a new
-/// stretch at the value the old one predicts, so the reading is continuous and never goes back; the new rate is the
-/// long-run one, bent so as to remove the observed error over the next stretch (a first-order phase-locked loop).
+/// Within one stretch, `ns = anchor_ns + (count - anchor_count) * rate`. Each [`Timeline::correct`] begins a
+/// new stretch at the value the old one predicts, so the reading is continuous and never goes back; the new
+/// rate is the long-run one, bent so as to remove the observed error over the next stretch (a first-order
+/// phase-locked loop).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeline {
     first_count: u64,
@@ -62,20 +64,21 @@ impl Timeline {
 /// What the timeline reads at a count.
 #[inline]
 fn reading(anchor_count: u64, anchor_ns: u64, rate: u64, count: u64) -> u64 {
-    // A read that the processor moved before the anchor's reads as the anchor, not as the far future.
+    // The processor may have moved this read before the anchor's. It then reads as the anchor, not as the far
+    // future.
     let elapsed = count.saturating_sub(anchor_count);
     anchor_ns + ((u128::from(elapsed) * u128::from(rate)) >> RATE_BITS) as u64
 }
 
-/// Counts per nanosecond's inverse between two readings of counter and clock, with `RATE_BITS` fraction bits.
+/// Nanoseconds per count between two readings of counter and clock, with `RATE_BITS` fraction bits.
 fn measured_rate(first: (u64, u64), second: (u64, u64)) -> u64 {
     let counts = u128::from(second.0.saturating_sub(first.0)).max(1);
     let nanos = u128::from(second.1.saturating_sub(first.1));
     ((nanos << RATE_BITS) / counts) as u64
 }
 
-/// A stretch of a timeline that one thread writes and others read: a sequence lock. The writer never waits; a reader that meets
-/// it half-way reads again.
+/// A stretch of a timeline that one thread writes and others read: a sequence lock. The writer never waits. A
+/// reader that overlaps with a write reads again.
 #[derive(Debug)]
 pub(super) struct PublishedTimeline {
     /// Odd while the words below are being written.
@@ -95,16 +98,17 @@ impl PublishedTimeline {
         }
     }
 
-    /// For the one writer.
+    /// Publishes a stretch. Only one thread may call it.
     pub(super) fn publish(&self, timeline: &Timeline) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
-        // SYNC POINT `STRETCH`, Release: partner is `PublishedTimeline::at`. Whoever reads one of these words as it is now
-        // also sees the odd version before it.
+        // SYNC POINT `STRETCH`, Release: partner is `PublishedTimeline::at`. A reader that sees one of these
+        // words also sees the odd version stored before it.
         self.anchor_count.store(timeline.anchor_count, Ordering::Release);
         self.anchor_ns.store(timeline.anchor_ns, Ordering::Release);
         self.rate.store(timeline.rate, Ordering::Release);
-        // SYNC POINT `TIMELINE`, Release: partner is `PublishedTimeline::at`. The words are whole before the version is even.
+        // SYNC POINT `TIMELINE`, Release: partner is `PublishedTimeline::at`. The words are complete before
+        // the version is even.
         self.version.store(version + 2, Ordering::Release);
     }
 
@@ -113,8 +117,8 @@ impl PublishedTimeline {
         loop {
             // SYNC POINT `TIMELINE`, Acquire: partner is `PublishedTimeline::publish`.
             let before = self.version.load(Ordering::Acquire);
-            // SYNC POINT `STRETCH`, Acquire: partner is `PublishedTimeline::publish`. The look at the version below comes
-            // after these.
+            // SYNC POINT `STRETCH`, Acquire: partner is `PublishedTimeline::publish`. The version below is
+            // read after these.
             let anchor_count = self.anchor_count.load(Ordering::Acquire);
             let anchor_ns = self.anchor_ns.load(Ordering::Acquire);
             let rate = self.rate.load(Ordering::Acquire);
@@ -132,7 +136,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A follower reads what its leader reads, also across corrections of any size, and never goes back.
+    /// A follower reads the same time as its leader, also across corrections of any size, and never goes
+    /// back.
     #[test]
     fn a_follower_agrees_with_its_leader() {
         let mut timeline = Timeline::new((0, 0), (26_000_000, 10_000_000));
@@ -176,8 +181,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the kernel's clock does, the disciplined reading never goes back, within a stretch or across
-        /// corrections.
+        /// Whatever the kernel's clock does, the disciplined reading never goes back, within a stretch or
+        /// across corrections.
         #[test]
         fn never_backwards(errors in prop::collection::vec(-2_000_000i64..2_000_000, 1..60)) {
             let (mut count, mut ns) = (26_000_000u64, 10_000_000u64);

@@ -1,17 +1,17 @@
-//! The ledger: what became of every observation, told from the actions alone.
+//! The ledger: accounts for every observation, from the actions alone.
 //!
-//! An action names the position of the observation that it answers. Positions of a ring only grow, so the sequence of
-//! those positions says everything: one more than the last is the next observation; `n + 1` more means that `n`
-//! observations between were skipped; the same again is a duplicate; less is an action out of order. Together with
-//! how far the observation ring itself has got, every observation is accounted for, and the account must balance.
+//! An action names the position of the observation that it answers. Positions only grow. If the position is
+//! one above the last, it is the next observation; if it is `n + 1` above, `n` observations were skipped; if
+//! it is equal, the action is a duplicate; if it is below, the action is out of order. Together with the
+//! observation ring's own positions, every observation is accounted for, and the account must balance.
 
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
-/// Counts one ring's actions. Pure: it knows numbers, no rings.
+/// Counts one ring's actions. It takes positions as numbers and reads no ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ledger {
-    /// The position of the first observation that this ledger accounts for, once it is known.
+    /// The first position that this ledger accounts for, once known.
     base: Option<u64>,
     /// The highest position that was answered.
     last: Option<u64>,
@@ -31,13 +31,13 @@ pub struct Account {
     pub actions: u64,
     /// Observations that ended without an action.
     pub skipped: u64,
-    /// Actions for the observation that the action before had answered already.
+    /// Actions for an observation that the previous action had answered.
     pub duplicates: u64,
-    /// Actions for an earlier observation than the action before.
+    /// Actions for an earlier observation than the previous action's.
     pub out_of_order: u64,
-    /// Action frames whose checksum does not match, or that hold numbers of no outcome or reason.
+    /// Action frames whose checksum does not match, or whose outcome or reason is unknown.
     pub torn: u64,
-    /// Observations that are still in the ring: neither answered nor skipped yet.
+    /// Observations still in the ring: neither answered nor skipped yet.
     pub waiting: u64,
     /// Actions for observations that were never committed.
     pub invented: u64,
@@ -49,13 +49,13 @@ impl Ledger {
         Self { base: Some(0), ..Self::from_the_first_action() }
     }
 
-    /// A ledger that begins with the first action it is shown: predecessors saw those before it, and what was skipped
-    /// then is not known.
+    /// A ledger that begins with the first action noted. A predecessor accounted for the ones before, and
+    /// what was skipped then is unknown.
     pub fn from_the_first_action() -> Self {
         Self { base: None, last: None, actions: 0, skipped: 0, duplicates: 0, out_of_order: 0, torn: 0 }
     }
 
-    /// Takes in a whole action that answers the observation at `position`.
+    /// Notes an intact action that answers the observation at `position`.
     pub fn note(&mut self, position: u64) {
         let due = match self.last {
             Some(last) => last + 1,
@@ -72,29 +72,29 @@ impl Ledger {
         }
     }
 
-    /// Takes in an action frame that cannot be believed, its position included.
+    /// Notes a torn action frame. Its position is not used.
     pub fn note_torn(&mut self) {
         self.torn += 1;
     }
 
-    /// Actions seen so far, each observation's once.
+    /// Observations answered so far.
     pub fn actions(&self) -> u64 {
         self.actions
     }
 
-    /// The account up to the last action, for whoever cannot look at the observation ring.
+    /// The account up to the last action, for readers without access to the observation ring.
     pub fn settled(&self) -> Account {
         let answered_to = self.last.map_or_else(|| self.base.unwrap_or(0), |last| last + 1);
         self.account(answered_to, answered_to)
     }
 
-    /// Balances the account against the observation ring: `committed` observations in all, of which the agent has
-    /// released `released`. Those released behind the last answered one were skipped.
+    /// Balances the account against the observation ring, in which `committed` observations were committed
+    /// and `released` released. Observations that were released after the last answered one were skipped.
     pub fn account(&self, committed: u64, released: u64) -> Account {
-        // A ledger that saw nothing begins where the agent stands.
+        // A ledger without actions begins at the agent's position.
         let base = self.base.unwrap_or(released).min(committed);
         let answered_to = self.last.map_or(base, |last| last + 1);
-        // An agent that died between commit and release has answered one more than it has released.
+        // An agent that died between commit and release has answered one more observation than it released.
         let settled_to = answered_to.max(released.min(committed));
         Account {
             observations: committed - base,
@@ -110,7 +110,7 @@ impl Ledger {
 }
 
 impl Account {
-    /// Whether every observation has exactly one outcome, or still waits for it.
+    /// Returns whether every observation has exactly one outcome or is still waiting.
     pub fn holds(&self) -> bool {
         self.observations == self.actions + self.skipped + self.waiting
             && self.duplicates == 0
@@ -120,7 +120,7 @@ impl Account {
     }
 }
 
-/// Accounts of rings that followed one another.
+/// Adds the account of a ring that replaced the first one.
 impl AddAssign for Account {
     fn add_assign(&mut self, other: Self) {
         self.observations += other.observations;
@@ -198,7 +198,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any honest run balances, wherever the ledger begins and wherever the agent stands.
+        /// Any correct run balances, wherever the ledger begins and wherever the agent stands.
         #[test]
         fn an_honest_run_holds(
             answered in prop::collection::vec(any::<bool>(), 1..200),
@@ -222,7 +222,11 @@ mod tests {
 
         /// One planted fault, anywhere in an honest run, is found and counted as what it is.
         #[test]
-        fn a_planted_fault_is_found(length in 2u64..200, at in any::<prop::sample::Index>(), back in any::<prop::sample::Index>()) {
+        fn a_planted_fault_is_found(
+            length in 2u64..200,
+            at in any::<prop::sample::Index>(),
+            back in any::<prop::sample::Index>(),
+        ) {
             let mut positions: Vec<u64> = (0..length).collect();
             let at = 1 + at.index(positions.len() - 1);
             let repeated = back.index(at) as u64;

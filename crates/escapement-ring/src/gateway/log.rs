@@ -1,8 +1,9 @@
-//! The log of actions: one line of CSV each, written before the ring forgets it.
+//! The log of actions: one line of CSV for each, written before the action leaves the ring.
 //!
-//! A line reaches the kernel before its action is released, so killing the gateway loses nothing: at worst its successor
-//! finds the same action in the ring again and logs it again. Both lines name the same position in the action ring,
-//! which is how [`check_log`] tells that from an action that the agent committed twice.
+//! A line reaches the kernel before its action is released, so a killed gateway loses nothing. At worst its
+//! successor finds the same action in the ring and logs it again. Both lines name the same position in the
+//! action ring. [`check_log`] uses that to tell a repeated line from an action that the agent committed
+//! twice.
 
 use super::{Ledger, Received};
 use std::fmt::Write as _;
@@ -10,11 +11,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-const COLUMNS: &str = "generation,ring_position,position,sequence,epoch,outcome,reason,flags,ts_event_ns,ts_publish_ns,\
-                       ts_commit_ns,queue_ns,inference_ns,condition,sent";
-/// Columns of the frame; those behind them are the gateway's own, and may differ when a frame is read again.
+const COLUMNS: &str = "generation,ring_position,position,sequence,epoch,outcome,reason,flags,ts_event_ns,\
+                       ts_publish_ns,ts_commit_ns,queue_ns,inference_ns,condition,sent";
+/// The number of columns that come from the frame. The others are the gateway's own and may differ when a
+/// frame is read again.
 const FRAME_COLUMNS: usize = 13;
-/// In place of outcome and reason where the frame is torn.
+/// Stands for outcome and reason if the frame is torn.
 const TORN: &str = "torn";
 
 /// Appends actions to a file.
@@ -25,11 +27,11 @@ pub struct ActionLog {
 }
 
 impl ActionLog {
-    /// Opens the file for appending, and makes it where it is missing. A last line that was cut off by the death of its
-    /// writer is taken away: its action was not released, so it comes again.
+    /// Opens the file for appending, and creates it if it is missing. Removes an incomplete last line, whose
+    /// writer died: its action was not released, so it comes again.
     ///
     /// # Errors
-    /// When it cannot be opened or written.
+    /// Fails if the file cannot be opened or written.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::options().read(true).append(true).create(true).open(path)?;
         let whole = whole_lines(&mut file)?;
@@ -40,10 +42,10 @@ impl ActionLog {
         Ok(Self { file, line: String::new() })
     }
 
-    /// Appends one line and hands it to the kernel.
+    /// Appends one line and passes it to the kernel.
     ///
     /// # Errors
-    /// When it cannot be written: the action must not be released then.
+    /// Fails if the line cannot be written. The action must not be released then.
     pub fn append(&mut self, received: &Received<'_>) -> io::Result<()> {
         let header = &received.header;
         let (outcome, reason) =
@@ -71,7 +73,7 @@ impl ActionLog {
     }
 }
 
-/// Bytes of the file up to and with its last line break.
+/// The length of the file up to and including its last line break, in bytes.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     const BLOCK: u64 = 4096;
     let mut end = file.seek(SeekFrom::End(0))?;
@@ -89,16 +91,17 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// What a log says.
+/// The result of checking a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogSummary {
-    /// The ledger of each generation of the ring, in their order; observations have to be added by whoever knows them.
+    /// The ledger of each generation of the ring, in order. The log does not contain the observation ring's
+    /// positions; the caller adds them.
     pub ledgers: Vec<(u64, Ledger)>,
-    /// Actions that were read again by the successor of a gateway that died before it had released them.
+    /// Actions that were logged again, because the gateway died before it released them.
     pub read_again: u64,
     /// Positions of the action ring that are missing between the first and the last line.
     pub lost: u64,
-    /// Lines that name the position of the line before, or an earlier one, but another action.
+    /// Lines that name the ring position of an earlier line, but another action.
     pub contradictions: u64,
 }
 
@@ -108,7 +111,7 @@ pub enum LogError {
     /// The file.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A line that is none of a log's.
+    /// A line is not one of an action log.
     #[error("line {line}: {what}")]
     Malformed {
         /// Its number, from 1.
@@ -118,10 +121,10 @@ pub enum LogError {
     },
 }
 
-/// Reads a log and accounts for every line of it.
+/// Reads a log and accounts for every line.
 ///
 /// # Errors
-/// When it cannot be read, or is no log.
+/// Fails if the file cannot be read or is not an action log.
 pub fn check_log(path: &Path) -> Result<LogSummary, LogError> {
     let mut summary = LogSummary::default();
     // The line before: generation, position in the action ring, and what it says of the frame.
@@ -142,7 +145,7 @@ pub fn check_log(path: &Path) -> Result<LogSummary, LogError> {
         let number = |column: usize| {
             fields[column]
                 .parse::<u64>()
-                .map_err(|_| malformed(&format!("{:?} is no number", fields[column])))
+                .map_err(|_| malformed(&format!("{:?} is not a number", fields[column])))
         };
         let (generation, ring_position, position) = (number(0)?, number(1)?, number(2)?);
         let frame = fields[..FRAME_COLUMNS].join(",");

@@ -1,9 +1,35 @@
-//! L4. The consuming end of an agent's action ring, for order gateways written in Rust.
+//! The consuming end of an agent's action ring, for order gateways written in Rust.
 //!
-//! A dead agent cannot send a safe default, so the state word and the heartbeat must be read before *each* send: that
-//! is what [`Gateway::take`] does, and what it hands over says whether the action may be sent. It keeps the
-//! [`Ledger`], too, and can log every action before the ring forgets it ([`ActionLog`]), so that whatever is killed, an
-//! auditor can tell that nothing was lost and nothing came twice.
+//! A dead agent cannot send a safe default. So a gateway must read the state word and the heartbeat before
+//! *each* send. [`Gateway::take`] does that, and [`Received::may_be_sent`] returns the result. The gateway
+//! also keeps the [`Ledger`], and can log every action before it leaves the ring ([`ActionLog`]). With the
+//! log an auditor can prove that no action was lost or came twice, whichever process was killed.
+//!
+//! The command `escapement tap` is built on this module. *Tap* is the name of the command, *gateway* that of
+//! the role.
+//!
+//! ```
+//! use escapement_ring::clock::{ManualClock, Nanos};
+//! use escapement_ring::directory::RingFile;
+//! use escapement_ring::gateway::Gateway;
+//! use escapement_ring::ring::{HeapRegion, ProtocolViolation};
+//!
+//! // Rings for 3 features and 2 action elements. A real gateway attaches to the agent's:
+//! // `Gateway::attach(&AgentDirectory::new(None, "eth"), Nanos::from_millis(100))?`.
+//! let actions = HeapRegion::ring(RingFile::Actions.spec(2, 8, 1))?;
+//! let observations = HeapRegion::ring(RingFile::Observations.spec(3, 8, 1))?;
+//! let clock = ManualClock::new(Nanos(1));
+//! let mut gateway = Gateway::over(actions, observations, clock, Nanos::from_millis(100))?;
+//!
+//! let taken = gateway.take(|action| {
+//!     if action.may_be_sent() {
+//!         // Send the order here. The action leaves the ring after this closure has returned `Ok`.
+//!     }
+//!     Ok::<_, ProtocolViolation>(action.header.sequence)
+//! })?;
+//! assert_eq!(taken, None, "this agent has committed nothing");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod ledger;
 mod log;
@@ -17,7 +43,8 @@ use crate::ring::{Consumer, Header, ProtocolViolation, Region};
 use crate::wire::{ActionHeader, AgentState, Outcome, Reason};
 use zerocopy::IntoBytes;
 
-/// One agent's gateway. There is one at a time; who it is, is settled by [`crate::directory::Role::Tap`].
+/// One agent's gateway. There must be one at a time: hold [`Role::Tap`](crate::directory::Role::Tap) while it
+/// lives.
 #[derive(Debug)]
 pub struct Gateway<C: Clock = MonotonicClock> {
     actions: Consumer,
@@ -33,13 +60,13 @@ pub struct Gateway<C: Clock = MonotonicClock> {
 /// Why a gateway cannot attach.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// A ring that is not there, or is none.
+    /// A ring does not exist, or its file is not a ring.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The action ring's positions are impossible.
     #[error(transparent)]
     Violation(#[from] ProtocolViolation),
-    /// The rings were made at different times: one of them is just being replaced.
+    /// The rings were made at different times: the daemon is replacing them at this moment.
     #[error("the rings are of two generations, {observations} and {actions}: they are not a pair")]
     NotAPair {
         /// The observation ring's.
@@ -49,20 +76,20 @@ pub enum AttachError {
     },
 }
 
-/// The agent, as a gateway sees it before a send.
+/// The agent's condition before a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Armed and alive: actions may be sent.
     Armed,
-    /// Alive or ended in order, but not armed; the state's number may be one that this version does not know.
+    /// Not armed: alive, or ended in order.
     NotArmed {
-        /// The state.
+        /// The state; `None` for a number that this version does not know.
         state: Option<AgentState>,
         /// The reason beside it.
         reason: Option<Reason>,
     },
-    /// Its heartbeat is older than the timeout: dead, stopped by a debugger, or without a core. Nothing it has left in
-    /// the ring may be sent.
+    /// The heartbeat is older than the timeout: the agent is dead, stopped, or without a core. Nothing that
+    /// it left in the ring may be sent.
     Silent {
         /// How old the heartbeat is.
         age: Nanos,
@@ -79,7 +106,7 @@ impl Condition {
         }
     }
 
-    /// Whether the agent has ended in order, by itself or by a halt.
+    /// Returns whether the agent has stopped or halted.
     pub fn has_ended(&self) -> bool {
         matches!(self, Self::NotArmed { state: Some(AgentState::Stopped | AgentState::Halted), .. })
     }
@@ -88,7 +115,7 @@ impl Condition {
 /// One frame of the action ring, copied out of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Received<'a> {
-    /// Tells this ring from its predecessors of the same name.
+    /// Distinguishes this ring from earlier ones of the same name.
     pub generation: u64,
     /// Position in the action ring.
     pub ring_position: u64,
@@ -96,14 +123,16 @@ pub struct Received<'a> {
     pub header: ActionHeader,
     /// The action itself, one element per dimension.
     pub payload: &'a [f32],
-    /// What the frame means; `None` where it is torn: a checksum that does not match, or numbers that mean nothing.
+    /// Outcome and reason. `None` if the frame is torn: its checksum does not match, or its numbers are
+    /// unknown.
     pub verdict: Option<(Outcome, Reason)>,
-    /// The agent, looked at after the frame was copied and before it is handed over.
+    /// The agent's condition, read after the frame was copied.
     pub condition: Condition,
 }
 
 impl Received<'_> {
-    /// Whether the action may leave for the market. The record of a halt is not one to send: it says why.
+    /// Returns whether the action may be sent: the frame is whole, it is not the record of a halt, and the
+    /// agent is armed and alive.
     pub fn may_be_sent(&self) -> bool {
         self.condition == Condition::Armed
             && self.verdict.is_some_and(|(outcome, _)| outcome != Outcome::Halt)
@@ -114,7 +143,7 @@ impl Gateway<MonotonicClock> {
     /// Attaches to the rings of an agent.
     ///
     /// # Errors
-    /// When there are none, or they are not a pair that this code can use.
+    /// Fails if a ring does not exist or is not usable, or if the two are not a pair.
     pub fn attach(directory: &AgentDirectory, heartbeat_timeout: Nanos) -> Result<Self, AttachError> {
         let actions = directory.attach(RingFile::Actions)?;
         let observations = directory.attach(RingFile::Observations)?;
@@ -123,10 +152,10 @@ impl Gateway<MonotonicClock> {
 }
 
 impl<C: Clock> Gateway<C> {
-    /// A gateway over a pair of regions, wherever they lie.
+    /// A gateway over a pair of regions.
     ///
     /// # Errors
-    /// When they are not a pair, or the positions in the action ring are impossible.
+    /// Fails if they are not a pair, or if the positions in the action ring are impossible.
     pub fn over(
         actions: Region,
         observations: Region,
@@ -139,7 +168,7 @@ impl<C: Clock> Gateway<C> {
         }
         let header = actions.header();
         let actions = Consumer::attach(actions)?;
-        // What predecessors took, they accounted for.
+        // Actions that a predecessor took are in its account.
         let ledger = match actions.position() {
             0 => Ledger::from_the_start(),
             _ => Ledger::from_the_first_action(),
@@ -157,11 +186,12 @@ impl<C: Clock> Gateway<C> {
         })
     }
 
-    /// Takes the oldest action out of the ring, if there is one. It is released after `receive` has returned well, and
-    /// not before: a gateway that dies in between gets it again, and one that fails keeps it.
+    /// Takes the oldest action out of the ring, if there is one. It is released after `receive` has returned
+    /// `Ok`. If the gateway dies before, its successor gets the action again. If `receive` fails, the action
+    /// stays in the ring.
     ///
     /// # Errors
-    /// What `receive` fails with; a violation when the agent's position is impossible.
+    /// The error of `receive`; a violation if the agent's position is impossible.
     pub fn take<T, E: From<ProtocolViolation>>(
         &mut self,
         receive: impl FnOnce(&Received<'_>) -> Result<T, E>,
@@ -197,24 +227,24 @@ impl<C: Clock> Gateway<C> {
         condition(&self.header, self.clock.now(), self.heartbeat_timeout)
     }
 
-    /// How often an agent has started on these rings.
+    /// The number of starts of an agent on these rings.
     pub fn epoch(&self) -> u64 {
         self.header.epoch()
     }
 
-    /// Says that this gateway is alive.
+    /// Publishes this gateway's heartbeat.
     pub fn beat(&self) {
         self.header.beat_consumer(self.clock.now().0);
     }
 
-    /// The account as it stands.
+    /// The account up to now.
     pub fn account(&self) -> Account {
         let (committed, released) = self.observations.positions();
         self.ledger.account(committed, released)
     }
 
-    /// Whether the agent's directory holds another pair of rings by now: an agent that starts with another geometry
-    /// replaces them, once they are empty. Opens a file; for idle time.
+    /// Returns whether the agent's directory holds another pair of rings by now. An agent that starts with
+    /// another geometry replaces its rings once they are empty. This opens a file, so call it only when idle.
     pub fn is_replaced(&self, directory: &AgentDirectory) -> bool {
         directory.attach(RingFile::Actions).is_ok_and(|region| region.spec().generation != self.generation)
     }

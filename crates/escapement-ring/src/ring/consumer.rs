@@ -1,33 +1,36 @@
-//! The side that releases.
+//! The consuming side: peeks at committed slots and releases them.
 
 use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
 use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
-/// The consuming side of a ring. There is one; who it is, is settled by a lock outside.
+/// The consuming side of a ring. There must be only one: a role lock outside this module makes sure of it.
 ///
-/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
+/// Aligned to 128 bytes, so that it can lie beside the other side's value without false sharing.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Consumer<M: Memory = Region> {
     memory: M,
-    /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
+    /// Own position: the shared word holds the same value, but is never read back from memory a peer can
+    /// write to.
     position: u64,
     /// The producer's position when it was last looked up; it can only have grown since.
     producer_seen: u64,
 }
 
 impl<M: Memory> Consumer<M> {
-    /// Takes up consumption where the ring's positions say the last consumer left off.
+    /// Attaches at the position where the last consumer stopped.
     ///
-    /// That there is no other consumer is the caller's to ensure. Two of them see the same slots and make the producer
-    /// overwrite what one still reads; every access still lies in the region.
+    /// The caller must make sure that there is no other consumer. Two consumers see the same slots, and the
+    /// producer overwrites slots that one of them still reads. Every access stays inside the region even
+    /// then.
     ///
     /// # Errors
-    /// When the positions found are impossible.
+    /// Fails if the positions found are impossible.
     pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {
-        // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position` of a predecessor. Its reads are over
-        // before this side's next store tells the producer so, whatever the lock between the two was made of.
+        // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position` of a predecessor. Its reads
+        // are over before this side's next store tells the producer so, whatever the lock between the two was
+        // made of.
         let found = memory.consumer_position().load(Ordering::Acquire);
         let position = own_position(&memory, "consumer", found)?;
         let mut consumer = Self { memory, position, producer_seen: position };
@@ -35,13 +38,13 @@ impl<M: Memory> Consumer<M> {
         Ok(consumer)
     }
 
-    /// The oldest slot that is committed and not released, or `None` when there is none.
+    /// Returns the oldest slot that is committed and not released, or `None` if there is none.
     ///
     /// # Errors
-    /// When the producer's position is impossible.
+    /// Fails if the producer's position is impossible.
     #[inline]
     pub fn peek(&mut self) -> Result<Option<Peek<'_, M>>, ProtocolViolation> {
-        // Possibly empty: the producer may have gone on since it was last looked up.
+        // Possibly empty: the producer may have committed more since the last look.
         if self.producer_seen == self.position {
             self.refresh()?;
             // Really empty.
@@ -52,10 +55,10 @@ impl<M: Memory> Consumer<M> {
         Ok(Some(Peek { consumer: self }))
     }
 
-    /// Releases everything but the newest slot and says how many that were.
+    /// Releases every slot except the newest one. Returns how many it released.
     ///
     /// # Errors
-    /// When the producer's position is impossible.
+    /// Fails if the producer's position is impossible.
     pub fn skip_to_latest(&mut self) -> Result<u64, ProtocolViolation> {
         self.refresh()?;
         let skipped = (self.producer_seen - self.position).saturating_sub(1);
@@ -65,15 +68,15 @@ impl<M: Memory> Consumer<M> {
         Ok(skipped)
     }
 
-    /// Slots ever released.
+    /// The number of slots ever released.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Slots ever committed, looked up now.
+    /// The number of slots ever committed. Reads the shared position.
     ///
     /// # Errors
-    /// When the producer's position is impossible.
+    /// Fails if the producer's position is impossible.
     pub fn committed(&mut self) -> Result<u64, ProtocolViolation> {
         self.refresh()?;
         Ok(self.producer_seen)
@@ -81,15 +84,15 @@ impl<M: Memory> Consumer<M> {
 
     #[inline]
     fn load_producer(&self) -> u64 {
-        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit`. The bytes of every slot below this position
-        // are visible.
+        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit`. The bytes of every slot below this
+        // position are visible.
         self.memory.producer_position().load(Ordering::Acquire)
     }
 
     #[inline]
     fn refresh(&mut self) -> Result<(), ProtocolViolation> {
         let found = self.load_producer();
-        // `producer_seen` is never below the own position, so the distance cannot wrap round.
+        // `producer_seen` is never below the own position, so the difference cannot wrap.
         if found < self.producer_seen || found - self.position > self.memory.capacity() {
             return Err(ProtocolViolation {
                 side: "producer",
@@ -106,8 +109,8 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     fn store_position(&mut self, position: u64) {
         self.position = position;
-        // SYNC POINT `RELEASED`, Release: partner is `Producer::load_consumer`. This side's reads of the slot are over
-        // before the producer may overwrite it.
+        // SYNC POINT `RELEASED`, Release: partner is `Producer::load_consumer`. This side's reads of the slot
+        // are over before the producer may overwrite it.
         self.memory.consumer_position().store(position, Ordering::Release);
     }
 }
@@ -124,10 +127,10 @@ impl<M: Memory> Peek<'_, M> {
         self.consumer.position
     }
 
-    /// Copies bytes out of the slot.
+    /// Copies bytes out of the slot, starting at byte `offset` of the slot.
     ///
     /// # Panics
-    /// When `offset` and the length leave the slot, or the offset is not a multiple of 16.
+    /// Panics if the range from `offset` leaves the slot, or if `offset` is not a multiple of 16.
     #[inline]
     pub fn read(&self, offset: usize, destination: &mut [u8]) {
         let memory = &self.consumer.memory;
@@ -136,17 +139,18 @@ impl<M: Memory> Peek<'_, M> {
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
         let index = slot_index(memory, self.consumer.position);
-        // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes to it all
-        // the same, the copy is garbage but still a copy.
+        // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes
+        // to it anyway, the copy holds garbage but is still a copy.
         memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
     }
 
-    /// Hands the slot back to the producer.
+    /// Gives the slot back to the producer.
     #[inline]
     pub fn release(self) {
         let consumer = self.consumer;
         consumer.store_position(consumer.position + 1);
-        // Only a slot that is known to be committed: the lines of another belong to the producer.
+        // Only for a slot that is known to be committed: the cache lines of any other slot belong to the
+        // producer.
         if consumer.producer_seen > consumer.position {
             consumer.memory.expect_read(slot_index(&consumer.memory, consumer.position));
         }

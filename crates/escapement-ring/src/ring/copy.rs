@@ -1,8 +1,8 @@
 //! Copies between private memory and slots, by volatile words.
 //!
-//! The other process may write to a slot while it is being read, in spite of the protocol. A volatile access of plain
-//! machine words is what the hardware does anyway, and unlike an ordinary copy it gives the compiler no licence to
-//! read twice or to assume that two reads agree.
+//! The peer may write to a slot while it is being read, although the protocol forbids it. Volatile accesses
+//! compile to plain loads and stores. Unlike in an ordinary copy, the compiler may not read twice or assume
+//! that two reads agree.
 
 /// The widest word with volatile access on every machine of this kind.
 #[cfg(target_arch = "x86_64")]
@@ -21,8 +21,8 @@ pub(super) unsafe fn out_of_slot(source: *const u8, destination: &mut [u8]) {
     debug_assert!(source.addr().is_multiple_of(WIDE));
     let mut at = 0;
     while at + WIDE <= destination.len() {
-        // SAFETY: `at + WIDE` is within both, by the loop's condition and the caller's promise; the source is aligned
-        // because `at` is a multiple of WIDE; the write is unaligned.
+        // SAFETY: `at + WIDE` is within both, by the loop's condition and the caller's promise; the source is
+        // aligned because `at` is a multiple of WIDE; the write is unaligned.
         unsafe {
             let word = source.add(at).cast::<Wide>().read_volatile();
             destination.as_mut_ptr().add(at).cast::<Wide>().write_unaligned(word);
@@ -45,8 +45,8 @@ pub(super) unsafe fn into_slot(source: &[u8], destination: *mut u8) {
     debug_assert!(destination.addr().is_multiple_of(WIDE));
     let mut at = 0;
     while at + WIDE <= source.len() {
-        // SAFETY: `at + WIDE` is within both, by the loop's condition and the caller's promise; the destination is
-        // aligned because `at` is a multiple of WIDE; the read is unaligned.
+        // SAFETY: `at + WIDE` is within both, by the loop's condition and the caller's promise; the
+        // destination is aligned because `at` is a multiple of WIDE; the read is unaligned.
         unsafe {
             let word = source.as_ptr().add(at).cast::<Wide>().read_unaligned();
             destination.add(at).cast::<Wide>().write_volatile(word);

@@ -11,11 +11,14 @@ pub struct Header {
     region: Region,
 }
 
-impl Header {
-    pub(super) fn new(region: Region) -> Self {
-        Self { region }
+impl Region {
+    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
+    pub fn header(&self) -> Header {
+        Header { region: self.clone() }
     }
+}
 
+impl Header {
     /// Says that the producer is alive at `now_ns` (`CLOCK_MONOTONIC`).
     ///
     /// Heartbeats and the epoch order nothing else, so they are relaxed.
@@ -40,8 +43,8 @@ impl Header {
         self.region.word(CONSUMER_HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// Halts for this reason. True for the caller that did it: where the ring's agent is halted already, the first reason
-    /// stands. Any thread and any process may call it at any time, a signal handler too.
+    /// Halts for this reason. True for the caller that did it: where the ring's agent is halted already, the
+    /// first reason stands. Any thread and any process may call it at any time, a signal handler too.
     pub fn halt(&self, reason: u32) -> bool {
         self.halt_over(reason, &[])
     }
@@ -56,8 +59,8 @@ impl Header {
         state_word::advance(self.region.word(STATE), state, reason)
     }
 
-    /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting daemon that
-    /// holds its role's lock, has found no latch and has `judged` what the word says.
+    /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting
+    /// daemon that holds its role's lock, has found no latch and has `judged` what the word says.
     ///
     /// # Errors
     /// What the word says now, where it is not that any more: it is to be judged again.
@@ -69,8 +72,8 @@ impl Header {
         Ok(epoch)
     }
 
-    /// Sets state and reason whatever they were, a halt too. Only for whoever holds the daemon's role while no engine
-    /// runs; everybody else calls [`Header::halt`] and [`Header::advance`].
+    /// Sets state and reason whatever they were, a halt too. Only for whoever holds the daemon's role while
+    /// no engine runs; everybody else calls [`Header::halt`] and [`Header::advance`].
     pub fn reset_state(&self, state: u32, reason: u32) {
         // SYNC POINT `STATE`, Release: partner is `Header::state`.
         self.region.word(STATE).store(state_word::pack(state, reason), Ordering::Release);

@@ -1,4 +1,4 @@
-//! A ring's bytes in this process alone: for tick records, tests and benchmarks.
+//! A ring in this process's heap: for tick records, tests and benchmarks.
 
 use super::layout::{LayoutError, Spec};
 use super::region::Region;
@@ -14,24 +14,24 @@ pub struct HeapRegion {
     layout: Layout,
 }
 
-// SAFETY: the allocation belongs to this value alone; what is done with its bytes is the ring's protocol.
+// SAFETY: the allocation belongs to this value alone; its bytes are accessed under the ring's protocol.
 unsafe impl Send for HeapRegion {}
 // SAFETY: as for Send.
 unsafe impl Sync for HeapRegion {}
 
 impl HeapRegion {
-    /// Allocates `len` zeroed bytes (at least one page), and touches every page: the allocator hands out pages that the
-    /// kernel has yet to provide, and it must not provide them in the middle of a tick.
+    /// Allocates `len` zeroed bytes (at least one page) and touches every page, so that no tick takes a page
+    /// fault.
     ///
     /// # Panics
-    /// When `len` is beyond `isize::MAX`, which no ring's is.
+    /// Panics if `len` is above `isize::MAX`. No ring is that large.
     pub fn new(len: usize) -> Self {
         let layout = Layout::from_size_align(len.max(4096), 4096).expect("no more than isize::MAX bytes");
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
         for offset in (0..layout.size()).step_by(4096) {
-            // SAFETY: the offset is within the allocation, which nobody else knows of yet.
+            // SAFETY: the offset is within the allocation, which no other code has a pointer to yet.
             unsafe { base.as_ptr().add(offset).write_volatile(0) };
         }
         Self { base, layout }
@@ -40,7 +40,7 @@ impl HeapRegion {
     /// Allocates memory for a ring and lays it out.
     ///
     /// # Errors
-    /// When the geometry is not allowed.
+    /// Fails if the geometry is not allowed.
     pub fn ring(spec: Spec) -> Result<Region, LayoutError> {
         spec.check()?;
         Region::format(Arc::new(Self::new(spec.region_bytes())), spec)

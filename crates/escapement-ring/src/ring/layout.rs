@@ -1,4 +1,4 @@
-//! The region's bytes, apart from the algorithm: header fields, offsets, and the checks made when one is opened.
+//! The bytes of a region: header fields, offsets, and the checks made when a region is opened.
 //!
 //! ```text
 //!    0  magic "ESCPRING"      8  layout_version u32   12  kind u32
@@ -18,7 +18,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// The layout this code writes, and the only one it reads.
+/// The layout version that this code writes. It reads no other.
 pub const LAYOUT_VERSION: u32 = 1;
 /// The smallest number of slots.
 pub const MIN_CAPACITY: u64 = 2;
@@ -41,10 +41,10 @@ pub(super) const BUNDLE_HASH: usize = 656;
 pub const MAGIC: [u8; 8] = *b"ESCPRING";
 const DTYPE_F32: u32 = 1;
 
-/// Where a field of the region lies.
+/// The place of a field in the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldPlace {
-    /// The field's name, the same in the documents and in the C header.
+    /// The field's name. Documents and the C header use the same one.
     pub name: &'static str,
     /// Bytes from the beginning of the region.
     pub offset: usize,
@@ -52,7 +52,7 @@ pub struct FieldPlace {
     pub size: usize,
 }
 
-/// Every field of the region, in the order of their offsets: what the documents and the C header are held to.
+/// Every field of the region, ordered by offset. A test holds the documents and the C header to it.
 pub const REGION_FIELDS: &[FieldPlace] = &{
     const fn at(name: &'static str, offset: usize, size: usize) -> FieldPlace {
         FieldPlace { name, offset, size }
@@ -80,10 +80,10 @@ pub const REGION_FIELDS: &[FieldPlace] = &{
     ]
 };
 
-/// What distinguishes one ring from another: fixed when it is laid out.
+/// A ring's geometry and identity. Fixed when the ring is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
-    /// What the frames are; a number of the `wire` module's.
+    /// The kind of the frames, such as `wire::KIND_OBSERVATION`.
     pub kind: u32,
     /// Bytes of one slot; a multiple of 64.
     pub slot_size: u32,
@@ -91,22 +91,23 @@ pub struct Spec {
     pub dimension: u32,
     /// Number of slots; a power of two.
     pub capacity: u64,
-    /// Tells one incarnation of the region from the next: the wall clock, in nanoseconds, when it was laid out.
+    /// Distinguishes a region from earlier ones of the same name: the wall clock, in nanoseconds, when it was
+    /// laid out.
     pub generation: u64,
 }
 
 /// Why bytes are not a ring that this code can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// The region is smaller or larger than its header says.
+    /// The region's size is not the one that its header implies.
     #[error("the region has {found} bytes, its layout takes {expected}")]
     Size {
-        /// Bytes there are.
+        /// Bytes found.
         found: u64,
-        /// Bytes there should be.
+        /// Bytes expected.
         expected: u64,
     },
-    /// The first eight bytes are not the magic.
+    /// The region does not begin with [`MAGIC`].
     #[error("not a ring: the region does not begin with ESCPRING")]
     Magic,
     /// Another version of the layout.
@@ -115,10 +116,10 @@ pub enum LayoutError {
         /// The version in the header.
         found: u32,
     },
-    /// The header's own checksum does not match it.
+    /// The header does not match its checksum.
     #[error("the header is damaged: its checksum does not match")]
     Checksum,
-    /// A field holds what it must not.
+    /// A field holds a value that is not allowed.
     #[error("{field} is {found}; allowed: {allowed}")]
     Field {
         /// The field's name.
@@ -131,8 +132,8 @@ pub enum LayoutError {
 }
 
 impl Spec {
-    /// Bytes of a region that holds this ring. For a geometry that is not allowed, or too large for this machine's
-    /// addresses, a number that no region has.
+    /// The size in bytes of a region that holds this ring. For a geometry that is not allowed, or too large
+    /// for the address space, the result is a size that no region has.
     pub fn region_bytes(&self) -> usize {
         let slots = self.capacity.saturating_mul(self.slot_size.into());
         usize::try_from(slots.saturating_add(DATA_OFFSET as u64)).unwrap_or(usize::MAX)
@@ -195,8 +196,8 @@ pub(super) fn write_header(base: NonNull<u8>, spec: &Spec) {
 
 pub(super) fn read_header(base: NonNull<u8>) -> Result<Spec, LayoutError> {
     let mut header = FixedHeader::new_zeroed();
-    // SAFETY: the caller's backing holds at least a header page, page-aligned. The peer may write at any time, so the
-    // bytes are copied by volatile reads and only the copy is looked at.
+    // SAFETY: the caller's backing holds at least a header page, page-aligned. The peer may write at any
+    // time, so the bytes are copied by volatile reads and only the copy is looked at.
     unsafe { super::copy::out_of_slot(base.as_ptr(), header.as_mut_bytes()) };
     if header.magic != MAGIC {
         return Err(LayoutError::Magic);

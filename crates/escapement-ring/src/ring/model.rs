@@ -1,14 +1,15 @@
-//! The ring in loom's memory: every interleaving, and every value that the memory model lets a load return.
+//! The ring in loom's memory: every interleaving, and every value that the memory model allows a load to
+//! return.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test --release --lib ring::model
+//! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test --release -p escapement-ring --lib model
 //! ```
-//! The bound is 2 where `LOOM_MAX_PREEMPTIONS` says nothing. `ESCAPEMENT_LOOM_FULL=1` lifts it altogether, which takes much
-//! longer and is for releases.
+//! Without `LOOM_MAX_PREEMPTIONS` the bound is 2. `ESCAPEMENT_LOOM_FULL=1` removes the bound, which takes
+//! much longer and is for releases.
 //!
-//! The algorithm under test is the very source that ships; only the memory differs. Loom's cells report two
-//! unsynchronised accesses to a slot, so these tests prove both that no message is lost, doubled or reordered and
-//! that no slot is ever read and written at once. That the model can fail is proven by planting bugs in the *memory*: a
+//! The algorithm under test is the source that ships; only the memory differs. Loom's cells report two
+//! unsynchronised accesses to a slot. So these tests prove that no message is lost, doubled or reordered, and
+//! that no slot is read and written at once. Bugs planted in the *memory* prove that the model can fail: a
 //! position word that weakens every ordering, and a ring that claims more slots than it has.
 
 use super::memory::{Memory, PositionWord};
@@ -16,18 +17,18 @@ use crate::sync::AtomicU64;
 use loom::cell::UnsafeCell;
 use std::sync::Arc;
 
-/// Bytes of a model slot: as few as the copies allow, since loom's states are counted per access, not per byte.
+/// Bytes of a model slot. As few as the copies allow, because loom counts states per access, not per byte.
 const SLOT_BYTES: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(16))]
 struct Slot([u8; SLOT_BYTES]);
 
-/// Positions and slots that loom watches. Clones share them.
+/// Positions and slots under loom's control. Clones share them.
 #[derive(Debug)]
 pub struct ModelMemory<P = AtomicU64> {
     shared: Arc<Shared<P>>,
-    /// What the ring is told; more than there are slots only where a bug is planted.
+    /// The capacity that the ring sees. Above the number of slots only if a bug is planted.
     capacity: u64,
 }
 
@@ -38,7 +39,7 @@ struct Shared<P> {
     slots: Vec<UnsafeCell<Slot>>,
 }
 
-// SAFETY: the cells are what loom is there to check; it panics on an access that is not synchronised.
+// SAFETY: loom checks the cells, and panics on an access that is not synchronised.
 unsafe impl<P: Sync> Sync for Shared<P> {}
 // SAFETY: as for Sync.
 unsafe impl<P: Send> Send for Shared<P> {}
@@ -49,9 +50,9 @@ impl<P> Clone for ModelMemory<P> {
     }
 }
 
-// SAFETY: `capacity` is a power of two in every test and never changes; every index is reduced to a slot that exists,
-// of SLOT_BYTES bytes and aligned to 16; the words are fields of one allocation. (A planted capacity makes two indices
-// share a slot: the access stays in bounds, and loom reports the overlap.)
+// SAFETY: `capacity` is a power of two in every test and never changes; every index is reduced to a slot that
+// exists, of SLOT_BYTES bytes and aligned to 16; the words are fields of one allocation. (A planted capacity
+// makes two indices share a slot: the access stays in bounds, and loom reports the overlap.)
 unsafe impl<P: PositionWord> Memory for ModelMemory<P> {
     type Position = P;
 
@@ -283,8 +284,8 @@ mod tests {
         });
     }
 
-    /// A successor that runs on another thread and knows of its predecessor's end by the position alone: what makes the
-    /// predecessor's reads precede the producer's next write is the Acquire in `Consumer::attach`.
+    /// A successor that runs on another thread and knows of its predecessor's end by the position alone: what
+    /// makes the predecessor's reads precede the producer's next write is the Acquire in `Consumer::attach`.
     #[test]
     fn a_successor_on_another_thread_needs_no_more_than_the_position() {
         const LOOKS: usize = 3;
@@ -296,8 +297,8 @@ mod tests {
             let mut first = Consumer::attach(memory.clone()).expect("a filled ring");
             let first = thread::spawn(move || assert_eq!(receive(&mut first), 0));
             let second = thread::spawn(move || {
-                // Looking a few times, not until it is so: two threads that wait for each other's progress would
-                // have more schedules than loom follows.
+                // Looking a few times, not until it is so: two threads that wait for each other's progress
+                // would have more schedules than loom follows.
                 for _ in 0..LOOKS {
                     let mut candidate = Consumer::attach(memory.clone()).expect("an honest predecessor");
                     if candidate.position() == 1 {

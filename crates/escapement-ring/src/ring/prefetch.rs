@@ -1,16 +1,19 @@
-//! Hints that bring a slot's cache lines near before they are needed.
+//! Prefetches of a slot's cache lines.
 //!
-//! A slot's lines travel to the consumer's core and must come back, exclusively, before the producer can write the
-//! slot again. Asking for the next slot right after a commit takes that journey off the path of the next message.
-//! (Asking for the position's line as well, before a commit, was measured and left out: the consumer, which polls it,
-//! takes it back before the commit, and round trips grew by a tenth.)
+//! A slot's lines move to the consumer's core and must come back, exclusively, before the producer can write
+//! the slot again. A prefetch of the next slot right after a commit takes that transfer off the path of the
+//! next message.
+//!
+//! A prefetch of the position's line before a commit was measured and left out. The consumer polls that line
+//! and takes it back before the commit, and round trips became 10 % longer.
 
-/// Bytes of a cache line on the machines this is tuned for; on others the hints are merely less apt.
+/// Bytes of a cache line on the machines this is tuned for. On other machines the hints are less useful, not
+/// wrong.
 const LINE: usize = 64;
-/// The most lines asked for: more would push out what is in use.
+/// The most lines to prefetch. More would evict lines that are in use.
 const MAX_LINES: usize = 8;
 
-/// Gives `hint` the address of each of the first lines of `bytes` bytes from `start`.
+/// Calls `hint` with the address of each of the first lines of `bytes` bytes from `start`.
 #[inline]
 pub(super) fn lines(start: *mut u8, bytes: usize, hint: impl Fn(*const u8)) {
     for line in 0..(bytes / LINE).min(MAX_LINES) {
@@ -18,11 +21,12 @@ pub(super) fn lines(start: *mut u8, bytes: usize, hint: impl Fn(*const u8)) {
     }
 }
 
-/// Asks for a line to be written.
+/// Prefetches a line for writing.
 #[inline]
 pub(super) fn for_write(address: *const u8) {
-    // Inline assembly, since the intrinsic becomes a prefetch for reading on the baseline target.
-    // SAFETY: a prefetch never faults and changes no memory; processors without this one execute it as a no-op.
+    // Inline assembly, because on the baseline target the intrinsic compiles to a prefetch for reading.
+    // SAFETY: a prefetch never faults and changes no memory; processors without this one execute it as a
+    // no-op.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
@@ -31,7 +35,7 @@ pub(super) fn for_write(address: *const u8) {
     let _ = address;
 }
 
-/// Asks for a line to be read.
+/// Prefetches a line for reading.
 #[inline]
 pub(super) fn for_read(address: *const u8) {
     // SAFETY: a prefetch never faults and changes nothing.

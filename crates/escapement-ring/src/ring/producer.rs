@@ -1,17 +1,18 @@
-//! The side that commits.
+//! The producing side: claims free slots and commits them.
 
 use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
 use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
-/// The producing side of a ring. There is one; who it is, is settled by a lock outside.
+/// The producing side of a ring. There must be only one: a role lock outside this module makes sure of it.
 ///
-/// The value has cache lines of its own, so that it may lie beside the other side's without slowing both.
+/// Aligned to 128 bytes, so that it can lie beside the other side's value without false sharing.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Producer<M: Memory = Region> {
     memory: M,
-    /// Own position: the shared word holds the same value, but is never read back from memory a peer can write to.
+    /// Own position: the shared word holds the same value, but is never read back from memory a peer can
+    /// write to.
     position: u64,
     /// The consumer's position when it was last looked up; it can only have grown since.
     consumer_seen: u64,
@@ -34,17 +35,17 @@ pub enum ClaimError {
 }
 
 impl<M: Memory> Producer<M> {
-    /// Takes up production where the ring's positions say the last producer left off. A slot that it had claimed and
-    /// not committed is simply written again.
+    /// Attaches at the position where the last producer stopped. A slot that it had claimed but not committed
+    /// is written again.
     ///
-    /// That there is no other producer is the caller's to ensure. Two of them garble each other's frames, which
-    /// checksums catch; every access still lies in the region.
+    /// The caller must make sure that there is no other producer. Two producers garble each other's frames,
+    /// which the checksums catch. Every access stays inside the region even then.
     ///
     /// # Errors
-    /// When the positions found are impossible.
+    /// Fails if the positions found are impossible.
     pub fn attach(memory: M) -> Result<Self, ProtocolViolation> {
-        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit` of a predecessor. Its slots are seen before they
-        // are looked at, and this side's next commit passes them on.
+        // SYNC POINT `COMMITTED`, Acquire: partner is `Claim::commit` of a predecessor. Its slots are seen
+        // before they are looked at, and this side's next commit passes them on.
         let found = memory.producer_position().load(Ordering::Acquire);
         let position = own_position(&memory, "producer", found)?;
         let consumer_seen = position.saturating_sub(memory.capacity());
@@ -56,10 +57,11 @@ impl<M: Memory> Producer<M> {
     /// Claims the next slot for writing.
     ///
     /// # Errors
-    /// [`ClaimError::Full`] when the consumer has not released enough; a violation when its position is impossible.
+    /// [`ClaimError::Full`] if every slot is in use; [`ClaimError::Violation`] if the consumer's position is
+    /// impossible.
     #[inline]
     pub fn try_claim(&mut self) -> Result<Claim<'_, M>, ClaimError> {
-        // Possibly full: the consumer may have gone on since it was last looked up.
+        // Possibly full: the consumer may have released more since the last look.
         if self.position - self.consumer_seen >= self.memory.capacity() {
             self.refresh()?;
             // Really full.
@@ -70,25 +72,26 @@ impl<M: Memory> Producer<M> {
         Ok(Claim { producer: self })
     }
 
-    /// Slots ever committed.
+    /// The number of slots ever committed.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Slots ever released, looked up now.
+    /// The number of slots ever released. Reads the shared position.
     ///
     /// # Errors
-    /// When the consumer's position is impossible.
+    /// Fails if the consumer's position is impossible.
     pub fn released(&mut self) -> Result<u64, ProtocolViolation> {
         self.refresh()?;
         Ok(self.consumer_seen)
     }
 
-    /// Copies bytes out of the slot that this side committed last, if there is one: it stays intact until the next
-    /// claim, whether or not it was released. Recovery reads it.
+    /// Copies bytes out of the slot that was committed last. Returns false if nothing was ever committed.
+    ///
+    /// That slot stays intact until the next claim, even after it was released. Recovery reads it.
     ///
     /// # Panics
-    /// When `offset` and the length leave the slot, or the offset is not a multiple of 16.
+    /// Panics if the range from `offset` leaves the slot, or if `offset` is not a multiple of 16.
     pub fn read_last(&self, offset: usize, destination: &mut [u8]) -> bool {
         let Some(last) = self.position.checked_sub(1) else { return false };
         assert!(
@@ -96,22 +99,23 @@ impl<M: Memory> Producer<M> {
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
         let index = slot_index(&self.memory, last);
-        // SAFETY: in bounds by the assertion. The consumer never writes to slots, and this is the only producer.
+        // SAFETY: in bounds by the assertion. The consumer never writes to slots, and this is the only
+        // producer.
         self.memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
         true
     }
 
     #[inline]
     fn load_consumer(&self) -> u64 {
-        // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position`. The consumer's reads of the slots it
-        // released are over before this side overwrites them.
+        // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position`. The consumer's reads of the
+        // slots it released are over before this side overwrites them.
         self.memory.consumer_position().load(Ordering::Acquire)
     }
 
     #[cold]
     fn refresh(&mut self) -> Result<(), ProtocolViolation> {
         let found = self.load_consumer();
-        // The order matters: only once `found` is known not to be ahead, the distance cannot wrap round.
+        // The order of the tests matters: the difference cannot wrap once `found` is known not to be ahead.
         if found < self.consumer_seen
             || found > self.position
             || self.position - found > self.memory.capacity()
@@ -129,22 +133,23 @@ impl<M: Memory> Producer<M> {
     }
 }
 
-/// A slot that is being written. Dropped without [`Claim::commit`], it was never there.
+/// A slot that is being written. Dropping it without [`Claim::commit`] aborts: the consumer never sees the
+/// slot.
 #[derive(Debug)]
 pub struct Claim<'a, M: Memory = Region> {
     producer: &'a mut Producer<M>,
 }
 
 impl<M: Memory> Claim<'_, M> {
-    /// The position that this slot gets when it is committed.
+    /// The position that this slot has once it is committed.
     pub fn position(&self) -> u64 {
         self.producer.position
     }
 
-    /// Copies bytes into the slot.
+    /// Copies bytes into the slot, starting at byte `offset` of the slot.
     ///
     /// # Panics
-    /// When `offset` and the length leave the slot, or the offset is not a multiple of 16.
+    /// Panics if the range from `offset` leaves the slot, or if `offset` is not a multiple of 16.
     #[inline]
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let memory = &self.producer.memory;
@@ -153,20 +158,21 @@ impl<M: Memory> Claim<'_, M> {
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
         let index = slot_index(memory, self.producer.position);
-        // SAFETY: in bounds by the assertion. `try_claim` saw that the consumer has released this slot, and there is
-        // one producer, held by this claim.
+        // SAFETY: in bounds by the assertion. `try_claim` saw that the consumer has released this slot, and
+        // there is one producer, held by this claim.
         memory.write_slot(index, |slot| unsafe { copy::into_slot(bytes, slot.add(offset)) });
     }
 
-    /// Hands the slot to the consumer.
+    /// Commits the slot: the consumer can see it from now on.
     #[inline]
     pub fn commit(self) {
         let producer = self.producer;
         producer.position += 1;
-        // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become visible
-        // before the position that covers them.
+        // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become
+        // visible before the position that covers them.
         producer.memory.producer_position().store(producer.position, Ordering::Release);
-        // Only a slot that is known to be free: the lines of another may be on their way to the consumer.
+        // Only for a slot that is known to be free: the consumer may be loading the cache lines of any other
+        // slot.
         if producer.position - producer.consumer_seen < producer.memory.capacity() {
             producer.memory.expect_write(slot_index(&producer.memory, producer.position));
         }

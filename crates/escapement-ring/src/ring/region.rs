@@ -1,6 +1,5 @@
-//! A ring in real memory: a mapped file in production, the heap in tests and between threads.
+//! A ring in real memory: a mapped file between processes, the heap between threads and in tests.
 
-use super::header::Header;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
 use super::prefetch;
@@ -9,17 +8,18 @@ use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-/// A laid-out ring in real memory. Clones share it.
+/// A ring laid out in real memory. Clones share the same memory.
 #[derive(Clone)]
 pub struct Region {
     base: NonNull<u8>,
-    // Geometry as it was checked when the region was opened. The peer can overwrite the header, but not this copy.
+    // The geometry as checked when the region was opened. The peer can overwrite the header, but not this
+    // copy.
     spec: Spec,
     _backing: Arc<dyn Backing>,
 }
 
-// SAFETY: the bytes behind `base` stay valid as long as `_backing`, which is Send and Sync, and every access to them is
-// an atomic or a volatile copy made under the ring's protocol.
+// SAFETY: the bytes behind `base` stay valid as long as `_backing`, which is Send and Sync, and every access
+// to them is an atomic or a volatile copy made under the ring's protocol.
 unsafe impl Send for Region {}
 // SAFETY: as for Send.
 unsafe impl Sync for Region {}
@@ -31,10 +31,10 @@ impl std::fmt::Debug for Region {
 }
 
 impl Region {
-    /// Lays a new ring out in `backing`, whose bytes are all zero and which nobody else uses yet.
+    /// Lays out a new ring in `backing`. The bytes must all be zero, and no other process may use them yet.
     ///
     /// # Errors
-    /// When the geometry is not allowed or the backing has not exactly its size.
+    /// Fails if the geometry is not allowed, or if the backing's size is not exactly the ring's.
     pub fn format(backing: Arc<dyn Backing>, spec: Spec) -> Result<Self, LayoutError> {
         spec.check()?;
         Self::expect_size(&*backing, spec.region_bytes())?;
@@ -42,10 +42,10 @@ impl Region {
         Ok(Self { base: backing.base(), spec, _backing: backing })
     }
 
-    /// Opens a ring that some process laid out in `backing`, checking its header against the backing's size.
+    /// Opens a ring that a process laid out in `backing`. Checks its header against the backing's size.
     ///
     /// # Errors
-    /// When this is not a ring, or one of another version, or one that contradicts itself.
+    /// Fails if this is not a ring, if it has another layout version, or if its header contradicts itself.
     pub fn open(backing: Arc<dyn Backing>) -> Result<Self, LayoutError> {
         if backing.len() < layout::DATA_OFFSET {
             let expected = layout::DATA_OFFSET as u64;
@@ -70,27 +70,22 @@ impl Region {
         &self.spec
     }
 
-    /// What both positions are now, committed first: for observers that take neither side.
+    /// Both positions now, committed and released. For observers that are neither producer nor consumer.
     pub fn positions(&self) -> (u64, u64) {
-        // The consumer's is read first: the pair is then one that the ring was in, or a little more.
+        // The consumer's position is read first, so that `released` is never above `committed`.
         // SYNC POINT `RELEASED`, Acquire, and
         // SYNC POINT `COMMITTED`, Acquire: only so that the second load cannot come before the first.
         let released = self.consumer_position().load(Ordering::Acquire);
         (self.producer_position().load(Ordering::Acquire), released)
     }
 
-    /// The words beside the positions: heartbeats, state, epoch, bundle hash.
-    pub fn header(&self) -> Header {
-        Header::new(self.clone())
-    }
-
     /// The atomic at a byte offset of the header page.
     #[inline]
     pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 <= layout::DATA_OFFSET);
-        // SAFETY: the callers are in this module's siblings and pass offsets of `layout`, which lie in the header page
-        // and are multiples of 8; the backing holds that page (checked when the region was made) and its base is
-        // page-aligned. Every process accesses these words as atomics only.
+        // SAFETY: the callers are in this module's siblings and pass offsets of `layout`, which lie in the
+        // header page and are multiples of 8; the backing holds that page (checked when the region was made)
+        // and its base is page-aligned. Every process accesses these words as atomics only.
         unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
     }
 
@@ -103,15 +98,15 @@ impl Region {
     #[inline]
     fn slot(&self, index: usize) -> *mut u8 {
         debug_assert!((index as u64) < self.spec.capacity);
-        // SAFETY: the algorithm masks every index with the capacity, and the backing was checked to have exactly the
-        // `region_bytes` of this spec.
+        // SAFETY: the algorithm masks every index with the capacity, and the backing was checked to have
+        // exactly the `region_bytes` of this spec.
         unsafe { self.base.as_ptr().add(layout::DATA_OFFSET + index * self.spec.slot_size as usize) }
     }
 }
 
-// SAFETY: the spec is private and immutable, `Spec::check` made sure that its capacity is a power of two and its slot
-// size a multiple of 64, and `region_bytes` was checked against the backing; the slots follow one another from a
-// page boundary.
+// SAFETY: the spec is private and immutable, `Spec::check` made sure that its capacity is a power of two and
+// its slot size a multiple of 64, and `region_bytes` was checked against the backing; the slots follow one
+// another from a page boundary.
 unsafe impl Memory for Region {
     type Position = AtomicU64;
 

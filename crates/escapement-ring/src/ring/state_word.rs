@@ -1,10 +1,10 @@
-//! The transitions of the state word, which several threads and processes write: the engine, the daemon, the guard, the
-//! kill switch.
+//! The transitions of the state word, which several threads and processes write: the engine, the daemon, the
+//! guard, the kill switch.
 //!
-//! Within an epoch *halted* is absorbing: whoever gets there first gives the reason, and nothing but the start of the next
-//! epoch, or a person who re-arms, leads out of it. A halt may replace the reason of one before it, where its caller names
-//! that reason: what reasons mean is not known here. All transitions are compare-and-swap loops, so that a transition
-//! that was decided before a halt cannot overwrite it after.
+//! Within an epoch *halted* is absorbing: whoever gets there first gives the reason, and nothing but the
+//! start of the next epoch, or a person who re-arms, leads out of it. A halt may replace the reason of one
+//! before it, where its caller names that reason: what reasons mean is not known here. All transitions are
+//! compare-and-swap loops, so that a transition that was decided before a halt cannot overwrite it after.
 //!
 //! The model in `state_word::model` runs these functions under loom.
 
@@ -13,8 +13,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The number of the state *halted*; the other states are opaque here.
 pub const HALTED: u32 = 4;
 
-/// How often a transition is tried again when another writer came first. An honest epoch has a handful of transitions;
-/// the bound is for a peer that scribbles over the word, which must not hold up a tick.
+/// How often a transition is tried again when another writer came first. An honest epoch has a handful of
+/// transitions; the bound is for a peer that scribbles over the word, which must not hold up a tick.
 const MAX_ATTEMPTS: usize = 64;
 
 /// The word that says `state` and `reason`.
@@ -27,8 +27,8 @@ pub(super) const fn unpack(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
-/// Halts. True for the caller that did it; where the word says halted already, its reason stands, unless it is one of
-/// `replaceable`.
+/// Halts. True for the caller that did it; where the word says halted already, its reason stands, unless it
+/// is one of `replaceable`.
 pub(super) fn halt(word: &AtomicU64, reason: u32, replaceable: &[u32]) -> bool {
     debug_assert!(!replaceable.contains(&reason), "a reason does not replace itself");
     if transit(word, pack(HALTED, reason), replaceable) {
@@ -71,8 +71,8 @@ fn transit(word: &AtomicU64, to: u64, replaceable: &[u32]) -> bool {
         if is_final(seen, replaceable) {
             return false;
         }
-        // SYNC POINT `STATE`, Release: partner is `Header::state`. Whoever reads `armed` also sees the epoch and bundle
-        // hash that were set before it.
+        // SYNC POINT `STATE`, Release: partner is `Header::state`. Whoever reads `armed` also sees the epoch
+        // and bundle hash that were set before it.
         match word.compare_exchange_weak(seen, to, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return true,
             Err(found) => seen = found,
@@ -133,7 +133,8 @@ mod model {
         crate::sync::explore(3, scenario);
     }
 
-    /// Two kill switches with different reasons against a daemon that arms, drains and stops, with a gateway looking on.
+    /// Two kill switches with different reasons against a daemon that arms, drains and stops, with a gateway
+    /// looking on.
     fn kills_against_transitions(advance: Advance) {
         let word = Arc::new(AtomicU64::new(pack(STARTING, 0)));
         let killers: Vec<_> = [11, 21]
@@ -184,8 +185,8 @@ mod model {
     const PASSING: u32 = 31;
     type Halt = fn(&AtomicU64, u32, &[u32]) -> bool;
 
-    /// A process that dies of something that a restart answers, while the kill switch is pulled: whoever comes first, the
-    /// reason that lasts is the one that stays.
+    /// A process that dies of something that a restart answers, while the kill switch is pulled: whoever
+    /// comes first, the reason that lasts is the one that stays.
     fn kill_against_death(halt: Halt) {
         let word = Arc::new(AtomicU64::new(pack(ARMED, 0)));
         let dying = {
@@ -211,8 +212,8 @@ mod model {
 
     type Begin = fn(&AtomicU64, (u32, u32), u32) -> Result<(), (u32, u32)>;
 
-    /// The kill switch is pulled while a daemon starts that has found nothing halted: either it judges again, or its new
-    /// epoch is halted.
+    /// The kill switch is pulled while a daemon starts that has found nothing halted: either it judges again,
+    /// or its new epoch is halted.
     fn kill_against_start(begin: Begin) {
         let word = Arc::new(AtomicU64::new(pack(STOPPED, 0)));
         let killer = {

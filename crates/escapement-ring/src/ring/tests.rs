@@ -18,7 +18,7 @@ fn ring(capacity: u64) -> (Producer, Consumer, Region) {
     (Producer::attach(region.clone()).unwrap(), Consumer::attach(region.clone()).unwrap(), region)
 }
 
-/// A frame that can be told from every other and shows when it is torn.
+/// A frame that differs from every other one, and shows if it is torn.
 fn frame(message: u64) -> [u8; SLOT] {
     let mut bytes = [0; SLOT];
     for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
@@ -75,7 +75,7 @@ fn parts_of_a_slot_are_written_and_read_at_their_offsets() {
 
 #[test]
 fn an_access_outside_the_slot_panics_and_touches_nothing() {
-    // The last two once passed: the sum of offset and length overflowed.
+    // The last two passed in an earlier version, because the sum of offset and length overflowed.
     let lengths = [(0, 65), (16, 49), (64, 1), (8, 8), (80, 0), (usize::MAX - 15, 16), (usize::MAX - 15, 32)];
     for (offset, len) in lengths {
         let (mut producer, mut consumer, _) = ring(2);
@@ -167,7 +167,7 @@ fn a_region_has_exactly_the_size_of_its_layout() {
     }
 }
 
-/// A heap region with its bytes at hand, to lay damage into.
+/// A heap region whose bytes a test can damage.
 fn raw(capacity: u64) -> (Arc<HeapRegion>, Spec) {
     let spec = spec(capacity);
     let heap = Arc::new(HeapRegion::new(spec.region_bytes()));
@@ -205,7 +205,7 @@ fn every_flipped_bit_of_the_header_is_found() {
     assert_eq!(*Region::open(heap).unwrap().spec(), spec);
 }
 
-/// Sets one field and makes the header's checksum right again: what a hostile or mistaken writer would do.
+/// Sets one field and corrects the header's checksum, as a hostile or mistaken writer would.
 fn forge(heap: &HeapRegion, offset: usize, bytes: &[u8]) {
     poke(heap, offset, bytes);
     let mut header = [0; 60];
@@ -233,7 +233,7 @@ fn a_forged_header_is_refused_by_the_field_that_lies() {
             other => panic!("{name}: {other:?}"),
         }
     }
-    // A geometry that is allowed, but not that of these bytes.
+    // The geometry is allowed, but it is not that of these bytes.
     let (heap, _) = raw(4);
     forge(&heap, 32, &(1u64 << 20).to_le_bytes());
     assert!(matches!(Region::open(heap), Err(LayoutError::Size { .. })));
@@ -267,7 +267,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against a queue: every answer of the ring is the queue's.
+    /// Every answer of the ring equals that of a queue.
     #[test]
     fn behaves_as_a_bounded_queue(power in 1u32..6, start in 0u64..100, steps in steps()) {
         let capacity = 1u64 << power;
@@ -317,7 +317,8 @@ proptest! {
                 Step::ReadLast => {
                     let mut bytes = [0; SLOT];
                     prop_assert_eq!(producer.read_last(0, &mut bytes), next > 0);
-                    // An aborted claim may have scribbled over the slot after the last, never over the last itself.
+                    // An aborted claim may have written to the slot after the last one, never to the last one
+                    // itself.
                     if next > 0 {
                         prop_assert_eq!(bytes, frame(next - 1));
                     }
@@ -330,7 +331,7 @@ proptest! {
         }
     }
 
-    /// Whatever stands in the fixed header, opening it gives a typed error or the ring that was laid out.
+    /// For any content of the fixed header, opening gives a typed error or the ring that was laid out.
     #[test]
     fn a_hostile_header_is_refused_or_harmless(
         damage in prop::collection::vec((0usize..64, any::<u8>()), 1..64),
@@ -349,7 +350,7 @@ proptest! {
             prop_assert_eq!(spec.region_bytes(), heap.len());
             prop_assert!(spec.capacity.is_power_of_two() && spec.slot_size % 64 == 0);
             prop_assert!(forged || spec == original);
-            // The ring that it describes works, whatever it is.
+            // Any ring that opens works.
             let mut producer = Producer::attach(region.clone()).unwrap();
             let mut consumer = Consumer::attach(region).unwrap();
             commit(&mut producer, 1).unwrap();
@@ -357,7 +358,7 @@ proptest! {
         }
     }
 
-    /// Whatever a peer writes into the positions, before a side attaches or while it runs, the answer is a typed
+    /// For any positions that a peer writes, before a side attaches or while it runs, the answer is a typed
     /// error, or one that the side's own position and the capacity allow.
     #[test]
     fn hostile_positions_give_typed_errors(
@@ -403,7 +404,7 @@ proptest! {
     }
 }
 
-/// Positions near everything that matters: zero, the capacity, the largest allowed, the end of the number range.
+/// Positions near the edges: zero, the capacity, the largest allowed, the end of the number range.
 fn position() -> impl Strategy<Value = u64> {
     prop_oneof![
         0u64..20,

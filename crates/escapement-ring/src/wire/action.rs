@@ -23,30 +23,31 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ActionHeader {
-    /// `sequence` of the observation that this action answers.
+    /// The `sequence` of the observation that this action answers.
     pub sequence: u64,
-    /// Position of that observation in the observation ring. It only grows, also across restarts of either side, and
-    /// is what recovery and ledgers go by: a jump of more than one is a run of skipped observations.
+    /// The position of that observation in the observation ring. It only grows, also across restarts of
+    /// either side. Recovery and ledgers use it: a jump of more than one is a run of skipped observations.
     pub position: u64,
     /// Copied from the observation.
     pub ts_event_ns: u64,
     /// Copied from the observation.
     pub ts_publish_ns: u64,
-    /// When the verdict fell, just before this frame was committed, on `CLOCK_MONOTONIC`.
+    /// The time of the verdict, just before this frame was committed, on `CLOCK_MONOTONIC`.
     pub ts_commit_ns: u64,
-    /// Policy called to policy returned, or to the takeover by the guard; zero where the policy was not called.
+    /// From the policy's call to its return, or to the takeover by the guard. Zero if the policy was not
+    /// called.
     pub inference_ns: u64,
-    /// Observation committed to observation peeked.
+    /// From the observation's commit to its peek.
     pub queue_ns: u64,
-    /// Counts the daemon's starts on this ring, from 1.
+    /// The number of the daemon's start on this ring, from 1.
     pub epoch: u32,
     /// A number of [`super::Outcome`].
     pub outcome: u16,
     /// A number of [`super::Reason`].
     pub reason: u16,
-    /// Which settings the tick went by: 1 when the daemon started, one more with each reload.
+    /// The revision of the settings that the tick used: 1 at the daemon's start, one more after each reload.
     pub generation: u32,
-    /// Zero; readers ignore it.
+    /// Zero. Readers ignore it.
     pub reserved: u32,
     /// Bits of [`ActionFlags`].
     pub flags: u32,
@@ -54,7 +55,7 @@ pub struct ActionHeader {
     pub checksum: u32,
 }
 
-/// Bits of [`ActionHeader::flags`]: what was measured, whether or not it was enforced. Numbers are never reused.
+/// Bits of [`ActionHeader::flags`]: what was measured, enforced or not. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActionFlags;
 
@@ -70,22 +71,22 @@ impl ActionFlags {
 }
 
 impl ActionHeader {
-    /// Bytes of the header, and so the payload's offset in the slot.
+    /// The size of the header, which is also the payload's offset in the slot, in bytes.
     pub const BYTES: usize = size_of::<Self>();
 
-    /// Bytes of a slot that holds actions of `dimension` elements.
+    /// The size in bytes of a slot for actions of `dimension` elements.
     pub const fn slot_size(dimension: usize) -> usize {
         slot_size(Self::BYTES, dimension)
     }
 
-    /// This header with its checksum computed over itself and `payload`.
+    /// Returns this header with its checksum set, computed over the header and `payload`.
     #[must_use]
     pub fn sealed(mut self, payload: &[f32]) -> Self {
         self.checksum = self.computed_checksum(payload);
         self
     }
 
-    /// Whether header and payload belong together.
+    /// Returns whether the checksum matches header and payload.
     pub fn is_whole(&self, payload: &[f32]) -> bool {
         self.checksum == self.computed_checksum(payload)
     }

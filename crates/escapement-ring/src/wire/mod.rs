@@ -1,7 +1,7 @@
-//! L1. What lies in a slot: observation and action frames, byte by byte.
+//! The contents of a slot: observation and action frames, byte by byte.
 //!
-//! All integers and floats are little-endian. A frame is a fixed header followed by `f32[dimension]`. `docs/FORMATS.md`
-//! holds the same tables for people who write a producer or a gateway in another language; `tests/layout.rs` holds
+//! All integers and floats are little-endian. A frame is a fixed header followed by `f32[dimension]`.
+//! `docs/FORMATS.md` has the same tables, for authors of feeds and gateways in other languages. A test holds
 //! both to the bytes of sample frames.
 
 mod action;
@@ -17,10 +17,10 @@ pub const KIND_OBSERVATION: u32 = 1;
 /// `kind` of an action ring.
 pub const KIND_ACTION: u32 = 2;
 
-/// The most elements an observation or action may have.
+/// The largest number of elements of an observation or action.
 pub const MAX_DIMENSION: usize = 4096;
 
-/// Slots begin and end on cache lines, so that two slots never share one.
+/// Slots are aligned to cache lines, so that two slots never share one.
 const SLOT_ALIGN: usize = 64;
 
 /// Bytes of one slot for frames of the given header and dimension.
@@ -28,7 +28,8 @@ pub const fn slot_size(header_bytes: usize, dimension: usize) -> usize {
     (header_bytes + 4 * dimension).next_multiple_of(SLOT_ALIGN)
 }
 
-/// CRC-32C (Castagnoli, as in RFC 3720) over a frame's header up to its checksum field, then over its payload.
+/// CRC-32C (Castagnoli, as in RFC 3720) over a frame's header up to its checksum field, then over its
+/// payload.
 pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(header), payload)
 }

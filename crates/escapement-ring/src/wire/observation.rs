@@ -17,13 +17,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct ObservationHeader {
     /// The feed's own number: one more than the previous observation's. Never a ring position.
     pub sequence: u64,
-    /// When it happened at the venue, in nanoseconds since the Unix epoch. Carried along, never used in a deadline.
+    /// The time of the event at the venue, in nanoseconds since the Unix epoch. Copied through, never used in
+    /// a deadline.
     pub ts_event_ns: u64,
-    /// When the feed committed it, on `CLOCK_MONOTONIC`, in nanoseconds.
+    /// The time of the feed's commit on `CLOCK_MONOTONIC`, in nanoseconds.
     pub ts_publish_ns: u64,
     /// Bits of [`ObservationFlags`].
     pub flags: u32,
-    /// CRC-32C of bytes 0..28 and the payload; meaningful with [`ObservationFlags::CHECKED`].
+    /// CRC-32C of bytes 0..28 and the payload. Valid only with [`ObservationFlags::CHECKED`].
     pub checksum: u32,
 }
 
@@ -34,20 +35,21 @@ pub struct ObservationFlags;
 impl ObservationFlags {
     /// `checksum` holds the frame's CRC-32C, and the agent verifies it.
     pub const CHECKED: u32 = 1;
-    /// The first observation of a feed that has just started: its `sequence` need not follow the previous one.
+    /// The first observation of a feed that has just started: its `sequence` need not follow the previous
+    /// one.
     pub const RESTART: u32 = 2;
 }
 
 impl ObservationHeader {
-    /// Bytes of the header, and so the payload's offset in the slot.
+    /// The size of the header, which is also the payload's offset in the slot, in bytes.
     pub const BYTES: usize = size_of::<Self>();
 
-    /// Bytes of a slot that holds observations of `dimension` elements.
+    /// The size in bytes of a slot for observations of `dimension` elements.
     pub const fn slot_size(dimension: usize) -> usize {
         slot_size(Self::BYTES, dimension)
     }
 
-    /// This header with its checksum computed over itself and `payload`.
+    /// Returns this header with its checksum and [`ObservationFlags::CHECKED`] set.
     #[must_use]
     pub fn sealed(mut self, payload: &[f32]) -> Self {
         self.flags |= ObservationFlags::CHECKED;
@@ -55,7 +57,7 @@ impl ObservationHeader {
         self
     }
 
-    /// Whether the frame is whole: true also where the feed does not compute checksums.
+    /// Returns whether the checksum matches. Also true if the frame has no checksum.
     pub fn is_whole(&self, payload: &[f32]) -> bool {
         self.flags & ObservationFlags::CHECKED == 0 || self.checksum == self.computed_checksum(payload)
     }

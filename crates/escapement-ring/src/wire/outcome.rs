@@ -1,4 +1,4 @@
-//! The numbers of outcomes, reasons and agent states. They stand in shared memory and in journals: never reused.
+//! The numbers of outcomes, reasons and agent states. They stand in shared memory and are never reused.
 
 /// Declares an enum whose numbers cross a process boundary, with its conversions and its name in reports.
 macro_rules! wire_numbers {
@@ -43,7 +43,7 @@ macro_rules! wire_numbers {
 }
 
 wire_numbers! {
-    /// What kind of action answered an observation.
+    /// The kind of action that answered an observation.
     Outcome: u16 {
         /// The policy's own action.
         Policy = 1, "policy";
@@ -51,7 +51,7 @@ wire_numbers! {
         SafeDefault = 2, "safe_default";
         /// The neutral action; the last record of an epoch.
         Halt = 3, "halt";
-        /// The fallback policy's action, in place of one of the policy that was late, wrong or missing.
+        /// The fallback policy's action, in place of a policy's action that was late, invalid or missing.
         Fallback = 4, "fallback";
     }
 }
@@ -79,9 +79,9 @@ wire_numbers! {
         ActionNonFinite = 8, "action_non_finite";
         /// The policy's action lay outside its bounds.
         ActionOutOfBounds = 9, "action_out_of_bounds";
-        /// The policy raised an error, or returned something that is no action.
+        /// The policy raised an error, or returned something that is not an action.
         PolicyError = 10, "policy_error";
-        /// A person or a supervising program said so.
+        /// A person or a supervising program asked for it.
         Operator = 11, "operator";
         /// The same sequence number as the observation before.
         SequenceDuplicate = 12, "sequence_duplicate";
@@ -103,7 +103,7 @@ wire_numbers! {
         BusError = 20, "bus_error";
         /// The policy did not return.
         PolicyHung = 21, "policy_hung";
-        /// The policy's carried state began anew, and this observation only warmed it up.
+        /// The policy's carried state was reset, and this observation only warmed it up.
         BurnIn = 22, "burn_in";
     }
 }
@@ -117,7 +117,7 @@ wire_numbers! {
         Warming = 2, "warming";
         /// Observations are answered.
         Armed = 3, "armed";
-        /// Halted by a rule or a person; stays so until a person re-arms it.
+        /// Halted by a rule or a person. It stays halted until a person re-arms it.
         Halted = 4, "halted";
         /// Finishing what is in the observation ring, then stopping.
         Draining = 5, "draining";

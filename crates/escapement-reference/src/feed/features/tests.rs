@@ -1,4 +1,4 @@
-//! The Rust features against the file that defines them and against what Python computes.
+//! Compares the Rust features with the file that defines them and with the values computed in Python.
 
 use super::*;
 

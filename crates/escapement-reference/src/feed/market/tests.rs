@@ -5,7 +5,8 @@ use super::*;
 
 const EVENTS: usize = 60_000;
 
-/// Mean and standard deviation of each feature over the recording that the market imitates (30,183 observations).
+/// Mean and standard deviation of each feature over the recording that the market imitates (30,183
+/// observations).
 #[rustfmt::skip]
 const RECORDED: [(f64, f64); N] = [
     (0.0876, 0.2211), (0.0477, 0.2207), (0.0006, 0.0773), (-0.0215, 0.7302),
@@ -53,7 +54,7 @@ fn events_are_well_formed_and_come_in_bursts_at_the_rate_asked_for() {
         }
         let measured = EVENTS as f64 / (1e-9 * (last_ns - 5_000) as f64);
         assert!((measured / rate - 1.0).abs() < 0.2, "{measured} events/s, asked for {rate}");
-        // At independent exponential gaps one in a hundred would be this short.
+        // With independent exponential gaps, one in a hundred would be this short.
         assert!(short > EVENTS / 4, "{short} gaps below a hundredth of the mean");
         assert!((EVENTS / 8..EVENTS / 3).contains(&trades), "{trades} trades");
     }

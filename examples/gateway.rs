@@ -1,0 +1,69 @@
+//! The smallest order gateway: takes a running agent's actions and decides for each whether it may be sent. It needs the
+//! crate `escapement-ring` alone.
+//!
+//! ```text
+//! cargo run --release --example gateway -- AGENT_DIRECTORY COUNT
+//! ```
+
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::directory::{AgentDirectory, Role};
+use escapement_ring::gateway::Gateway;
+use escapement_ring::ring::ProtocolViolation;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// An agent whose heartbeat is older than this is treated as dead.
+const HEARTBEAT_TIMEOUT: Nanos = Nanos::from_millis(100);
+/// Without an action for this long, the example gives up.
+const PATIENCE: Nanos = Nanos::from_millis(10_000);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [directory, count] = arguments.as_slice() else {
+        eprintln!("usage: gateway AGENT_DIRECTORY COUNT");
+        return ExitCode::from(64);
+    };
+    match count.parse().map_err(Into::into).and_then(|count| run(Path::new(directory), count)) {
+        Ok((sent, withheld)) => {
+            println!("{sent} actions to send, {withheld} withheld");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(directory: &Path, count: u64) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+    let clock = MonotonicClock;
+    let agent = AgentDirectory::at(directory);
+    let _role = agent.acquire(Role::Tap)?;
+    let mut gateway = Gateway::attach(&agent, HEARTBEAT_TIMEOUT)?;
+
+    let (mut sent, mut withheld) = (0, 0);
+    let mut last_action = clock.now();
+    while sent + withheld < count {
+        gateway.beat();
+        let taken = gateway.take(|action| {
+            // `may_be_sent` holds every check: checksum, outcome, the agent's state and its heartbeat. They were made
+            // after the action was copied out of the ring.
+            if action.may_be_sent() {
+                // Your order goes out here, built from `action.payload`.
+                sent += 1;
+            } else {
+                withheld += 1;
+            }
+            Ok::<_, ProtocolViolation>(())
+        })?;
+        let now = clock.now();
+        if taken.is_some() {
+            last_action = now;
+        } else if now.since(last_action) > PATIENCE {
+            break;
+        } else {
+            clock.sleep_until(now.plus(Nanos::from_micros(200)));
+        }
+    }
+    Ok((sent, withheld))
+}

@@ -315,7 +315,7 @@ fn this_package() -> Vec<Source> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tree = Vec::new();
-    for directory in ["src", "crates", "tests", "benches"] {
+    for directory in ["src", "crates", "tests", "benches", "examples"] {
         collect(root, &root.join(directory), &mut tree);
     }
     tree

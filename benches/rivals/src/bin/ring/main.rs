@@ -7,8 +7,8 @@
 //!
 //! Every ring has 1024 slots and carries the same messages of 256 bytes. One side writes them whole and the
 //! other reads them whole, through the interface that each ring's documents recommend for single messages.
-//! Both sides spin. The repetitions are short and interleaved, so that the machine's other work affects all rings
-//! alike. Nothing is asserted about the times.
+//! Both sides spin. The repetitions are short and interleaved, so that the machine's other work affects all
+//! rings alike. Nothing is asserted about the times.
 
 mod figures;
 mod message;

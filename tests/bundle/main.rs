@@ -1,7 +1,7 @@
 //! Bundles in the real program. A damaged, incomplete, unsigned or wrong bundle is refused with exit code 65
 //! and a line that names the file and the reason. No agent is armed with it.
 //!
-//! The bundles below `tests/data` are real TorchScript, written by `scripts/make_test_bundles.py`.
+//! The bundles below `tests/data` are real TorchScript, written by `python/fixtures/bundles.py`.
 
 mod damage;
 mod serving;

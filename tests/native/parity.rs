@@ -1,6 +1,6 @@
 //! Parity: the native backend against PyTorch, on every instruction set of this machine.
 //!
-//! `scripts/make_parity.py` exports policies and networks with PyTorch and records PyTorch's answers.
+//! `python/parity_cases` exports policies and networks with PyTorch and records PyTorch's answers.
 //! `scripts/parity.sh` runs it once and keeps the result in the cache. `ESCAPEMENT_PARITY` names that
 //! directory. Without it there is nothing to compare, and the test says so. Continuous integration sets
 //! `ESCAPEMENT_PARITY_REQUIRED=1`, which makes that a failure.

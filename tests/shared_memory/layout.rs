@@ -1,4 +1,4 @@
-//! `docs/FORMATS.md`, the C header and the program agree, and a producer can be written from the page.
+//! `docs/FORMATS.md`, `include/escapement.h` and the program agree. A producer can be written from the page.
 
 use escapement::ring::{
     Consumer, FieldPlace, HeapRegion, LAYOUT_VERSION, MAGIC, MAX_CAPACITY, MAX_POSITION, MAX_SLOT_SIZE,
@@ -190,7 +190,7 @@ fn c_compiler() -> Option<&'static str> {
 
 fn compile(compiler: &str, arguments: &[&Path]) -> Output {
     let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I"];
-    Command::new(compiler).args(flags).arg(in_package("docs")).args(arguments).output().unwrap()
+    Command::new(compiler).args(flags).arg(in_package("include")).args(arguments).output().unwrap()
 }
 
 fn assert_compiled(output: &Output) {
@@ -293,10 +293,7 @@ fn a_producer_written_from_the_page_is_understood() {
     let Some(compiler) = c_compiler() else { return };
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("producer");
-    assert_compiled(&compile(
-        compiler,
-        &[&in_package("tests/producer/producer.c"), Path::new("-o"), &program],
-    ));
+    assert_compiled(&compile(compiler, &[&in_package("examples/producer.c"), Path::new("-o"), &program]));
 
     let region = observation_ring(directory.path(), 8);
     let mut consumer = Consumer::attach(region.clone()).unwrap();

@@ -1,7 +1,7 @@
 //! TorchScript files that mean harm, in the real program. They are refused by their hash. If one is accepted
 //! on purpose, nothing outside changes, and the daemon ends in a documented state.
 //!
-//! `scripts/make_hostile.py` makes the modules and describes what each would do.
+//! `python/fixtures/hostile_modules.py` makes the modules and describes what each would do.
 
 use escapement::policy::{Policy, Torch};
 use escapement::wire::{AgentState, Outcome, Reason};

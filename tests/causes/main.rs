@@ -246,6 +246,7 @@ fn stopping_feed() {
     let stamped = now_ns();
     // The signal goes to this thread. A signal to the process may stop another thread first, while this one
     // continues for a moment.
+    // SAFETY: raise takes a number and touches no memory.
     assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
     feed.commit_stamped(&[0.0; 4], stamped);
 }

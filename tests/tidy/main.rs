@@ -26,6 +26,7 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "crates/escapement-native/src/kernels/dense.rs",
     "crates/escapement-native/src/kernels/elementwise.rs",
     "crates/escapement-native/src/kernels/gru.rs",
+    "crates/escapement-native/src/kernels/dispatch.rs",
     "crates/escapement-native/src/kernels/lanes.rs",
     "crates/escapement-native/src/kernels/limits.rs",
     "crates/escapement-native/src/kernels/lstm.rs",

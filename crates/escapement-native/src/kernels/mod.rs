@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `isa` | which instructions there are, and how weights are stored |
 //! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
+//! | `dispatch` | running a kernel with the instructions of an `Isa` |
 //! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
 //! | `storage`, `panel` | packed weights and the loops that multiply them |
 //! | `dense`, `lstm`, `gru`, `conv` | layers |
@@ -31,6 +32,7 @@ mod avx512_bf16;
 mod conformance;
 mod conv;
 mod dense;
+mod dispatch;
 mod elementwise;
 mod functions;
 mod gru;

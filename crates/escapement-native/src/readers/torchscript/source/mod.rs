@@ -10,8 +10,8 @@ use std::rc::Rc;
 pub(crate) use ast::{Class, Expression, ExpressionKind, Function, Statement, StatementKind};
 
 use super::archive::Archive;
-use super::limits::Limits;
-use super::refusal::Refusal;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
 
 /// Every class and function of an archive by its qualified name (`__torch__.torch.nn.modules.linear.Linear`).
 #[derive(Debug, Default)]

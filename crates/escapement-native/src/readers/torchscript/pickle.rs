@@ -7,8 +7,8 @@
 
 use std::rc::Rc;
 
-use super::limits::Limits;
-use super::refusal::Refusal;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
 
 /// The index of a value in its [`Pickle`].
 pub(crate) type Id = usize;

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::archive::Archive;
-use super::limits::Limits;
 use super::pickle::{Id, Node, Pickle};
-use super::refusal::Refusal;
-use super::tensor::{Data, Positions, count};
+use crate::ir::tensor::{Data, Positions, count};
+use crate::limits::Limits;
+use crate::refusal::Refusal;
 
 /// A tensor as stored: contiguous elements and the shape they fill.
 #[derive(Debug, Clone)]

@@ -14,8 +14,8 @@ use std::io::Read;
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-use super::limits::Limits;
-use super::refusal::Refusal;
+use crate::limits::Limits;
+use crate::refusal::Refusal;
 
 const END: &[u8] = b"PK\x05\x06";
 const END_LEN: usize = 22;

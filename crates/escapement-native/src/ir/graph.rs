@@ -6,10 +6,10 @@
 
 use std::rc::Rc;
 
+use crate::ir::tensor::{DType, Data, Positions, contiguous_strides, count};
 use crate::kernels::Activation;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data, Positions, contiguous_strides, count};
 
 pub(crate) type RootId = usize;
 

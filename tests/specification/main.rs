@@ -247,7 +247,8 @@ fn a_planted_mistake_in_the_page_is_found() {
 fn a_function_counts_as_a_test_only_where_it_is_run_as_one() {
     let mut functions = Functions::default();
     functions.read_rust(
-        "#[test]\n#[cfg(debug_assertions)]\n/// Why.\nfn runs() {}\n#[test]\n#[ignore = \"slow\"]\nfn is_ignored() {}\n\
+        "#[test]\n#[cfg(debug_assertions)]\n/// Why.\nfn runs() {}\n\
+         #[test]\n#[ignore = \"slow\"]\nfn is_ignored() {}\n\
          fn helper() {}\n// fn commented() {}\npub const fn other<T>() {}\n\
          proptest! {\n    #[test]\n    fn property(x in 0..1) {}\n}",
     );

@@ -1,4 +1,4 @@
-/* A feed handler in C. It uses only docs/FORMATS.md and include/escapement.h. tests/layout.rs runs it.
+/* A feed handler in C. It uses only docs/FORMATS.md and include/escapement.h. tests/shared_memory/layout.rs runs it.
  *
  *   producer DIRECTORY COUNT FIRST_SEQUENCE
  *

@@ -1,5 +1,5 @@
 /* Escapement's shared memory in C11: the layouts of docs/FORMATS.md, which explains their use.
- * Everything is little-endian. tests/layout.rs checks this file against the program. */
+ * Everything is little-endian. tests/shared_memory/layout.rs checks this file against the program. */
 #ifndef ESCAPEMENT_H
 #define ESCAPEMENT_H
 

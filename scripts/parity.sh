@@ -44,4 +44,4 @@ if $path_only; then
     exit 0
 fi
 cd "$root"
-ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native_parity -- --nocapture
+ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native parity:: -- --nocapture

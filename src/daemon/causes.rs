@@ -2,7 +2,7 @@
 //! them.
 
 use super::event::WatchedThread;
-use super::planted::skew_ns;
+use super::planted::moved_in_time_if_planted;
 use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
@@ -59,10 +59,7 @@ impl Causes {
     }
 
     pub(super) fn note(&mut self, record: &TickRecord) {
-        match skew_ns() {
-            0 => self.misses.note(record),
-            skew => self.misses.note(&record.later_by(skew)),
-        }
+        self.misses.note(&moved_in_time_if_planted(record));
     }
 
     pub(super) fn expect(&mut self, revision: u32, deadlines: Deadlines) {

@@ -45,7 +45,7 @@ mod tail;
 
 use crate::agent_files::{RunFile, StateDirectory};
 use crate::config::AgentConfig;
-use crate::halt::{HaltKeeper, install_kill_switch, watch_state_word};
+use crate::halt::{install_kill_switch, watch_state_word};
 use crate::os::{Request, Signals};
 use assembly::Agent;
 use crossbeam::channel::{Sender, bounded};
@@ -55,7 +55,7 @@ use escapement_ring::clock::{Clock, MonotonicClock};
 use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
 use escapement_ring::wire::{AgentState, Reason};
 use event::Event;
-use planted::ignores_the_latch;
+use planted::halt_keeper;
 use prepare::ReadConfig;
 use rings::Rings;
 use signal_hook::consts::SIGUSR2;
@@ -92,10 +92,7 @@ pub fn run(
     RunFile::of_this_process(absolute(state.path()), absolute(file))
         .and_then(|run_file| run_file.write(&directory))
         .map_err(DaemonError::system("write daemon.json"))?;
-    let keeper = Arc::new(match ignores_the_latch() {
-        false => HaltKeeper::new(state),
-        true => HaltKeeper::that_ignores_the_latch(state),
-    });
+    let keeper = Arc::new(halt_keeper(state));
     keeper.discard_prepared();
     keeper.refuse_halted(&directory).map_err(DaemonError::refused(file))?;
 

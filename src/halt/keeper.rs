@@ -75,6 +75,7 @@ impl HaltKeeper {
 
     /// A defective keeper, which starts a halted agent and watches no latch. The suites that show that a halt
     /// stays a halt must find this defect.
+    #[cfg(feature = "planted-faults")]
     pub fn that_ignores_the_latch(state: StateDirectory) -> Self {
         Self { heeds_the_latch: false, ..Self::new(state) }
     }

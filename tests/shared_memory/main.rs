@@ -1,0 +1,5 @@
+//! The shared memory as another process sees it: its documented layout, and a peer that writes noise.
+#![cfg(not(loom))]
+
+mod layout;
+mod scribbler;

@@ -185,8 +185,8 @@ impl Explainer {
             watch.drain(&mut self.timeline);
         }
         for call in late {
-            let question = MissKind::Late { window: *call, limit: self.limit };
-            let (cause, _) = judge(&self.timeline, question, late.len() == 1);
+            let kind = MissKind::Late { window: *call, limit: self.limit };
+            let (cause, _) = judge(&self.timeline, kind, late.len() == 1);
             *counts.entry(cause).or_default() += 1;
         }
     }

@@ -172,7 +172,7 @@ impl ThreadWatch {
     fn drain_switches(&mut self, timeline: &mut Timeline, now: u64) {
         let mut until = self.switches_until;
         let (off_since, lost) = (&mut self.off_since, &mut self.lost);
-        let may_have_lost = each(&mut self.switches, SWITCH_BYTES, |said| match said {
+        let may_have_lost = each_record(&mut self.switches, SWITCH_BYTES, |record| match record {
             PerfRecord::Event(at, bits) => {
                 if bits & SWITCH_OUT != 0 {
                     *off_since = Some((at, bits & SWITCH_OUT_PREEMPT != 0));
@@ -219,7 +219,7 @@ impl ThreadWatch {
         ];
         for (sampler, bytes, end) in sources {
             let mut until = from;
-            let may_have_lost = each(sampler, bytes, |said| match said {
+            let may_have_lost = each_record(sampler, bytes, |record| match record {
                 PerfRecord::Event(at, _) => {
                     match end {
                         Some(kind) => ends.push((at, kind)),
@@ -238,8 +238,17 @@ impl ThreadWatch {
                 forget(until, now);
             }
         }
-        ends.sort_unstable_by_key(|(at, _)| *at);
-        let mut ends = ends.iter().peekable();
+        self.pair_faults(timeline);
+        if let Some(unknown) = unknown {
+            timeline.add(ThreadState::FaultsUnknown, unknown);
+        }
+        self.faults_until = self.faults_until.max(now);
+    }
+
+    /// Adds each fault whose beginning and end were drained to the timeline.
+    fn pair_faults(&mut self, timeline: &mut Timeline) {
+        self.ends.sort_unstable_by_key(|(at, _)| *at);
+        let mut ends = self.ends.iter().peekable();
         while let Some(begin) = self.open_faults.front().copied() {
             while ends.next_if(|(at, _)| *at < begin).is_some() {}
             let Some((end, kind)) = ends.peek().copied() else { break };
@@ -255,10 +264,6 @@ impl ThreadWatch {
         while self.open_faults.len() > 1 {
             self.open_faults.pop_front();
         }
-        if let Some(unknown) = unknown {
-            timeline.add(ThreadState::FaultsUnknown, unknown);
-        }
-        self.faults_until = self.faults_until.max(now);
     }
 }
 
@@ -284,9 +289,9 @@ fn open(event: Software, bytes: usize, what: &'static str) -> Result<Sampler, Wa
     sampler.map_err(|source| WatchError { what, source })
 }
 
-/// Passes every record in the buffer to `show`. Returns whether the buffer was so full that records may have
+/// Passes every record in the buffer to `take`. Returns whether the buffer was so full that records may have
 /// been lost without a notice.
-fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(PerfRecord)) -> bool {
+fn each_record(sampler: &mut Sampler, bytes: usize, mut take: impl FnMut(PerfRecord)) -> bool {
     let mut read = 0;
     // The kernel may write while this reads. At most one buffer's length is read; the rest waits for the next
     // call.
@@ -301,7 +306,7 @@ fn each(sampler: &mut Sampler, bytes: usize, mut show: impl FnMut(PerfRecord)) -
             *word = u64::from_ne_bytes(eight.try_into().expect("chunks of eight bytes"));
         }
         let at = if count > 0 { words[count - 1] } else { 0 };
-        show(match record.ty() {
+        take(match record.ty() {
             SAMPLE => PerfRecord::Event(words[0], 0),
             SWITCH => PerfRecord::Event(at, record.misc()),
             // Event number, count, time.

@@ -153,14 +153,14 @@ impl Misses {
         }
         let mut before = None;
         while let Some(waiting) = self.waiting.pop_front() {
-            let question = self.question(&waiting);
-            let after = self.waiting.front().and_then(|next| self.question(next).window());
-            let alone = question.window().is_none_or(|window| {
+            let kind = self.kind_of(&waiting);
+            let after = self.waiting.front().and_then(|next| self.kind_of(next).window());
+            let alone = kind.window().is_none_or(|window| {
                 let shares = |other: Interval| self.timeline.share_a_sample(window, other);
                 ![before, after].into_iter().flatten().any(shares)
             });
-            before = question.window().or(before);
-            let (cause, evidence) = judge(&self.timeline, question, alone);
+            before = kind.window().or(before);
+            let (cause, evidence) = judge(&self.timeline, kind, alone);
             let miss = waiting.judged(cause, evidence);
             self.count(miss);
             report(&miss);
@@ -230,7 +230,7 @@ impl Misses {
         }
     }
 
-    fn question(&self, waiting: &PendingMiss) -> MissKind {
+    fn kind_of(&self, waiting: &PendingMiss) -> MissKind {
         let PendingMiss { record, reason, returned } = waiting;
         let deadlines = self.deadlines_of(record.generation);
         match reason {

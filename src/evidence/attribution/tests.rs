@@ -81,8 +81,8 @@ fn what_is_not_known_decides_nothing() {
 fn a_thread_that_is_not_watched_has_no_verdict() {
     let mut timeline = timeline(&[]);
     timeline.forget_before(u64::MAX);
-    let question = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
-    assert_eq!(judge(&timeline, question, true).0, Cause::Undetermined);
+    let kind = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
+    assert_eq!(judge(&timeline, kind, true).0, Cause::Undetermined);
     assert_eq!(judge(&timeline, MissKind::ActionRingFull, true).0, Cause::ActionRingFull);
 }
 
@@ -90,14 +90,14 @@ fn a_thread_that_is_not_watched_has_no_verdict() {
 fn a_gap_is_the_platforms_and_bounded_by_what_it_took() {
     let gap = (ThreadState::PlatformGap, 20, 520);
     assert_eq!(late(&[gap], 550).0, Cause::CoreTaken);
-    let question = MissKind::Late { window: at(0, 550), limit: 100 * MICRO };
+    let kind = MissKind::Late { window: at(0, 550), limit: 100 * MICRO };
     let mut timeline = timeline(&[gap]);
     // This hypervisor reports when it takes the engine's core, and did not: the gap was on the guard's core
     // alone.
     timeline.rely_on_steal();
-    assert_eq!(judge(&timeline, question, true).0, Cause::PolicySlow);
+    assert_eq!(judge(&timeline, kind, true).0, Cause::PolicySlow);
     timeline.add_stolen(at(0, 5_000), 480 * MICRO);
-    assert_eq!(judge(&timeline, question, true).0, Cause::CoreTaken);
+    assert_eq!(judge(&timeline, kind, true).0, Cause::CoreTaken);
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn what_was_forgotten_is_unknown() {
     for index in 0..20_000 {
         timeline.add(ThreadState::Preempted, at(10 * index, 10 * index + 1));
     }
-    let question = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
-    assert_eq!(judge(&timeline, question, true).0, Cause::Undetermined);
+    let kind = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
+    assert_eq!(judge(&timeline, kind, true).0, Cause::Undetermined);
 }
 
 const DEADLINES: Deadlines = Deadlines {
@@ -332,9 +332,9 @@ proptest! {
             timeline.add_stolen(at(0, 3_000), stolen * MICRO);
         }
         let (window, limit) = (at(0, end), limit * MICRO);
-        let question =
+        let kind =
             if is_stale { MissKind::Stale { window, limit } } else { MissKind::Late { window, limit } };
-        let (_, found) = judge(&timeline, question, true);
+        let (_, found) = judge(&timeline, kind, true);
         let machine = found.preempted_ns + found.platform_ns + found.fault_ns;
         let parts = found.on_core_ns + found.asleep_ns + machine + found.queued_ns + found.feed_ns
             + found.unknown_ns;

@@ -103,8 +103,8 @@ pub(super) const POLLED: u64 = 20_000;
 const MATCHING: u64 = 50_000;
 
 /// Judges one miss by what is known. `alone` says that the same stolen time could explain no other miss.
-pub fn judge(timeline: &Timeline, question: MissKind, alone: bool) -> (Cause, Evidence) {
-    let (window, limit, waiting) = match question {
+pub fn judge(timeline: &Timeline, kind: MissKind, alone: bool) -> (Cause, Evidence) {
+    let (window, limit, waiting) = match kind {
         MissKind::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
         MissKind::Late { window, limit } => (window, limit, false),
         MissKind::Stale { window, limit } => (window, limit, true),

@@ -22,7 +22,9 @@ use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
 use crate::latency::{Objective, Validation, ValidationError, validate};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
+use escapement_engine::{
+    Bounds, CarriedState, CarryRule, CarryRules, Deadlines, all_finite, synthetic_observations,
+};
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use escapement_ring::wire::{Outcome, Reason};
@@ -143,7 +145,7 @@ pub struct Agent<C = MachineClock> {
     safe_default: Box<[f32]>,
     action: Box<[f32]>,
     noise: Option<Noise>,
-    carried: Option<Carried>,
+    carried: Option<CarriedState>,
     calls: u64,
     examples: Vec<Vec<f32>>,
     of_this_thread: PhantomData<*const ()>,
@@ -166,7 +168,7 @@ impl Agent {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()
             }
-            Candidate::Unproven(_) => made_up_observations(policy.dimensions().observation, EXAMPLES),
+            Candidate::Unproven(_) => synthetic_observations(policy.dimensions().observation, EXAMPLES),
         };
         Self::new(policy, candidate.manifest(), examples, options, MachineClock::new())
     }
@@ -200,12 +202,12 @@ impl<C: Clock> Agent<C> {
         let noise = manifest.and_then(|manifest| manifest.noise);
         let noise = noise.map(|noise| Noise::new(options.seed, noise.kind.into()));
         let rule = |rule| match rule {
-            StateRule::Keep => Carry::Keep,
-            StateRule::Reset => Carry::Reset,
-            StateRule::BurnIn(observations) => Carry::BurnIn(observations),
+            StateRule::Keep => CarryRule::Keep,
+            StateRule::Reset => CarryRule::Reset,
+            StateRule::BurnIn(observations) => CarryRule::BurnIn(observations),
         };
         let carried = manifest.and_then(|manifest| manifest.recurrent).map(|recurrent| {
-            Carried::new(CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) })
+            CarriedState::new(CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) })
         });
         Ok(Self {
             clock,
@@ -255,7 +257,7 @@ impl<C: Clock> Agent<C> {
             } else if self.bounds.as_ref().is_some_and(|bounds| !bounds.contain(&self.action)) {
                 Some(Reason::ActionOutOfBounds)
             } else {
-                self.carried.as_mut().is_some_and(Carried::is_burning_in).then_some(Reason::BurnIn)
+                self.carried.as_mut().is_some_and(CarriedState::is_burning_in).then_some(Reason::BurnIn)
             };
         }
         self.calls += 1;
@@ -312,7 +314,7 @@ impl<C: Clock> Agent<C> {
         self.policy.backend()
     }
 
-    /// Measures `trials` calls on this thread, with nothing enforced, against the inference deadline. Carried state is
+    /// Measures `trials` calls on this thread, with nothing enforced, against the inference deadline. CarriedState state is
     /// back at its initial value afterwards.
     ///
     /// # Errors

@@ -10,7 +10,8 @@ use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{
-    Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, OnMiss, PolicyChange, Serving,
+    CarryRule, CarryRules, FeatureRange, InputCheck, InputCheckMode, OnMiss, Policies, PolicyChange,
+    PolicyExtras,
 };
 use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
 use std::path::Path;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 /// What was loaded.
 pub(super) struct Loaded {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) serving: Policies,
+    pub(super) company: PolicyExtras,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
     /// Whether libtorch serves: the thread that it serves on is to be confined.
@@ -28,7 +29,7 @@ pub(super) struct Loaded {
 
 /// What a reload leads to.
 pub(super) struct Reloaded {
-    pub(super) company: Company,
+    pub(super) company: PolicyExtras,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
     /// The policy, where it is another one.
@@ -77,8 +78,8 @@ pub(super) fn reload(
         fits(config, beside.tail)?;
         let mut company = sources.company(config, drawn_seed)?;
         // The same features are counted on.
-        if let (Some(guard), Some(counts)) = (&mut company.input_guard, provenance.counts()) {
-            guard.count_into(counts);
+        if let (Some(guard), Some(counts)) = (&mut company.input_check, provenance.counts()) {
+            guard.share_counts(counts);
         }
         let provenance = match &sources.policy {
             Some(candidate) => provenance.clone().verified_by(candidate),
@@ -99,7 +100,7 @@ pub(super) fn reload(
     let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
     fits(config, tail)?;
     let change = PolicyChange {
-        serving,
+        policies: serving,
         sha256,
         warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
         on_thread: served_by_torch
@@ -148,13 +149,13 @@ impl Sources {
     }
 
     /// What goes beside the policy. A seed that was drawn once is kept.
-    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Company, DaemonError> {
-        let Some(candidate) = &self.policy else { return Ok(Company::default()) };
+    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<PolicyExtras, DaemonError> {
+        let Some(candidate) = &self.policy else { return Ok(PolicyExtras::default()) };
         let manifest = candidate.manifest();
         let seed = || config.policy.seed.or(drawn_seed).unwrap_or_else(fresh_seed);
         let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
-        Ok(Company {
-            input_guard: input_guard(config, candidate)?,
+        Ok(PolicyExtras {
+            input_check: input_guard(config, candidate)?,
             noise: noise.map(|noise| Noise::new(seed(), noise.kind.into())),
             carry: carry_rules(config, manifest.and_then(|manifest| manifest.recurrent))?,
         })
@@ -182,7 +183,7 @@ impl Sources {
         let provenance = provenance.beside(config, &company, drawn_seed);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
-        let serving = Serving::new(misbehaving_if_planted(policy), fallback);
+        let serving = Policies::new(misbehaving_if_planted(policy), fallback);
         Ok(Loaded { serving, company, sources: self, provenance, served_by_torch })
     }
 }
@@ -202,9 +203,9 @@ fn carry_rules(
     recurrent: Option<Recurrent>,
 ) -> Result<Option<CarryRules>, DaemonError> {
     let rule = |rule| match rule {
-        StateRule::Keep => Carry::Keep,
-        StateRule::Reset => Carry::Reset,
-        StateRule::BurnIn(observations) => Carry::BurnIn(observations),
+        StateRule::Keep => CarryRule::Keep,
+        StateRule::Reset => CarryRule::Reset,
+        StateRule::BurnIn(observations) => CarryRule::BurnIn(observations),
     };
     let asked = config.policy.recurrent;
     match recurrent {
@@ -279,12 +280,12 @@ fn within_time(
 }
 
 /// The guard for what the manifest says about the training.
-fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputGuard>, DaemonError> {
+fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputCheck>, DaemonError> {
     let spec = config.policy.guard;
     let Some(manifest) = candidate.manifest() else {
         return match spec.mode {
-            GuardMode::Off | GuardMode::Count => Ok(None),
-            mode @ (GuardMode::Clamp | GuardMode::SafeDefault) => {
+            InputCheckMode::Off | InputCheckMode::Count => Ok(None),
+            mode @ (InputCheckMode::Clamp | InputCheckMode::SafeDefault) => {
                 Err(DaemonError::NoStatistics { mode: mode.name() })
             }
         };
@@ -296,7 +297,7 @@ fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<Inp
         statistics: space.statistics.as_ref().map(|known| (known.mean[index], known.std[index])),
     };
     let features: Vec<_> = (0..space.dimension.min(config.dimensions.observation)).map(range).collect();
-    Ok(InputGuard::new(spec, &features))
+    Ok(InputCheck::new(spec, &features))
 }
 
 #[cfg(test)]

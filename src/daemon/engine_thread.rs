@@ -13,7 +13,7 @@ use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_sch
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
+use escapement_engine::{CommandWord, Engine, OnMiss, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp};
 use escapement_ring::clock::{Clock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 /// What the supervisor hands to the engine's thread; the clock is made there.
 pub(super) struct EngineParts {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) serving: Policies,
+    pub(super) company: PolicyExtras,
     /// What this thread does before it calls the policy.
     pub(super) confine: Option<Sandbox>,
     /// Where the guard goes, and what it says about its place.
@@ -114,7 +114,7 @@ fn make_ready(
 
     let mut engine = Engine::new(Parts {
         clock: MachineClock::new(),
-        serving: parts.serving,
+        policies: parts.serving,
         observations: parts.observations,
         observation_header: parts.observation_header,
         actions: parts.actions,
@@ -124,8 +124,8 @@ fn make_ready(
         settings: config.settings.clone(),
         epoch: parts.epoch,
     })?;
-    engine.join(parts.company);
-    engine.listen(parts.updates);
+    engine.set_extras(parts.company);
+    engine.take_updates_from(parts.updates);
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }

@@ -2,7 +2,7 @@
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::engine::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Serving,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Policies, Progress,
     Settings, TickRecord, record_ring,
 };
 use escapement::policy::{Dimensions, Policy};
@@ -82,7 +82,7 @@ impl HeapEngine {
         let (records_in, records) = record_ring(2 * CAPACITY);
         let parts = Parts {
             clock: clock.clone(),
-            serving: Serving::new(policy, None),
+            policies: Policies::new(policy, None),
             observations,
             observation_header: observation_region.header(),
             actions,

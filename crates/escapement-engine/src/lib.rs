@@ -6,34 +6,34 @@
 //! counters.
 
 #[cfg(not(loom))]
+mod admission;
+#[cfg(not(loom))]
 mod budget;
 #[cfg(not(loom))]
-mod carry;
+mod carried_state;
 #[cfg(not(loom))]
 mod command;
 #[cfg(not(loom))]
 mod deadline;
 #[cfg(not(loom))]
-mod desk;
-#[cfg(not(loom))]
 mod guard;
 #[cfg(not(loom))]
 mod idle;
 #[cfg(not(loom))]
-mod input_guard;
-#[cfg(not(loom))]
-mod intake;
+mod input_check;
 pub mod lease;
 #[cfg(not(loom))]
 pub mod noise;
 #[cfg(not(loom))]
+mod policies;
+#[cfg(not(loom))]
 mod record;
+#[cfg(not(loom))]
+mod responder;
 #[cfg(not(loom))]
 mod resume;
 #[cfg(not(loom))]
 mod run;
-#[cfg(not(loom))]
-mod serving;
 #[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
@@ -48,17 +48,19 @@ mod warm_up;
 #[cfg(not(loom))]
 pub use budget::{Budget, BudgetSpec};
 #[cfg(not(loom))]
-pub use carry::{Carried, Carry, CarryRules};
+pub use carried_state::{CarriedState, CarryRule, CarryRules};
 #[cfg(not(loom))]
 pub use command::{Command, CommandWord};
 #[cfg(not(loom))]
 pub use deadline::Deadlines;
 #[cfg(not(loom))]
-pub use guard::{DeadlineGuard, GuardEnd, GuardWake, Look, Moment};
+pub use guard::{DeadlineGuard, GuardEnd, GuardEvent, GuardPoll, GuardWake};
 #[cfg(not(loom))]
 pub use idle::IdleStrategy;
 #[cfg(not(loom))]
-pub use input_guard::{FeatureRange, GuardFinding, GuardMode, GuardSpec, InputGuard};
+pub use input_check::{FeatureRange, InputCheck, InputCheckMode, InputCheckResult, InputCheckSpec};
+#[cfg(not(loom))]
+pub use policies::Policies;
 #[cfg(not(loom))]
 pub use record::{TickRecord, record_ring};
 #[cfg(not(loom))]
@@ -66,15 +68,13 @@ pub use resume::EngineError;
 #[cfg(not(loom))]
 pub use run::{RunEnd, run};
 #[cfg(not(loom))]
-pub use serving::Serving;
-#[cfg(not(loom))]
 pub use settings::{Backlog, Bounds, OnFull, OnGap, OnMiss, Settings, all_finite};
 #[cfg(not(loom))]
 pub use tick::{Engine, Parts, Progress};
 #[cfg(not(loom))]
-pub use update::{Company, Fate, PolicyChange, Update};
+pub use update::{PolicyChange, PolicyExtras, Update, UpdateOutcome};
 #[cfg(not(loom))]
-pub use warm_up::{WarmUp, WarmUpSpec, made_up_observations};
+pub use warm_up::{WarmUp, WarmUpSpec, synthetic_observations};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -54,7 +54,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 return RunEnd::Halted(Reason::Operator);
             }
         }
-        engine.look_for_updates();
+        engine.apply_offered_update();
         let (now, was_idle) = match engine.tick() {
             Progress::Done(now) => {
                 idle.reset();

@@ -4,17 +4,17 @@
 //! guard may take it and commit the safe default itself. An action of the policy is made ready before the right is
 //! reclaimed, so that nothing but the copy into the slot lies between the claim that decides and the commit.
 
+use super::admission::{Admission, Frame};
 use super::budget::Budget;
-use super::carry::{Begun, Carried};
-use super::desk::{Desk, Findings, InFlight, Verdict};
+use super::carried_state::{CarriedState, StateReset};
 use super::guard::{DeadlineGuard, GuardWake};
-use super::input_guard::{GuardFinding, InputGuard};
-use super::intake::{Frame, Intake};
+use super::input_check::{InputCheck, InputCheckResult};
+use super::policies::Policies;
+use super::responder::{Findings, InFlight, Responder, Verdict};
 use super::resume::{EngineError, resume};
-use super::serving::Serving;
 use super::settings::{Backlog, Settings, all_finite};
-use super::update::{Company, Update};
-use crate::lease::{Deputy, Holder, Receiver, turn};
+use super::update::{PolicyExtras, Update};
+use crate::lease::{LeaseClaimant, LeaseHolder, Receiver, lease};
 use crate::noise::Noise;
 use crate::telemetry::Counters;
 use escapement_policy::Fault;
@@ -31,7 +31,7 @@ pub struct Parts<C> {
     /// Time.
     pub clock: C,
     /// What answers observations.
-    pub serving: Serving,
+    pub policies: Policies,
     /// Where observations come from.
     pub observations: Consumer,
     /// Heartbeat of this side of the observation ring.
@@ -68,31 +68,31 @@ pub enum Progress {
 /// The engine. One thread owns it.
 pub struct Engine<C> {
     pub(super) clock: C,
-    pub(super) serving: Serving,
+    pub(super) policies: Policies,
     pub(super) settings: Arc<Settings>,
-    pub(super) desk: Holder<Desk>,
-    /// The guard's end of the desk, until somebody asks for it.
-    deputy: Option<Deputy<Desk>>,
+    pub(super) responder: LeaseHolder<Responder>,
+    /// The guard's end of the responder, until somebody asks for it.
+    claimant: Option<LeaseClaimant<Responder>>,
     observations: Consumer,
     observation_header: Header,
     action_header: Header,
     counters: Arc<Counters>,
-    intake: Intake,
-    pub(super) input_guard: Option<InputGuard>,
+    admission: Admission,
+    pub(super) input_check: Option<InputCheck>,
     pub(super) noise: Option<Noise>,
-    pub(super) carried: Option<Carried>,
+    pub(super) carried: Option<CarriedState>,
     /// What is left to do about an observation that the guard has answered.
-    pub(super) owed: Option<Owed>,
+    pub(super) lost_tick: Option<LostTick>,
     /// Where new settings come from.
     pub(super) updates: Option<Receiver<Update>>,
-    pub(super) generation: u32,
+    pub(super) revision: u32,
     epoch: u32,
     halted: Option<Reason>,
 }
 
 /// What the engine knows about a tick that it lost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Owed {
+pub(super) struct LostTick {
     pub(super) inference_ns: u64,
     pub(super) returned: Nanos,
 }
@@ -109,7 +109,7 @@ impl<C: Clock> Engine<C> {
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
-            serving,
+            policies,
             mut observations,
             observation_header,
             actions,
@@ -119,12 +119,12 @@ impl<C: Clock> Engine<C> {
             settings,
             epoch,
         } = parts;
-        let dimensions = serving.policy.dimensions();
+        let dimensions = policies.policy.dimensions();
         settings.assert_widths(dimensions);
         let last = resume(&mut observations, &actions, dimensions.action)?;
         let settings = Arc::new(settings);
-        const FIRST_GENERATION: u32 = 1;
-        let (desk, deputy) = turn(Desk {
+        const FIRST_REVISION: u32 = 1;
+        let (responder, claimant) = lease(Responder {
             actions,
             action_header: action_header.clone(),
             records,
@@ -132,30 +132,30 @@ impl<C: Clock> Engine<C> {
             misses: Budget::new(settings.miss_budget),
             errors: Budget::new(settings.error_budget),
             settings: Arc::clone(&settings),
-            generation: FIRST_GENERATION,
+            revision: FIRST_REVISION,
             epoch,
             tick: InFlight::default(),
             fallback: vec![0.0; dimensions.action].into(),
             halted: None,
         });
-        desk.expect_deadlines_of(settings.deadlines.shortest());
+        responder.set_shortest_deadline(settings.deadlines.shortest());
         Ok(Self {
             clock,
-            serving,
-            intake: Intake::resumed(last),
-            input_guard: None,
+            policies,
+            admission: Admission::resumed(last),
+            input_check: None,
             noise: None,
             carried: None,
             settings,
-            desk,
-            deputy: Some(deputy),
+            responder,
+            claimant: Some(claimant),
             observations,
             observation_header,
             action_header,
             counters,
-            owed: None,
+            lost_tick: None,
             updates: None,
-            generation: FIRST_GENERATION,
+            revision: FIRST_REVISION,
             epoch,
             halted: None,
         })
@@ -171,28 +171,28 @@ impl<C: Clock> Engine<C> {
         C: LeadingClock,
     {
         let (clock, header) = (self.clock.follower(), self.action_header.clone());
-        Some(DeadlineGuard::new(clock, self.deputy.take()?, header, wake, hang_timeout))
+        Some(DeadlineGuard::new(clock, self.claimant.take()?, header, wake, hang_timeout))
     }
 
-    /// Goes with this company from the next tick on.
-    pub fn join(&mut self, company: Company) {
-        let Company { input_guard, noise, carry } = company;
-        self.input_guard = input_guard;
+    /// Goes with this extras from the next tick on.
+    pub fn set_extras(&mut self, extras: PolicyExtras) {
+        let PolicyExtras { input_check, noise, carry } = extras;
+        self.input_check = input_check;
         self.noise = noise;
-        self.carried = carry.map(Carried::new);
+        self.carried = carry.map(CarriedState::new);
     }
 
     /// Whether every observation that was peeked has its outcome.
     #[inline]
     pub(super) fn is_between_ticks(&self) -> bool {
-        self.owed.is_none()
+        self.lost_tick.is_none()
     }
 
     /// Answers at most one observation.
     #[inline]
     pub fn tick(&mut self) -> Progress {
-        if let Some(owed) = self.owed {
-            return self.settle(owed);
+        if let Some(lost_tick) = self.lost_tick {
+            return self.settle(lost_tick);
         }
         if let Some(reason) = self.halted {
             return Progress::Halted(reason);
@@ -213,7 +213,7 @@ impl<C: Clock> Engine<C> {
         if skipped > 0 {
             self.counters.count_skipped(skipped);
         }
-        let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
+        let Policies { policy, fallback, observation, action, spare } = &mut self.policies;
         let mut header = ObservationHeader::default();
         peek.read(0, header.as_mut_bytes());
         peek.read(ObservationHeader::BYTES, observation.as_mut_bytes());
@@ -225,7 +225,7 @@ impl<C: Clock> Engine<C> {
             ..InFlight::default()
         };
 
-        let Some(room) = self.desk.with(Desk::has_room) else { return Progress::Waiting };
+        let Some(room) = self.responder.with(Responder::has_room) else { return Progress::Waiting };
         match room {
             Ok(()) => {}
             Err(ClaimError::Full { .. }) => {
@@ -237,9 +237,9 @@ impl<C: Clock> Engine<C> {
 
         // The policy's action, or why not.
         let frame = Frame { header, payload: observation, position: tick.position };
-        let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut tick.flags);
-        if let (Some(guard), None) = (&self.input_guard, refused)
-            && guard.apply(observation) == GuardFinding::Refuse
+        let mut refused = self.admission.admit(&self.settings, &frame, peeked, &mut tick.flags);
+        if let (Some(guard), None) = (&self.input_check, refused)
+            && guard.apply(observation) == InputCheckResult::Refuse
         {
             refused = Some(Reason::ObservationOutOfRange);
         }
@@ -267,24 +267,24 @@ impl<C: Clock> Engine<C> {
             if let Some(fallback) = fallback {
                 // Under the end-to-end deadline alone, and under the guard's eyes: a fallback can hang, too.
                 tick.deadline = if enforced { peeked.plus(deadlines.end_to_end) } else { Nanos(0) };
-                self.desk.with(|desk| desk.tick = tick);
-                self.desk.lend(guarded(tick.deadline));
+                self.responder.with(|responder| responder.tick = tick);
+                self.responder.grant(guarded(tick.deadline));
                 let good = objection(fallback.infer(observation, spare), spare, &self.settings).is_none();
-                if !self.desk.reclaim() {
+                if !self.responder.take_back() {
                     let returned = self.clock.now();
-                    return self.settle(Owed { inference_ns: 0, returned });
+                    return self.settle(LostTick { inference_ns: 0, returned });
                 }
                 tick.fallback_is_good = good;
-                self.desk.with(|desk| desk.fallback.copy_from_slice(spare));
+                self.responder.with(|responder| responder.fallback.copy_from_slice(spare));
             }
             if let Some(noise) = &self.noise {
                 noise.fill(header.sequence, policy.noise_mut());
             }
             let called = self.clock.begin();
             tick.called = called;
-            tick.deadline = if enforced { deadlines.of_tick(peeked, called) } else { Nanos(0) };
-            self.desk.with(|desk| desk.tick = tick);
-            self.desk.lend(guarded(tick.deadline));
+            tick.deadline = if enforced { deadlines.tick_deadline(peeked, called) } else { Nanos(0) };
+            self.responder.with(|responder| responder.tick = tick);
+            self.responder.grant(guarded(tick.deadline));
             lent = true;
             let answer = policy.infer(observation, action);
             let returned = self.clock.now();
@@ -294,7 +294,7 @@ impl<C: Clock> Engine<C> {
             }
             found.refused = objection(answer, action, &self.settings);
             found.policy_failed = found.refused.is_some();
-            if found.refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
+            if found.refused.is_none() && self.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
                 found.refused = Some(Reason::BurnIn);
             }
         }
@@ -305,13 +305,13 @@ impl<C: Clock> Engine<C> {
         let mut leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
         // Made before the right is reclaimed: an action that is late by then stays where it is.
         let frame = if leaves {
-            tick.frame(Verdict::POLICY, &found, self.generation, self.epoch).sealed(action)
+            tick.frame(Verdict::POLICY, &found, self.revision, self.epoch).sealed(action)
         } else {
             ActionHeader::default()
         };
         if lent {
-            if !self.desk.reclaim() {
-                return self.settle(Owed { inference_ns: found.inference_ns, returned: found.at });
+            if !self.responder.take_back() {
+                return self.settle(LostTick { inference_ns: found.inference_ns, returned: found.at });
             }
             // The guard may have been stopped along with this thread. What lies between here and the commit is the copy
             // into the slot.
@@ -322,11 +322,11 @@ impl<C: Clock> Engine<C> {
                 found.flags |= ActionFlags::END_TO_END_LATE;
             }
         } else {
-            self.desk.with(|desk| desk.tick = tick);
+            self.responder.with(|responder| responder.tick = tick);
         }
-        let verdict = self
-            .desk
-            .with(|desk| if leaves { desk.send(&frame, action, &found) } else { desk.answer(&found) });
+        let verdict = self.responder.with(|responder| {
+            if leaves { responder.send(&frame, action, &found) } else { responder.answer(&found) }
+        });
         // The right has just been won; there is always a verdict.
         let Some(verdict) = verdict else { return Progress::Waiting };
         if verdict == Verdict::NOT_COMMITTED {
@@ -350,15 +350,15 @@ impl<C: Clock> Engine<C> {
 
     /// Goes on after a tick that the guard answered, once it is done.
     #[cold]
-    fn settle(&mut self, owed: Owed) -> Progress {
-        self.owed = Some(owed);
-        if !self.desk.regain() {
+    fn settle(&mut self, lost_tick: LostTick) -> Progress {
+        self.lost_tick = Some(lost_tick);
+        if !self.responder.recover() {
             return Progress::Waiting;
         }
-        self.owed = None;
-        let halted = self.desk.with(|desk| {
-            desk.discard(owed.inference_ns, owed.returned);
-            desk.halted
+        self.lost_tick = None;
+        let halted = self.responder.with(|responder| {
+            responder.discard(lost_tick.inference_ns, lost_tick.returned);
+            responder.halted
         });
         // It is the one that was peeked: nobody else releases.
         match self.observations.peek() {
@@ -367,14 +367,14 @@ impl<C: Clock> Engine<C> {
             Err(violation) => return self.violated(violation),
         }
         if let Some(carried) = &mut self.carried {
-            count_reset(&self.counters, carried.on_miss(self.serving.policy.as_mut()));
+            count_reset(&self.counters, carried.on_miss(self.policies.policy.as_mut()));
         }
         match halted.flatten() {
             Some(reason) => {
                 self.halted = Some(reason);
                 Progress::Halted(reason)
             }
-            None => Progress::Done(owed.returned),
+            None => Progress::Done(lost_tick.returned),
         }
     }
 
@@ -412,15 +412,15 @@ impl<C: Clock> Engine<C> {
 
     /// What the policy said about its latest fault.
     pub fn last_fault(&self) -> Option<&str> {
-        self.serving.policy.last_fault()
+        self.policies.policy.last_fault()
     }
 
     /// The gateway does not drain: the observation, already released, ends as a skip.
     #[cold]
     fn no_room(&mut self, tick: InFlight) -> Progress {
-        let on = self.desk.with(|desk| {
-            desk.tick = tick;
-            desk.no_room()
+        let on = self.responder.with(|responder| {
+            responder.tick = tick;
+            responder.no_room()
         });
         match on {
             Some(Err(reason)) => {
@@ -453,8 +453,8 @@ fn objection(answer: Result<(), Fault>, action: &[f32], settings: &Settings) -> 
 }
 
 #[inline]
-fn count_reset(counters: &Counters, begun: Begun) {
-    if begun == Begun::Anew {
+fn count_reset(counters: &Counters, begun: StateReset) {
+    if begun == StateReset::Anew {
         counters.count_state_reset();
     }
 }

@@ -3,7 +3,7 @@
 //! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
 //! about the later ones. The tail measured at the end decides whether the agent may be armed.
 
-use super::serving::Serving;
+use super::policies::Policies;
 use super::tick::Engine;
 use crate::telemetry::{Histogram, Percentiles};
 use escapement_policy::PolicyError;
@@ -51,7 +51,7 @@ impl<C: Clock> Engine<C> {
         mut on_round: impl FnMut(&Self),
     ) -> Result<WarmUp, PolicyError> {
         let _flush = FlushDenormals::enter();
-        self.serving.enter_thread(0)?;
+        self.policies.enter_thread(0)?;
         let begun = self.clock.now();
         let mut observations = Observations::new();
         let mut calls = 0;
@@ -60,17 +60,17 @@ impl<C: Clock> Engine<C> {
             let mut histogram = Histogram::new();
             let mut faults = 0;
             for _ in 0..spec.round.max(1) {
-                let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
+                let Policies { policy, fallback, observation, action, spare } = &mut self.policies;
                 observations.next_into(observation, &self.settings.observation_bounds);
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
                 // Under the guard's eyes, where there is one already: a policy may hang here, too.
-                self.desk.lend(Nanos(u64::MAX));
+                self.responder.grant(Nanos(u64::MAX));
                 let called = self.clock.now();
                 let answer = policy.infer(observation, action);
                 let returned = self.clock.now();
-                let back = self.desk.reclaim();
+                let back = self.responder.take_back();
                 debug_assert!(back, "nobody takes what has no deadline");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
@@ -85,8 +85,8 @@ impl<C: Clock> Engine<C> {
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
             if stable || self.clock.now().since(begun) >= spec.limit {
-                self.serving.policy.reset();
-                if let Some(fallback) = &mut self.serving.fallback {
+                self.policies.policy.reset();
+                if let Some(fallback) = &mut self.policies.fallback {
                     fallback.reset();
                 }
                 return Ok(WarmUp { calls, tail, latency_ns: histogram.percentiles(), stable, faults });
@@ -96,9 +96,9 @@ impl<C: Clock> Engine<C> {
     }
 }
 
-impl Serving {
+impl Policies {
     /// The tail of one round of calls on the calling thread, by the rules of a warm-up: what a policy that is to replace
-    /// another one takes on this machine. Carried state is back at its initial value afterwards.
+    /// another one takes on this machine. CarriedState state is back at its initial value afterwards.
     ///
     /// # Errors
     /// When the policy cannot be prepared for this thread.
@@ -130,7 +130,7 @@ impl Serving {
 }
 
 /// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
-pub fn made_up_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
+pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
     let bounds = super::Bounds::unlimited(width);
     let mut source = Observations::new();
     let mut observations = vec![vec![0.0; width]; count];

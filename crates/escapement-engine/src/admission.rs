@@ -1,4 +1,4 @@
-//! The intake: which observations reach the policy at all.
+//! The admission: which observations reach the policy at all.
 
 use super::settings::{OnGap, Settings, all_finite};
 use escapement_ring::clock::Nanos;
@@ -6,13 +6,13 @@ use escapement_ring::wire::{ActionFlags, ObservationFlags, ObservationHeader, Re
 
 /// Follows the feed's sequence numbers.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Intake {
+pub(super) struct Admission {
     /// Sequence and ring position of the observation answered last.
     last: Option<(u64, u64)>,
 }
 
-impl Intake {
-    /// An intake that goes on from an observation answered before a restart.
+impl Admission {
+    /// An admission that goes on from an observation answered before a restart.
     pub(super) fn resumed(last: Option<(u64, u64)>) -> Self {
         Self { last }
     }

@@ -1,4 +1,4 @@
-//! The desk: everything that answers a tick, and the right to which the engine lends to the guard while the policy
+//! The responder: everything that answers a tick, and the right to which the engine lends to the guard while the policy
 //! computes.
 //!
 //! Who has the right commits the tick's one action, charges the budgets and hands the record on. The engine has it between
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// What answers a tick.
-pub(super) struct Desk {
+pub(super) struct Responder {
     pub(super) actions: Producer,
     pub(super) action_header: Header,
     pub(super) records: Producer,
@@ -23,9 +23,9 @@ pub(super) struct Desk {
     pub(super) settings: Arc<Settings>,
     pub(super) misses: Budget,
     pub(super) errors: Budget,
-    pub(super) generation: u32,
+    pub(super) revision: u32,
     pub(super) epoch: u32,
-    /// The tick that is being answered; set before the right to the desk is lent.
+    /// The tick that is being answered; set before the right to the responder is lent.
     pub(super) tick: InFlight,
     /// What the fallback policy answered to it; empty where there is none.
     pub(super) fallback: Box<[f32]>,
@@ -84,7 +84,7 @@ impl InFlight {
         &self,
         verdict: Verdict,
         found: &Findings,
-        generation: u32,
+        revision: u32,
         epoch: u32,
     ) -> ActionHeader {
         ActionHeader {
@@ -98,7 +98,7 @@ impl InFlight {
             epoch,
             outcome: verdict.outcome.number(),
             reason: verdict.reason.number(),
-            generation,
+            generation: revision,
             reserved: 0,
             flags: found.flags,
             checksum: 0,
@@ -107,7 +107,7 @@ impl InFlight {
 
     /// The record of this tick; its outcome is still to be filled in.
     #[inline]
-    fn record(&self, found: &Findings, generation: u32) -> TickRecord {
+    fn record(&self, found: &Findings, revision: u32) -> TickRecord {
         TickRecord {
             sequence: self.observation.sequence,
             position: self.position,
@@ -123,7 +123,7 @@ impl InFlight {
             outcome: 0,
             reason: 0,
             flags: found.flags,
-            generation,
+            revision,
             reserved: 0,
         }
     }
@@ -145,7 +145,7 @@ impl Findings {
     }
 }
 
-impl Desk {
+impl Responder {
     /// Whether an action can be committed. What is found free stays free: this side alone fills it.
     #[inline]
     pub(super) fn has_room(&mut self) -> Result<(), ClaimError> {
@@ -240,7 +240,7 @@ impl Desk {
             self.action_header.halt(verdict.reason.number().into());
             self.halted = Some(verdict.reason);
         }
-        let frame = self.tick.frame(verdict, found, self.generation, self.epoch).sealed(payload);
+        let frame = self.tick.frame(verdict, found, self.revision, self.epoch).sealed(payload);
         match self.actions.try_claim() {
             Ok(claim) => commit(claim, &frame, payload),
             Err(_) => return false,
@@ -258,9 +258,9 @@ impl Desk {
             outcome: verdict.outcome.number(),
             reason: verdict.reason.number(),
             ts_done_ns: done.0,
-            ..self.tick.record(found, self.generation)
+            ..self.tick.record(found, self.revision)
         };
-        record.hand_on(&mut self.records, &self.counters);
+        record.send(&mut self.records, &self.counters);
     }
 
     fn count_flags(&self, flags: u32) {
@@ -287,9 +287,9 @@ impl Desk {
         let record = TickRecord {
             reason: Reason::GuardTakeover.number(),
             skipped_before: 0,
-            ..self.tick.record(&found, self.generation)
+            ..self.tick.record(&found, self.revision)
         };
-        record.hand_on(&mut self.records, &self.counters);
+        record.send(&mut self.records, &self.counters);
     }
 
     /// The gateway does not drain: the observation ends as a skip. Says whether the agent goes on.
@@ -298,11 +298,9 @@ impl Desk {
         self.counters.count_skipped(1);
         let found =
             Findings { refused: None, policy_failed: false, flags: 0, inference_ns: 0, at: self.tick.peeked };
-        let record = TickRecord {
-            reason: Reason::ActionRingFull.number(),
-            ..self.tick.record(&found, self.generation)
-        };
-        record.hand_on(&mut self.records, &self.counters);
+        let record =
+            TickRecord { reason: Reason::ActionRingFull.number(), ..self.tick.record(&found, self.revision) };
+        record.send(&mut self.records, &self.counters);
         match self.settings.on_full {
             OnFull::Drop => Ok(()),
             OnFull::Halt => Err(Reason::ActionRingFull),

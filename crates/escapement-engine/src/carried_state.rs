@@ -8,7 +8,7 @@ use escapement_policy::Policy;
 
 /// What becomes of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carry {
+pub enum CarryRule {
     /// The newest one that the policy completed is carried on.
     Keep,
     /// It begins anew.
@@ -21,14 +21,14 @@ pub enum Carry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CarryRules {
     /// At a tick whose action was not the policy's.
-    pub on_miss: Carry,
+    pub on_miss: CarryRule,
     /// At a break in the feed's sequence, before the observation is used.
-    pub on_gap: Carry,
+    pub on_gap: CarryRule,
 }
 
 /// Whether the state began anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begun {
+pub enum StateReset {
     /// It is what it was.
     No,
     /// It has its initial value.
@@ -37,13 +37,13 @@ pub enum Begun {
 
 /// The rules at work.
 #[derive(Debug, Clone, Copy)]
-pub struct Carried {
+pub struct CarriedState {
     rules: CarryRules,
     /// Observations that are still to be fed before an action counts.
     burn_in: u32,
 }
 
-impl Carried {
+impl CarriedState {
     /// Nothing has happened yet.
     pub fn new(rules: CarryRules) -> Self {
         Self { rules, burn_in: 0 }
@@ -51,13 +51,13 @@ impl Carried {
 
     /// The same, by other rules from now on.
     #[must_use]
-    pub fn ruled_by(self, rules: CarryRules) -> Self {
+    pub fn with_rules(self, rules: CarryRules) -> Self {
         Self { rules, ..self }
     }
 
     /// The sequence broke before this observation.
     #[inline]
-    pub fn on_gap(&mut self, policy: &mut dyn Policy) -> Begun {
+    pub fn on_gap(&mut self, policy: &mut dyn Policy) -> StateReset {
         self.follow(self.rules.on_gap, policy)
     }
 
@@ -70,7 +70,7 @@ impl Carried {
 
     /// This tick's action was not the policy's. Ticks of a burn-in are no misses: they are what a miss led to.
     #[inline]
-    pub fn on_miss(&mut self, policy: &mut dyn Policy) -> Begun {
+    pub fn on_miss(&mut self, policy: &mut dyn Policy) -> StateReset {
         self.follow(self.rules.on_miss, policy)
     }
 
@@ -82,13 +82,13 @@ impl Carried {
         burning
     }
 
-    fn follow(&mut self, rule: Carry, policy: &mut dyn Policy) -> Begun {
+    fn follow(&mut self, rule: CarryRule, policy: &mut dyn Policy) -> StateReset {
         match rule {
-            Carry::Keep => return Begun::No,
-            Carry::Reset => {}
-            Carry::BurnIn(observations) => self.burn_in = observations,
+            CarryRule::Keep => return StateReset::No,
+            CarryRule::Reset => {}
+            CarryRule::BurnIn(observations) => self.burn_in = observations,
         }
         policy.reset();
-        Begun::Anew
+        StateReset::Anew
     }
 }

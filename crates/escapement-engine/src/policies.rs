@@ -4,7 +4,7 @@ use escapement_policy::denormals::FlushDenormals;
 use escapement_policy::{Policy, PolicyError};
 
 /// What answers observations, and the room it needs.
-pub struct Serving {
+pub struct Policies {
     pub(super) policy: Box<dyn Policy>,
     /// A second, cheap policy, whose action is sent where the first one fails.
     pub(super) fallback: Option<Box<dyn Policy>>,
@@ -14,7 +14,7 @@ pub struct Serving {
     pub(super) spare: Box<[f32]>,
 }
 
-impl Serving {
+impl Policies {
     /// The policy, and the one that stands in for it; both of the same widths.
     ///
     /// # Panics
@@ -28,7 +28,7 @@ impl Serving {
     }
 }
 
-impl Serving {
+impl Policies {
     /// Prepares the calling thread, which will serve, and calls the policies a few times.
     pub(super) fn enter_thread(&mut self, calls: u32) -> Result<(), PolicyError> {
         let _flush = FlushDenormals::enter();

@@ -13,6 +13,7 @@ use escapement_engine::{
     CarryRule, CarryRules, FeatureRange, InputCheck, InputCheckMode, OnMiss, Policies, PolicyChange,
     PolicyExtras,
 };
+use escapement_policy::random::mix;
 use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
 use std::path::Path;
 use std::sync::Arc;
@@ -191,10 +192,7 @@ impl Sources {
 /// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
 /// a run can be repeated. Below 2⁶³, as far as the configuration's own numbers go.
 fn fresh_seed() -> u64 {
-    let mut mixed = wall_clock_ns();
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) >> 1
+    mix(wall_clock_ns()) >> 1
 }
 
 /// The bundle's rules about carried state, or the configuration's where it says otherwise.

@@ -8,6 +8,7 @@ use super::tick::Engine;
 use crate::telemetry::{Histogram, Percentiles};
 use escapement_policy::PolicyError;
 use escapement_policy::denormals::FlushDenormals;
+use escapement_policy::random::SplitMix64;
 use escapement_ring::clock::{Clock, Nanos};
 
 /// How long to warm up.
@@ -139,14 +140,14 @@ pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
 }
 
 /// Made-up observations: uniform within a feature's limits where both are finite, else within -1 to 1, clamped to the
-/// limit there is. SplitMix64 (Steele, Lea, Flood 2014), so that every warm-up sees the same.
+/// limit there is. Every warm-up sees the same ones.
 struct Observations {
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Observations {
     fn new() -> Self {
-        Self { state: 0 }
+        Self { random: SplitMix64::new(0) }
     }
 
     fn next_into(&mut self, observation: &mut [f32], bounds: &super::Bounds) {
@@ -163,10 +164,6 @@ impl Observations {
     }
 
     fn uniform(&mut self) -> f32 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1u32 << 24) as f32
+        (self.random.next_word() >> 40) as f32 / (1u32 << 24) as f32
     }
 }

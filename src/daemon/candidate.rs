@@ -4,14 +4,13 @@
 use super::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
-use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
+use crate::bundle::{Candidate, Recurrent, Served, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{
-    CarryRule, CarryRules, FeatureRange, InputCheck, InputCheckMode, OnMiss, Policies, PolicyChange,
-    PolicyExtras,
+    CarryRules, FeatureRange, InputCheck, InputCheckMode, Policies, PolicyChange, PolicyExtras,
 };
 use escapement_policy::random::mix;
 use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
@@ -113,10 +112,9 @@ pub(super) fn reload(
 /// Whether a policy with this tail may go under these deadlines.
 fn fits(config: &AgentConfig, tail: Option<Nanos>) -> Result<(), DaemonError> {
     let settings = &config.settings;
-    let limit = settings.deadlines.inference;
     match tail {
-        Some(tail) if settings.enforce && settings.on_miss == OnMiss::Halt && tail > limit => {
-            Err(DaemonError::TooSlow { tail, limit })
+        Some(tail) if settings.would_halt_at(tail) => {
+            Err(DaemonError::TooSlow { tail, limit: settings.deadlines.inference })
         }
         _ => Ok(()),
     }
@@ -200,16 +198,11 @@ fn carry_rules(
     config: &AgentConfig,
     recurrent: Option<Recurrent>,
 ) -> Result<Option<CarryRules>, DaemonError> {
-    let rule = |rule| match rule {
-        StateRule::Keep => CarryRule::Keep,
-        StateRule::Reset => CarryRule::Reset,
-        StateRule::BurnIn(observations) => CarryRule::BurnIn(observations),
-    };
     let asked = config.policy.recurrent;
-    match recurrent {
-        Some(recurrent) => Ok(Some(CarryRules {
-            on_miss: asked.on_miss.unwrap_or_else(|| rule(recurrent.on_miss)),
-            on_gap: asked.on_gap.unwrap_or_else(|| rule(recurrent.on_gap)),
+    match recurrent.map(CarryRules::from) {
+        Some(of_the_bundle) => Ok(Some(CarryRules {
+            on_miss: asked.on_miss.unwrap_or(of_the_bundle.on_miss),
+            on_gap: asked.on_gap.unwrap_or(of_the_bundle.on_gap),
         })),
         None if asked == RecurrentConfig::default() => Ok(None),
         None => Err(DaemonError::NoCarriedState),

@@ -13,7 +13,7 @@ use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_sch
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{CommandWord, Engine, OnMiss, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp};
+use escapement_engine::{CommandWord, Engine, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp};
 use escapement_ring::clock::{Clock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
@@ -52,7 +52,8 @@ pub(super) fn serve(
         Ok(ready) => ready,
         Err(error) => return report(Event::Refused(error)),
     };
-    if gate(config, &warm_up) {
+    // A policy whose measured tail does not fit the deadline would halt the agent at its first slow call.
+    if config.settings.would_halt_at(warm_up.tail) {
         engine.halt(Reason::WarmUpTooSlow);
     }
     report(Event::Watched(Watched::Engine, Box::new(ThreadWatch::of_this_thread())));
@@ -79,12 +80,6 @@ pub(super) fn serve(
 pub(super) fn halt_reason(action_header: &Header) -> Reason {
     let (_, reason) = action_header.state();
     u16::try_from(reason).ok().and_then(Reason::from_number).unwrap_or(Reason::Operator)
-}
-
-/// A policy whose measured tail does not fit the deadline would halt at its first slow call: better not to arm it.
-fn gate(config: &AgentConfig, warm_up: &WarmUp) -> bool {
-    let settings = &config.settings;
-    settings.enforce && settings.on_miss == OnMiss::Halt && warm_up.tail > settings.deadlines.inference
 }
 
 /// Makes the calling thread the engine's, and the engine ready.

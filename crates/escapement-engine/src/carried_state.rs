@@ -1,41 +1,41 @@
-//! What becomes of a recurrent policy's carried state where the stream of observations, or of the policy's own actions,
-//! is broken.
+//! What happens to a recurrent policy's carried state if the stream of observations, or of the policy's own actions, is
+//! broken.
 //!
-//! A state was trained on unbroken episodes. After a gap it remembers a market that is gone; after a miss it takes for
-//! done what was never sent. Which of that matters is the trainer's to say, and the bundle's manifest does.
+//! A state was trained on unbroken episodes. After a gap it remembers a market that is gone. After a miss it assumes that
+//! an action was sent which was not. The trainer decides which of the two matters, and the bundle's manifest says it.
 
 use escapement_policy::Policy;
 
-/// What becomes of the state.
+/// What happens to the carried state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CarryRule {
-    /// The newest one that the policy completed is carried on.
+    /// The newest state that the policy completed is kept.
     Keep,
-    /// It begins anew.
+    /// It is reset.
     Reset,
-    /// It begins anew, and so many observations are fed to the policy while the safe default is sent.
+    /// It is reset. Then this number of observations is fed to the policy while the safe default is sent.
     BurnIn(u32),
 }
 
 /// The rules of one policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CarryRules {
-    /// At a tick whose action was not the policy's.
+    /// After a tick whose action was not the policy's.
     pub on_miss: CarryRule,
     /// At a break in the feed's sequence, before the observation is used.
     pub on_gap: CarryRule,
 }
 
-/// Whether the state began anew.
+/// Whether the state was reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateReset {
-    /// It is what it was.
-    No,
-    /// It has its initial value.
-    Anew,
+    /// The state is unchanged.
+    NotDone,
+    /// The state has its initial value.
+    Done,
 }
 
-/// The rules at work.
+/// Applies the rules to one policy's carried state.
 #[derive(Debug, Clone, Copy)]
 pub struct CarriedState {
     rules: CarryRules,
@@ -44,37 +44,38 @@ pub struct CarriedState {
 }
 
 impl CarriedState {
-    /// Nothing has happened yet.
+    /// Creates the state of a policy that has not been called yet.
     pub fn new(rules: CarryRules) -> Self {
         Self { rules, burn_in: 0 }
     }
 
-    /// The same, by other rules from now on.
+    /// Returns the same state under other rules.
     #[must_use]
     pub fn with_rules(self, rules: CarryRules) -> Self {
         Self { rules, ..self }
     }
 
-    /// The sequence broke before this observation.
+    /// Applies the rule for a break in the sequence before this observation.
     #[inline]
     pub fn on_gap(&mut self, policy: &mut dyn Policy) -> StateReset {
         self.follow(self.rules.on_gap, policy)
     }
 
-    /// An episode begins with this observation: the feed says that it follows none.
+    /// Resets the state because an episode begins with this observation: the feed says that it follows no other one.
     #[inline]
     pub fn on_episode(&mut self, policy: &mut dyn Policy) {
         policy.reset();
         self.burn_in = 0;
     }
 
-    /// This tick's action was not the policy's. Ticks of a burn-in are no misses: they are what a miss led to.
+    /// Applies the rule for a tick whose action was not the policy's. The caller must leave out the ticks of a burn-in:
+    /// they are the consequence of a miss, not misses themselves.
     #[inline]
     pub fn on_miss(&mut self, policy: &mut dyn Policy) -> StateReset {
         self.follow(self.rules.on_miss, policy)
     }
 
-    /// Whether the answer just computed only warmed the state up.
+    /// Returns true if the answer just computed belongs to a burn-in, and counts it.
     #[inline]
     pub fn is_burning_in(&mut self) -> bool {
         let burning = self.burn_in > 0;
@@ -84,11 +85,11 @@ impl CarriedState {
 
     fn follow(&mut self, rule: CarryRule, policy: &mut dyn Policy) -> StateReset {
         match rule {
-            CarryRule::Keep => return StateReset::No,
+            CarryRule::Keep => return StateReset::NotDone,
             CarryRule::Reset => {}
             CarryRule::BurnIn(observations) => self.burn_in = observations,
         }
         policy.reset();
-        StateReset::Anew
+        StateReset::Done
     }
 }

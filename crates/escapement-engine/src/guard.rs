@@ -8,7 +8,8 @@
 //! The guard need not watch every tick. One that lives to its deadline is lent for as long, so that looking twice in the
 //! shortest deadline sees it in time; and the engine keeps the line that both look at for all the ticks in between.
 
-use super::responder::{Responder, Verdict};
+use super::responder::Responder;
+use super::verdict::Verdict;
 use crate::lease::{LeaseClaimant, LeaseState};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::ring::Header;

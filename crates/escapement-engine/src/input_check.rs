@@ -3,7 +3,7 @@
 //! A network answers every input, also one that its training never came near, and nothing in the answer shows it. What
 //! is known of the training is its statistics, and the bounds of the observation space; the bundle's manifest has both.
 
-use super::settings::Bounds;
+use super::checks::Bounds;
 use crate::telemetry::FeatureCounts;
 use std::sync::Arc;
 

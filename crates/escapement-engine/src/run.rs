@@ -2,7 +2,8 @@
 
 use super::command::{Command, CommandWord};
 use super::idle::{Idle, IdleStrategy};
-use super::tick::{Engine, Progress};
+use super::progress::Progress;
+use super::tick::Engine;
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, Nanos};
 use escapement_ring::ring::ProtocolViolation;

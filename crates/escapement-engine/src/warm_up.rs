@@ -3,6 +3,7 @@
 //! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
 //! about the later ones. The tail measured at the end decides whether the agent may be armed.
 
+use super::checks::Bounds;
 use super::policies::Policies;
 use super::tick::Engine;
 use crate::telemetry::{Histogram, Percentiles};
@@ -52,8 +53,8 @@ impl<C: Clock> Engine<C> {
         mut on_round: impl FnMut(&Self),
     ) -> Result<WarmUp, PolicyError> {
         let _flush = FlushDenormals::enter();
-        self.policies.enter_thread(0)?;
-        let begun = self.clock.now();
+        self.pipeline.policies.enter_thread(0)?;
+        let begun = self.pipeline.clock.now();
         let mut observations = Observations::new();
         let mut calls = 0;
         let mut previous_tail = None;
@@ -61,17 +62,17 @@ impl<C: Clock> Engine<C> {
             let mut histogram = Histogram::new();
             let mut faults = 0;
             for _ in 0..spec.round.max(1) {
-                let Policies { policy, fallback, observation, action, spare } = &mut self.policies;
-                observations.next_into(observation, &self.settings.observation_bounds);
+                let Policies { policy, fallback, observation, action, spare } = &mut self.pipeline.policies;
+                observations.next_into(observation, &self.pipeline.settings.observation_bounds);
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
                 // Under the guard's eyes, where there is one already: a policy may hang here, too.
-                self.responder.grant(Nanos(u64::MAX));
-                let called = self.clock.now();
+                self.pipeline.responder.grant(Nanos(u64::MAX));
+                let called = self.pipeline.clock.now();
                 let answer = policy.infer(observation, action);
-                let returned = self.clock.now();
-                let back = self.responder.take_back();
+                let returned = self.pipeline.clock.now();
+                let back = self.pipeline.responder.take_back();
                 debug_assert!(back, "nobody takes what has no deadline");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
@@ -80,14 +81,14 @@ impl<C: Clock> Engine<C> {
                     break;
                 }
             }
-            self.clock.discipline();
+            self.pipeline.clock.discipline();
             on_round(self);
             let tail = Nanos(histogram.quantile_ns(spec.quantile));
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
-            if stable || self.clock.now().since(begun) >= spec.limit {
-                self.policies.policy.reset();
-                if let Some(fallback) = &mut self.policies.fallback {
+            if stable || self.pipeline.clock.now().since(begun) >= spec.limit {
+                self.pipeline.policies.policy.reset();
+                if let Some(fallback) = &mut self.pipeline.policies.fallback {
                     fallback.reset();
                 }
                 return Ok(WarmUp { calls, tail, latency_ns: histogram.percentiles(), stable, faults });
@@ -107,7 +108,7 @@ impl Policies {
         &mut self,
         clock: &impl Clock,
         spec: WarmUpSpec,
-        bounds: &super::Bounds,
+        bounds: &Bounds,
     ) -> Result<Nanos, PolicyError> {
         let _flush = FlushDenormals::enter();
         self.enter_thread(0)?;
@@ -132,7 +133,7 @@ impl Policies {
 
 /// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
 pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
-    let bounds = super::Bounds::unlimited(width);
+    let bounds = Bounds::unlimited(width);
     let mut source = Observations::new();
     let mut observations = vec![vec![0.0; width]; count];
     observations.iter_mut().for_each(|observation| source.next_into(observation, &bounds));
@@ -150,7 +151,7 @@ impl Observations {
         Self { random: SplitMix64::new(0) }
     }
 
-    fn next_into(&mut self, observation: &mut [f32], bounds: &super::Bounds) {
+    fn next_into(&mut self, observation: &mut [f32], bounds: &Bounds) {
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = bounds.of(index);
             let share = self.uniform();

@@ -66,7 +66,7 @@ impl WatchedRig {
         let guard: Guard = Arc::default();
         let looks: Arc<Mutex<Vec<GuardPoll>>> = Arc::default();
         let (main, fallback, main_calls) = (Arc::default(), Arc::default(), Arc::default());
-        rig.engine.policies.policy = Box::new(Watched {
+        rig.engine.pipeline.policies.policy = Box::new(Watched {
             clock: rig.clock.clone(),
             guard: Arc::clone(&guard),
             steps: Arc::clone(&main),
@@ -80,7 +80,7 @@ impl WatchedRig {
     }
 
     fn with_fallback(mut self, answer: Result<f32, Fault>) -> Self {
-        self.rig.engine.policies.fallback = Some(Box::new(Watched {
+        self.rig.engine.pipeline.policies.fallback = Some(Box::new(Watched {
             clock: self.rig.clock.clone(),
             guard: Arc::clone(&self.guard),
             steps: Arc::clone(&self.fallback),
@@ -142,7 +142,7 @@ fn the_end_to_end_deadline_is_guarded_too() {
     let mut rig = Rig::with(NARROW, clock.clone(), |_| ());
     let looks: Arc<Mutex<Vec<GuardPoll>>> = Arc::default();
     let guard: Guard = Arc::default();
-    rig.engine.policies.policy = Box::new(Watched {
+    rig.engine.pipeline.policies.policy = Box::new(Watched {
         clock,
         guard: Arc::clone(&guard),
         steps: Arc::new(Mutex::new(VecDeque::from([31_000]))),
@@ -295,7 +295,7 @@ impl Policy for Beginner {
 fn a_fallback_begins_anew_where_the_stream_does() {
     let mut rig = Rig::new(|_| ());
     let resets: Arc<Mutex<u64>> = Arc::default();
-    rig.engine.policies.fallback = Some(Box::new(Beginner(Arc::clone(&resets))));
+    rig.engine.pipeline.policies.fallback = Some(Box::new(Beginner(Arc::clone(&resets))));
     let count = || *resets.lock().unwrap();
     for _ in 0..2 {
         let observation = rig.ordinary();
@@ -336,8 +336,9 @@ fn an_engine_waits_for_a_guard_that_is_at_work() {
     let mut watched = WatchedRig::new(|_| ());
     watched.answer(&[]);
     assert_eq!(watched.rig.engine.tick(), Progress::Idle);
-    watched.rig.engine.lost_tick = Some(super::super::tick::LostTick { inference_ns: 1, returned: Nanos(1) });
-    watched.rig.engine.responder.grant(Nanos(u64::MAX));
+    watched.rig.engine.pipeline.lost_tick =
+        Some(super::super::pipeline::LostTick { inference_ns: 1, returned: Nanos(1) });
+    watched.rig.engine.pipeline.responder.grant(Nanos(u64::MAX));
     watched.rig.publish_ordinary();
     for _ in 0..3 {
         assert_eq!(watched.rig.engine.tick(), Progress::Waiting);

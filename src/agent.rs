@@ -18,11 +18,11 @@
 //! wrong (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe default and
 //! says why.
 
-use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
+use crate::bundle::{BundleError, Candidate, Manifest, Trust};
 use crate::latency::{Objective, Validation, ValidationError, validate};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
+use escapement_engine::{Bounds, CarriedState, Deadlines, all_finite, check_answer, synthetic_observations};
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use escapement_ring::wire::{Outcome, Reason};
@@ -139,11 +139,11 @@ pub struct Agent<C = MachineClock> {
     deadlines: Deadlines,
     enforce: bool,
     required_share: f64,
-    bounds: Option<Bounds>,
+    bounds: Bounds,
     safe_default: Box<[f32]>,
     action: Box<[f32]>,
     noise: Option<Noise>,
-    carried: Option<Carried>,
+    carried: Option<CarriedState>,
     calls: u64,
     examples: Vec<Vec<f32>>,
     of_this_thread: PhantomData<*const ()>,
@@ -166,7 +166,7 @@ impl Agent {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()
             }
-            Candidate::Unproven(_) => made_up_observations(policy.dimensions().observation, EXAMPLES),
+            Candidate::Unproven(_) => synthetic_observations(policy.dimensions().observation, EXAMPLES),
         };
         Self::new(policy, candidate.manifest(), examples, options, MachineClock::new())
     }
@@ -187,26 +187,20 @@ impl<C: Clock> Agent<C> {
             let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect();
             Bounds::new(single(&manifest.action.low), single(&manifest.action.high))
         });
+        let bounds = bounds.unwrap_or_else(|| Bounds::unlimited(width));
         let suggested = || manifest.and_then(|manifest| manifest.safe_default.clone());
         let safe_default = options.safe_default.or_else(suggested).unwrap_or_else(|| vec![0.0; width]);
         if safe_default.len() != width {
             let reason = format!("{} elements; an action has {width}", safe_default.len());
             return Err(AgentError::SafeDefault(reason));
         }
-        if !all_finite(&safe_default) || bounds.as_ref().is_some_and(|bounds| !bounds.contain(&safe_default))
-        {
+        if check_answer(Ok(()), &safe_default, &bounds).is_some() {
             return Err(AgentError::SafeDefault(format!("{safe_default:?} is out of the action's bounds")));
         }
         let noise = manifest.and_then(|manifest| manifest.noise);
         let noise = noise.map(|noise| Noise::new(options.seed, noise.kind.into()));
-        let rule = |rule| match rule {
-            StateRule::Keep => Carry::Keep,
-            StateRule::Reset => Carry::Reset,
-            StateRule::BurnIn(observations) => Carry::BurnIn(observations),
-        };
-        let carried = manifest.and_then(|manifest| manifest.recurrent).map(|recurrent| {
-            Carried::new(CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) })
-        });
+        let carried = manifest.and_then(|manifest| manifest.recurrent);
+        let carried = carried.map(|recurrent| CarriedState::new(recurrent.into()));
         Ok(Self {
             clock,
             deadlines: options.deadlines,
@@ -248,15 +242,10 @@ impl<C: Clock> Agent<C> {
             let called = self.clock.now();
             let answer = self.policy.infer(observation, &mut self.action);
             inference = self.clock.now().since(called);
-            refused = if answer.is_err() {
-                Some(Reason::PolicyError)
-            } else if !all_finite(&self.action) {
-                Some(Reason::ActionNonFinite)
-            } else if self.bounds.as_ref().is_some_and(|bounds| !bounds.contain(&self.action)) {
-                Some(Reason::ActionOutOfBounds)
-            } else {
-                self.carried.as_mut().is_some_and(Carried::is_burning_in).then_some(Reason::BurnIn)
-            };
+            refused = check_answer(answer, &self.action, &self.bounds);
+            if refused.is_none() && self.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
+                refused = Some(Reason::BurnIn);
+            }
         }
         self.calls += 1;
         let taken = self.clock.now().since(begun);
@@ -312,7 +301,7 @@ impl<C: Clock> Agent<C> {
         self.policy.backend()
     }
 
-    /// Measures `trials` calls on this thread, with nothing enforced, against the inference deadline. Carried state is
+    /// Measures `trials` calls on this thread, with nothing enforced, against the inference deadline. CarriedState state is
     /// back at its initial value afterwards.
     ///
     /// # Errors

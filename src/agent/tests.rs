@@ -1,6 +1,7 @@
 //! The library's own way in, on a clock that is moved by hand.
 
 use super::*;
+use crate::bundle::StateRule;
 use crate::policy::{Dimensions, Fault};
 use escapement_ring::clock::ManualClock;
 

@@ -61,7 +61,7 @@ impl Agent<'_> {
                 return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
             }
         };
-        let Loaded { serving, company, sources, provenance, served_by_torch } = loaded;
+        let Loaded { policies, extras, sources, provenance, served_by_torch } = loaded;
         action_header.set_bundle_hash(&sources.sha256());
         self.keeper.note("start", &action_header, &AuditDetails::default());
         let counters = Arc::new(Counters::new());
@@ -69,8 +69,8 @@ impl Agent<'_> {
         let (mailbox, updates) = lease::mailbox();
         let (meter, gaps) = gap_meter();
         let parts = EngineParts {
-            serving,
-            company,
+            policies,
+            extras,
             confine: served_by_torch.then(|| provenance.sandbox()),
             guard: self.start_guard(events, meter, &action_header)?,
             updates,

@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
 use escapement_engine::{
-    CommandWord, Company, DeadlineGuard, Engine, Parts, RunEnd, Serving, Update, WarmUp,
+    CommandWord, DeadlineGuard, Engine, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp,
 };
 use escapement_ring::clock::{Clock, FollowingClock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 /// What the supervisor hands to the engine's thread. The clock is made on that thread.
 pub(super) struct EngineParts {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) policies: Policies,
+    pub(super) extras: PolicyExtras,
     /// The sandbox that this thread must enter before it calls the policy; `None` if it needs none.
     pub(super) confine: Option<Sandbox>,
     pub(super) guard: GuardLink,
@@ -111,7 +111,7 @@ fn make_ready(
 
     let mut engine = Engine::new(Parts {
         clock: MachineClock::new(),
-        serving: parts.serving,
+        policies: parts.policies,
         observations: parts.observations,
         observation_header: parts.observation_header,
         actions: parts.actions,
@@ -121,8 +121,8 @@ fn make_ready(
         settings: config.settings.clone(),
         epoch: parts.epoch,
     })?;
-    engine.join(parts.company);
-    engine.listen(parts.updates);
+    engine.set_extras(parts.extras);
+    engine.take_updates_from(parts.updates);
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }

@@ -10,7 +10,7 @@ use crate::evidence::{GapMeter, ThreadWatch};
 use crate::halt::{EndedBy, HaltKeeper, end_hung, halt_for_good, report_unkept};
 use crate::os::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
-use escapement_engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
+use escapement_engine::{DeadlineGuard, GuardEnd, GuardEvent, GuardWake};
 use escapement_ring::clock::FollowingClock;
 use escapement_ring::ring::Header;
 use escapement_ring::wire::Reason;
@@ -44,7 +44,7 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     }
     drop(events.send(Event::ThreadWatched(WatchedThread::Guard, Box::new(ThreadWatch::of_this_thread()))));
     let between = |moment| {
-        if let Moment::Overdue(hang) = moment {
+        if let GuardEvent::Overdue(hang) = moment {
             // If the queue is full, the supervisor is too far behind to prepare for a hang.
             drop(events.try_send(Event::Overdue(hang)));
         }

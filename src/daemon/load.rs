@@ -4,20 +4,21 @@
 use super::error::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
-use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
+use crate::bundle::{Candidate, Recurrent, Served, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, Serving};
+use escapement_engine::{CarryRules, FeatureRange, InputCheck, InputCheckMode, Policies, PolicyExtras};
+use escapement_policy::random::mix;
 use escapement_ring::clock::wall_clock_ns;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Loaded policies, ready for the engine.
 pub(super) struct Loaded {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) policies: Policies,
+    pub(super) extras: PolicyExtras,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
     /// Whether libtorch serves. The thread that serves must be confined then.
@@ -79,26 +80,26 @@ impl Sources {
         hashes(self) == hashes(running) && how(config) == how(running_config)
     }
 
-    /// Makes the parts that accompany the policy: input guard, noise and carry rules. A seed that was drawn
+    /// Makes the parts that acextras the policy: input guard, noise and carry rules. A seed that was drawn
     /// once is kept.
-    pub(super) fn company(
+    pub(super) fn extras(
         &self,
         config: &AgentConfig,
         drawn_seed: Option<u64>,
-    ) -> Result<Company, DaemonError> {
-        let Some(candidate) = &self.policy else { return Ok(Company::default()) };
+    ) -> Result<PolicyExtras, DaemonError> {
+        let Some(candidate) = &self.policy else { return Ok(PolicyExtras::default()) };
         let manifest = candidate.manifest();
         let seed = || config.policy.seed.or(drawn_seed).unwrap_or_else(fresh_seed);
         let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
-        Ok(Company {
-            input_guard: input_guard(config, candidate)?,
+        Ok(PolicyExtras {
+            input_check: input_check(config, candidate)?,
             noise: noise.map(|noise| Noise::new(seed(), noise.kind.into())),
             carry: carry_rules(config, manifest.and_then(|manifest| manifest.recurrent))?,
         })
     }
 
     pub(super) fn load(self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Loaded, DaemonError> {
-        let company = self.company(config, drawn_seed)?;
+        let extras = self.extras(config, drawn_seed)?;
         let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
         let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {
             None => {
@@ -116,11 +117,11 @@ impl Sources {
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
-        let provenance = provenance.with_company(config, &company, drawn_seed);
+        let provenance = provenance.with_extras(config, &extras, drawn_seed);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
-        let serving = Serving::new(misbehaving_if_planted(policy), fallback);
-        Ok(Loaded { serving, company, sources: self, provenance, served_by_torch })
+        let policies = Policies::new(misbehaving_if_planted(policy), fallback);
+        Ok(Loaded { policies, extras, sources: self, provenance, served_by_torch })
     }
 }
 
@@ -128,10 +129,7 @@ impl Sources {
 /// The status page shows it, so that a run can be repeated. It is below 2⁶³, the limit of the configuration's
 /// numbers.
 fn fresh_seed() -> u64 {
-    let mut mixed = wall_clock_ns();
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) >> 1
+    mix(wall_clock_ns()) >> 1
 }
 
 /// The rules about carried state: the configuration's, or else the bundle's.
@@ -139,16 +137,11 @@ fn carry_rules(
     config: &AgentConfig,
     recurrent: Option<Recurrent>,
 ) -> Result<Option<CarryRules>, DaemonError> {
-    let rule = |rule| match rule {
-        StateRule::Keep => Carry::Keep,
-        StateRule::Reset => Carry::Reset,
-        StateRule::BurnIn(observations) => Carry::BurnIn(observations),
-    };
     let asked = config.policy.recurrent;
-    match recurrent {
-        Some(recurrent) => Ok(Some(CarryRules {
-            on_miss: asked.on_miss.unwrap_or_else(|| rule(recurrent.on_miss)),
-            on_gap: asked.on_gap.unwrap_or_else(|| rule(recurrent.on_gap)),
+    match recurrent.map(CarryRules::from) {
+        Some(of_the_bundle) => Ok(Some(CarryRules {
+            on_miss: asked.on_miss.unwrap_or(of_the_bundle.on_miss),
+            on_gap: asked.on_gap.unwrap_or(of_the_bundle.on_gap),
         })),
         None if asked == RecurrentConfig::default() => Ok(None),
         None => Err(DaemonError::NoCarriedState),
@@ -220,12 +213,12 @@ fn within_time(
 }
 
 /// The input guard, made from what the manifest says about the training.
-fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputGuard>, DaemonError> {
+fn input_check(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputCheck>, DaemonError> {
     let spec = config.policy.guard;
     let Some(manifest) = candidate.manifest() else {
         return match spec.mode {
-            GuardMode::Off | GuardMode::Count => Ok(None),
-            mode @ (GuardMode::Clamp | GuardMode::SafeDefault) => {
+            InputCheckMode::Off | InputCheckMode::Count => Ok(None),
+            mode @ (InputCheckMode::Clamp | InputCheckMode::SafeDefault) => {
                 Err(DaemonError::NoStatistics { mode: mode.name() })
             }
         };
@@ -237,7 +230,7 @@ fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<Inp
         statistics: space.statistics.as_ref().map(|known| (known.mean[index], known.std[index])),
     };
     let features: Vec<_> = (0..space.dimension.min(config.dimensions.observation)).map(range).collect();
-    Ok(InputGuard::new(spec, &features))
+    Ok(InputCheck::new(spec, &features))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::reload_plan::plan_reload;
 use super::tail::check_tail;
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
-use escapement_engine::{Company, PolicyChange};
+use escapement_engine::{PolicyChange, PolicyExtras};
 use escapement_ring::clock::{MachineClock, Nanos};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) type ReadConfig = Arc<dyn Fn() -> Result<AgentConfig, String> + Send 
 /// A reload that can be offered to the engine.
 pub(super) struct PreparedReload {
     pub(super) deployment: Deployment,
-    pub(super) company: Company,
+    pub(super) extras: PolicyExtras,
     /// The new policy; `None` if the running one stays.
     pub(super) change: Option<PolicyChange>,
     /// Keys that were changed and wait for a restart.
@@ -85,18 +85,18 @@ fn with_the_running_policy(
     waiting: Vec<&'static str>,
 ) -> Result<PreparedReload, DaemonError> {
     check_tail(&config.settings, tail)?;
-    let mut company = sources.company(&config, drawn_seed)?;
+    let mut extras = sources.extras(&config, drawn_seed)?;
     // The features are the same, so their counts go on.
-    if let (Some(guard), Some(counts)) = (&mut company.input_guard, current.provenance.counts()) {
-        guard.count_into(counts);
+    if let (Some(guard), Some(counts)) = (&mut extras.input_check, current.provenance.counts()) {
+        guard.share_counts(counts);
     }
     let provenance = match &sources.policy {
         Some(candidate) => current.provenance.clone().verified_by(candidate),
         None => current.provenance.clone(),
     };
-    let provenance = provenance.with_company(&config, &company, drawn_seed);
+    let provenance = provenance.with_extras(&config, &extras, drawn_seed);
     let deployment = Deployment { config, sources, provenance };
-    Ok(PreparedReload { deployment, company, change: None, waiting, tail })
+    Ok(PreparedReload { deployment, extras, change: None, waiting, tail })
 }
 
 fn with_a_new_policy(
@@ -106,7 +106,7 @@ fn with_a_new_policy(
     waiting: Vec<&'static str>,
 ) -> Result<PreparedReload, DaemonError> {
     let sha256 = sources.sha256();
-    let Loaded { mut serving, company, sources, provenance, served_by_torch } =
+    let Loaded { mut policies, extras, sources, provenance, served_by_torch } =
         sources.load(&config, drawn_seed)?;
     let sandbox = provenance.sandbox();
     if served_by_torch {
@@ -114,17 +114,17 @@ fn with_a_new_policy(
         let _ = forbid_files();
     }
     let bounds = &config.settings.observation_bounds;
-    let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
+    let tail = Some(policies.measure(&MachineClock::new(), config.warm_up, bounds)?);
     check_tail(&config.settings, tail)?;
     let change = PolicyChange {
-        serving,
+        policies,
         sha256,
         warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
         on_thread: served_by_torch
             .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),
     };
     let deployment = Deployment { config, sources, provenance };
-    Ok(PreparedReload { deployment, company, change: Some(change), waiting, tail })
+    Ok(PreparedReload { deployment, extras, change: Some(change), waiting, tail })
 }
 
 impl From<DaemonError> for PrepareError {

@@ -8,7 +8,7 @@ use crate::status::{
     FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
 };
 use escapement_engine::telemetry::FeatureCounts;
-use escapement_engine::{Company, GuardMode, InputGuard};
+use escapement_engine::{InputCheck, InputCheckMode, PolicyExtras};
 use std::sync::{Arc, OnceLock};
 
 /// Whether the thread that serves is confined. The engine's thread sets it once, if it has to be confined.
@@ -72,7 +72,7 @@ impl Provenance {
             signature: SignatureState::Absent.name(),
             public_key: None,
             fallback: None,
-            input_guard: GuardMode::Off.name(),
+            input_guard: InputCheckMode::Off.name(),
             deterministic: true,
             seed: None,
             drawn: None,
@@ -114,17 +114,17 @@ impl Provenance {
     }
 
     /// The same policy with its current input guard and noise.
-    pub(super) fn with_company(
+    pub(super) fn with_extras(
         mut self,
         config: &AgentConfig,
-        company: &Company,
+        extras: &PolicyExtras,
         drawn: Option<u64>,
     ) -> Self {
-        let guard = company.input_guard.as_ref();
-        self.input_guard = guard.map_or(GuardMode::Off, |_| config.policy.guard.mode).name();
-        self.counts = guard.map(InputGuard::counts);
-        self.deterministic = company.noise.is_none();
-        self.seed = company.noise.as_ref().map(|noise| noise.seed());
+        let guard = extras.input_check.as_ref();
+        self.input_guard = guard.map_or(InputCheckMode::Off, |_| config.policy.guard.mode).name();
+        self.counts = guard.map(InputCheck::counts);
+        self.deterministic = extras.noise.is_none();
+        self.seed = extras.noise.as_ref().map(|noise| noise.seed());
         self.drawn = if config.policy.seed.is_none() { self.seed.or(drawn) } else { drawn };
         self
     }

@@ -17,7 +17,7 @@ use crate::os::keep_off;
 use crate::status::{ReloadOutcome, ReloadStatus};
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
-use escapement_engine::{Fate, Update};
+use escapement_engine::{Update, UpdateOutcome};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -183,14 +183,14 @@ impl Reloads {
         prepared: Result<PreparedReload, PrepareError>,
     ) -> Option<ReloadOutcome> {
         let Some(ReloadStage::Preparing(request)) = self.under_way.take() else { return None };
-        let PreparedReload { deployment, company, change, waiting, tail } = match prepared {
+        let PreparedReload { deployment, extras, change, waiting, tail } = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.left_a_thread |= refused.leaves_a_thread;
                 return Some(self.refuse(&request, refused.why));
             }
         };
-        let update = Update::new(deployment.config.settings.clone(), company, change, self.revision + 1);
+        let update = Update::new(deployment.config.settings.clone(), extras, change, self.revision + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
                 self.under_way =
@@ -209,12 +209,14 @@ impl Reloads {
         let Some(ReloadStage::Offered { request, deployment, waiting, tail }) = self.under_way.take() else {
             return None;
         };
-        match update.fate() {
-            Fate::Taken => {}
-            Fate::Refused(error) => return Some(self.refuse(&request, error.to_string())),
-            Fate::NotTaken => return Some(self.refuse(&request, "the engine could not take it".to_owned())),
+        match update.outcome() {
+            UpdateOutcome::Applied => {}
+            UpdateOutcome::Refused(error) => return Some(self.refuse(&request, error.to_string())),
+            UpdateOutcome::Pending => {
+                return Some(self.refuse(&request, "the engine could not take it".to_owned()));
+            }
         }
-        let policy_changed = update.changes_the_policy();
+        let policy_changed = update.changes_policy();
         self.revision += 1;
         self.applied += 1;
         self.tail = tail;

@@ -9,6 +9,7 @@
 
 use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Reason};
+use escapement_policy::random::SplitMix64;
 use escapement_test_support::{Agent, Process, escapement, wait_for};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -16,15 +17,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Draws the actions and the moments of the kills. SplitMix64.
-struct Dice(u64);
+/// Draws the actions and the moments of the kills.
+struct Dice(SplitMix64);
 
 impl Dice {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        self.0.next_word() % limit
     }
 }
 
@@ -154,7 +152,7 @@ fn cut_off(dice: &mut Dice, mut process: Process, within_us: u64) {
 
 /// Runs the cycles. Returns the first failure.
 fn judge(cycles: u64, seed: u64, ignores_latch: bool) -> Result<BTreeMap<&'static str, u64>, String> {
-    let mut dice = Dice(seed);
+    let mut dice = Dice(SplitMix64::new(seed));
     let mut rig = Rig::new(ignores_latch);
     let mut running = rig.judge()?;
     for _ in 0..cycles {

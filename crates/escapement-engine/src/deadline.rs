@@ -16,7 +16,7 @@ pub struct Deadlines {
 impl Deadlines {
     /// The last instant at which an action of this tick is on time, by both layers.
     #[inline]
-    pub fn of_tick(&self, peeked: Nanos, called: Nanos) -> Nanos {
+    pub fn tick_deadline(&self, peeked: Nanos, called: Nanos) -> Nanos {
         peeked.plus(self.end_to_end).min(called.plus(self.inference))
     }
 

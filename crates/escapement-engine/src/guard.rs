@@ -1,15 +1,16 @@
 //! The deadline guard: answers in the engine's stead where the policy has not returned by the deadline.
 //!
 //! A check made after the policy returns is too late exactly when it matters. So the engine lends the right to answer
-//! before it calls the policy (see `lease::turn`), and the guard, on another core, takes it once the deadline
+//! before it calls the policy (see `lease::number`), and the guard, on another core, takes it once the deadline
 //! has passed: it commits the safe default while the policy still computes. Whoever wins the claim commits the tick's one
 //! action; what the other one has is discarded.
 //!
 //! The guard need not watch every tick. One that lives to its deadline is lent for as long, so that looking twice in the
 //! shortest deadline sees it in time; and the engine keeps the line that both look at for all the ticks in between.
 
-use super::desk::{Desk, Verdict};
-use crate::lease::{Deputy, View};
+use super::responder::Responder;
+use super::verdict::Verdict;
+use crate::lease::{LeaseClaimant, LeaseState};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::ring::Header;
 use escapement_ring::wire::{Outcome, Reason};
@@ -36,17 +37,17 @@ impl GuardWake {
 /// Takes over what is late, and notices what hangs.
 pub struct DeadlineGuard<C> {
     clock: C,
-    deputy: Deputy<Desk>,
+    claimant: LeaseClaimant<Responder>,
     action_header: Header,
     wake: GuardWake,
     hang_timeout: Option<Nanos>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<WatchedTick>,
 }
 
-/// A turn that has been seen in flight.
+/// A number that has been seen in flight.
 #[derive(Debug, Clone, Copy)]
-struct InFlight {
-    turn: u64,
+struct WatchedTick {
+    number: u64,
     /// When it was first seen so, and when last.
     first: Nanos,
     seen: Nanos,
@@ -60,7 +61,7 @@ struct InFlight {
 
 /// What the guard found when it looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum GuardPoll {
     /// Nothing is in flight, or nothing that is due: look again at this instant.
     Later(Nanos),
     /// A tick is in flight whose deadline is this instant: look right after it.
@@ -83,7 +84,7 @@ pub enum Look {
 
 /// What the guard says while it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum GuardEvent {
     /// It is awake, and was so since the last time it said this.
     Awake(Nanos),
     /// It has woken from a sleep.
@@ -102,7 +103,7 @@ pub enum Moment {
 pub enum GuardEnd {
     /// The engine is gone.
     Closed,
-    /// The policy hangs; see [`Look::Hung`].
+    /// The policy hangs; see [`GuardPoll::Hung`].
     Hung {
         /// The observation that it does not return from, where the guard has answered it.
         sequence: Option<u64>,
@@ -115,7 +116,7 @@ const LOOKS: u64 = 2;
 const PACE: (Nanos, Nanos) = (Nanos(5_000), Nanos::from_millis(1));
 /// A sleeping guard is awake this long before a deadline: most timed wake-ups are later than this only by chance.
 const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
-/// The most that one look adds to the time a turn has been in flight. A guard that was itself stopped (with the whole process,
+/// The most that one look adds to the time a number has been in flight. A guard that was itself stopped (with the whole process,
 /// mostly) knows nothing of what the policy could have done meanwhile.
 const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
 /// How long before the end of the hang timeout a policy is called overdue, at the most: time to make ready what is done then,
@@ -127,77 +128,79 @@ const GLANCE: Nanos = Nanos::from_micros(20);
 impl<C: Clock> DeadlineGuard<C> {
     pub(super) fn new(
         clock: C,
-        deputy: Deputy<Desk>,
+        claimant: LeaseClaimant<Responder>,
         action_header: Header,
         wake: GuardWake,
         hang_timeout: Option<Nanos>,
     ) -> Self {
-        Self { clock, deputy, action_header, wake, hang_timeout, in_flight: None }
+        Self { clock, claimant, action_header, wake, hang_timeout, in_flight: None }
     }
 
     /// Looks once, and does what is due.
-    pub fn look(&mut self) -> Look {
-        let view = self.deputy.look();
+    pub fn poll(&mut self) -> GuardPoll {
+        let view = self.claimant.state();
         // After the look: a tick that is in flight now was lent before this instant.
         let now = self.clock.now();
         match view {
-            View::Closed => Look::Closed,
-            View::Held => {
+            LeaseState::Closed => GuardPoll::Closed,
+            LeaseState::Held => {
                 self.in_flight = None;
-                Look::Later(now.plus(self.pace()))
+                GuardPoll::Later(now.plus(self.pace()))
             }
-            View::Lent { turn, deadline } => {
-                let hang = self.hang_at(turn, now);
+            LeaseState::Granted { number, deadline } => {
+                let hang = self.hang_at(number, now);
                 if now > hang {
                     self.halt()
                 } else if now > deadline {
-                    self.take_over(turn, now)
+                    self.take_over(number, now)
                 } else if self.is_overdue(now, hang) {
-                    Look::Overdue(hang)
+                    GuardPoll::Overdue(hang)
                 } else if deadline <= now.plus(self.pace()).plus(AWAKE_BEFORE) {
-                    Look::Due(deadline.min(hang))
+                    GuardPoll::Due(deadline.min(hang))
                 } else {
-                    Look::Later(now.plus(self.pace()).min(hang))
+                    GuardPoll::Later(now.plus(self.pace()).min(hang))
                 }
             }
-            View::Returned { turn } => {
-                let hang = self.hang_at(turn, now);
+            LeaseState::Returned { number } => {
+                let hang = self.hang_at(number, now);
                 if now > hang {
                     self.halt()
                 } else if self.is_overdue(now, hang) {
-                    Look::Overdue(hang)
+                    GuardPoll::Overdue(hang)
                 } else {
-                    Look::Later(now.plus(self.pace()).min(hang))
+                    GuardPoll::Later(now.plus(self.pace()).min(hang))
                 }
             }
         }
     }
 
-    /// Looks until the engine is gone or hangs. `between` is called in every turn of the loop while the guard is awake, and
+    /// Looks until the engine is gone or hangs. `between` is called in every number of the loop while the guard is awake, and
     /// after every sleep: what watches the platform's own gaps hears of them there, and whoever has something to do before a
     /// policy that may hang is given up.
-    pub fn run(&mut self, mut between: impl FnMut(Moment)) -> GuardEnd {
+    pub fn run(&mut self, mut between: impl FnMut(GuardEvent)) -> GuardEnd {
         if self.wake == GuardWake::Sleep {
             MonotonicClock.sleep_exactly();
         }
         loop {
-            match self.look() {
-                Look::Later(at) => match self.wake {
+            match self.poll() {
+                GuardPoll::Later(at) => match self.wake {
                     GuardWake::Spin => self.spin_until(at, &mut between),
                     GuardWake::Sleep => self.sleep_until(at, &mut between),
                 },
-                Look::Due(deadline) => self.wait_for_deadline(deadline, &mut between),
-                Look::TookOver { .. } => {}
-                Look::Overdue(hang) => between(Moment::Overdue(hang)),
-                Look::Closed => return GuardEnd::Closed,
-                Look::Hung { sequence } => return GuardEnd::Hung { sequence },
+                GuardPoll::Due(deadline) => self.wait_for_deadline(deadline, &mut between),
+                GuardPoll::TookOver { .. } => {}
+                GuardPoll::Overdue(hang) => between(GuardEvent::Overdue(hang)),
+                GuardPoll::Closed => return GuardEnd::Closed,
+                GuardPoll::Hung { sequence } => return GuardEnd::Hung { sequence },
             }
         }
     }
 
-    fn take_over(&mut self, turn: u64, now: Nanos) -> Look {
+    fn take_over(&mut self, number: u64, now: Nanos) -> GuardPoll {
         let clock = &self.clock;
-        let taken = self.deputy.take(turn, |desk| (desk.take_over(now, || clock.now()), desk.tick));
+        let taken = self
+            .claimant
+            .claim(number, |responder| (responder.take_over(now, || clock.now()), responder.tick));
         match taken {
             Some((Verdict { outcome, .. }, tick)) => {
                 // Now it is known when the tick began, which is before it was first seen.
@@ -206,21 +209,21 @@ impl<C: Clock> DeadlineGuard<C> {
                     known.watched = known.watched.plus(unseen);
                     known.answered = Some(tick.observation.sequence);
                 }
-                Look::TookOver { halted: outcome == Outcome::Halt }
+                GuardPoll::TookOver { halted: outcome == Outcome::Halt }
             }
             // The engine was faster. It lends again before long.
-            None => Look::Later(now.plus(self.pace())),
+            None => GuardPoll::Later(now.plus(self.pace())),
         }
     }
 
     /// The gateway learns of it at once; what else there is to do is for whoever runs the guard.
     #[cold]
-    fn halt(&self) -> Look {
+    fn halt(&self) -> GuardPoll {
         self.action_header.halt(Reason::PolicyHung.number().into());
-        Look::Hung { sequence: self.in_flight.and_then(|known| known.answered) }
+        GuardPoll::Hung { sequence: self.in_flight.and_then(|known| known.answered) }
     }
 
-    /// True once for a turn, from shortly before the hang timeout on.
+    /// True once for a number, from shortly before the hang timeout on.
     fn is_overdue(&mut self, now: Nanos, hang: Nanos) -> bool {
         let (Some(known), Some(timeout)) = (&mut self.in_flight, self.hang_timeout) else { return false };
         let before = OVERDUE_BEFORE.min(Nanos(timeout.0 / 2));
@@ -229,14 +232,16 @@ impl<C: Clock> DeadlineGuard<C> {
         is_so
     }
 
-    /// The instant after which the turn in flight counts as hung: when it has been watched for the hang timeout.
-    fn hang_at(&mut self, turn: u64, now: Nanos) -> Nanos {
+    /// The instant after which the number in flight counts as hung: when it has been watched for the hang timeout.
+    fn hang_at(&mut self, number: u64, now: Nanos) -> Nanos {
         let known = match self.in_flight {
-            Some(known) if known.turn == turn => {
+            Some(known) if known.number == number => {
                 let watched = known.watched.plus(now.since(known.seen).min(MOST_PER_LOOK));
-                InFlight { seen: now, watched, ..known }
+                WatchedTick { seen: now, watched, ..known }
             }
-            _ => InFlight { turn, first: now, seen: now, watched: Nanos(0), answered: None, told: false },
+            _ => {
+                WatchedTick { number, first: now, seen: now, watched: Nanos(0), answered: None, told: false }
+            }
         };
         self.in_flight = Some(known);
         let Some(timeout) = self.hang_timeout else { return Nanos(u64::MAX) };
@@ -245,11 +250,11 @@ impl<C: Clock> DeadlineGuard<C> {
     }
 
     fn pace(&self) -> Nanos {
-        Nanos(self.deputy.shortest().0 / LOOKS).clamp(PACE.0, PACE.1)
+        Nanos(self.claimant.shortest_deadline().0 / LOOKS).clamp(PACE.0, PACE.1)
     }
 
     /// Waits until just after the deadline of the tick in flight, or less: the caller looks again.
-    fn wait_for_deadline(&self, deadline: Nanos, between: &mut impl FnMut(Moment)) {
+    fn wait_for_deadline(&self, deadline: Nanos, between: &mut impl FnMut(GuardEvent)) {
         let now = self.clock.now();
         let asleep_until = Nanos(deadline.0.saturating_sub(AWAKE_BEFORE.0));
         match self.wake {
@@ -261,15 +266,15 @@ impl<C: Clock> DeadlineGuard<C> {
         }
     }
 
-    fn sleep_until(&self, due: Nanos, between: &mut impl FnMut(Moment)) {
+    fn sleep_until(&self, due: Nanos, between: &mut impl FnMut(GuardEvent)) {
         MonotonicClock.sleep_until(due);
-        between(Moment::Woke { due, now: self.clock.now() });
+        between(GuardEvent::Woke { due, now: self.clock.now() });
     }
 
-    fn spin_until(&self, at: Nanos, between: &mut impl FnMut(Moment)) {
+    fn spin_until(&self, at: Nanos, between: &mut impl FnMut(GuardEvent)) {
         loop {
             let now = self.clock.now();
-            between(Moment::Awake(now));
+            between(GuardEvent::Awake(now));
             if now >= at {
                 return;
             }

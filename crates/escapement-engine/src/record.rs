@@ -37,7 +37,7 @@ pub struct TickRecord {
     /// Bits of [`escapement_ring::wire::ActionFlags`].
     pub flags: u32,
     /// Which settings the tick went by: 1 at the start, one more with each reload.
-    pub generation: u32,
+    pub revision: u32,
     /// Zero: the record has no padding.
     pub reserved: u32,
 }
@@ -60,7 +60,7 @@ pub fn record_ring(capacity: u64) -> (Producer, Consumer) {
 impl TickRecord {
     /// Hands the record on; counts it as lost where the supervisor has left no room.
     #[inline]
-    pub(super) fn hand_on(&self, records: &mut Producer, counters: &Counters) {
+    pub(super) fn send(&self, records: &mut Producer, counters: &Counters) {
         match records.try_claim() {
             Ok(mut claim) => {
                 claim.write(0, self.as_bytes());

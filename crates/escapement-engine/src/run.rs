@@ -2,7 +2,8 @@
 
 use super::command::{Command, CommandWord};
 use super::idle::{Idle, IdleStrategy};
-use super::tick::{Engine, Progress};
+use super::progress::Progress;
+use super::tick::Engine;
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, Nanos};
 use escapement_ring::ring::ProtocolViolation;
@@ -54,7 +55,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 return RunEnd::Halted(Reason::Operator);
             }
         }
-        engine.look_for_updates();
+        engine.apply_offered_update();
         let (now, was_idle) = match engine.tick() {
             Progress::Done(now) => {
                 idle.reset();

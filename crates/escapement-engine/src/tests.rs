@@ -10,8 +10,8 @@ mod updates;
 mod verdicts;
 
 use super::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Progress,
-    Serving, Settings, TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Policies,
+    Progress, Settings, TickRecord, record_ring,
 };
 use crate::telemetry::{CounterSnapshot, Counters};
 use escapement_policy::{Dimensions, Fault, Policy};
@@ -373,7 +373,7 @@ fn start(
     actions.region.header().reset_state(AgentState::Armed.number(), 0);
     let engine = Engine::new(Parts {
         clock: clock.clone(),
-        serving: Serving::new(Box::new(policy), None),
+        policies: Policies::new(Box::new(policy), None),
         observations: Consumer::attach(observations.region.clone())?,
         observation_header: observations.region.header(),
         actions: Producer::attach(actions.region.clone())?,

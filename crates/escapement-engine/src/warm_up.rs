@@ -3,11 +3,13 @@
 //! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
 //! about the later ones. The tail measured at the end decides whether the agent may be armed.
 
-use super::serving::Serving;
+use super::checks::Bounds;
+use super::policies::Policies;
 use super::tick::Engine;
 use crate::telemetry::{Histogram, Percentiles};
 use escapement_policy::PolicyError;
 use escapement_policy::denormals::FlushDenormals;
+use escapement_policy::random::SplitMix64;
 use escapement_ring::clock::{Clock, Nanos};
 
 /// How long to warm up.
@@ -51,8 +53,8 @@ impl<C: Clock> Engine<C> {
         mut on_round: impl FnMut(&Self),
     ) -> Result<WarmUp, PolicyError> {
         let _flush = FlushDenormals::enter();
-        self.serving.enter_thread(0)?;
-        let begun = self.clock.now();
+        self.pipeline.policies.enter_thread(0)?;
+        let begun = self.pipeline.clock.now();
         let mut observations = Observations::new();
         let mut calls = 0;
         let mut previous_tail = None;
@@ -60,17 +62,17 @@ impl<C: Clock> Engine<C> {
             let mut histogram = Histogram::new();
             let mut faults = 0;
             for _ in 0..spec.round.max(1) {
-                let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
-                observations.next_into(observation, &self.settings.observation_bounds);
+                let Policies { policy, fallback, observation, action, spare } = &mut self.pipeline.policies;
+                observations.next_into(observation, &self.pipeline.settings.observation_bounds);
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
                 // Under the guard's eyes, where there is one already: a policy may hang here, too.
-                self.desk.lend(Nanos(u64::MAX));
-                let called = self.clock.now();
+                self.pipeline.responder.grant(Nanos(u64::MAX));
+                let called = self.pipeline.clock.now();
                 let answer = policy.infer(observation, action);
-                let returned = self.clock.now();
-                let back = self.desk.reclaim();
+                let returned = self.pipeline.clock.now();
+                let back = self.pipeline.responder.take_back();
                 debug_assert!(back, "nobody takes what has no deadline");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
@@ -79,14 +81,14 @@ impl<C: Clock> Engine<C> {
                     break;
                 }
             }
-            self.clock.discipline();
+            self.pipeline.clock.discipline();
             on_round(self);
             let tail = Nanos(histogram.quantile_ns(spec.quantile));
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
-            if stable || self.clock.now().since(begun) >= spec.limit {
-                self.serving.policy.reset();
-                if let Some(fallback) = &mut self.serving.fallback {
+            if stable || self.pipeline.clock.now().since(begun) >= spec.limit {
+                self.pipeline.policies.policy.reset();
+                if let Some(fallback) = &mut self.pipeline.policies.fallback {
                     fallback.reset();
                 }
                 return Ok(WarmUp { calls, tail, latency_ns: histogram.percentiles(), stable, faults });
@@ -96,9 +98,9 @@ impl<C: Clock> Engine<C> {
     }
 }
 
-impl Serving {
+impl Policies {
     /// The tail of one round of calls on the calling thread, by the rules of a warm-up: what a policy that is to replace
-    /// another one takes on this machine. Carried state is back at its initial value afterwards.
+    /// another one takes on this machine. CarriedState state is back at its initial value afterwards.
     ///
     /// # Errors
     /// When the policy cannot be prepared for this thread.
@@ -106,7 +108,7 @@ impl Serving {
         &mut self,
         clock: &impl Clock,
         spec: WarmUpSpec,
-        bounds: &super::Bounds,
+        bounds: &Bounds,
     ) -> Result<Nanos, PolicyError> {
         let _flush = FlushDenormals::enter();
         self.enter_thread(0)?;
@@ -130,8 +132,8 @@ impl Serving {
 }
 
 /// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
-pub fn made_up_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
-    let bounds = super::Bounds::unlimited(width);
+pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
+    let bounds = Bounds::unlimited(width);
     let mut source = Observations::new();
     let mut observations = vec![vec![0.0; width]; count];
     observations.iter_mut().for_each(|observation| source.next_into(observation, &bounds));
@@ -139,17 +141,17 @@ pub fn made_up_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
 }
 
 /// Made-up observations: uniform within a feature's limits where both are finite, else within -1 to 1, clamped to the
-/// limit there is. SplitMix64 (Steele, Lea, Flood 2014), so that every warm-up sees the same.
+/// limit there is. Every warm-up sees the same ones.
 struct Observations {
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Observations {
     fn new() -> Self {
-        Self { state: 0 }
+        Self { random: SplitMix64::new(0) }
     }
 
-    fn next_into(&mut self, observation: &mut [f32], bounds: &super::Bounds) {
+    fn next_into(&mut self, observation: &mut [f32], bounds: &Bounds) {
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = bounds.of(index);
             let share = self.uniform();
@@ -163,10 +165,6 @@ impl Observations {
     }
 
     fn uniform(&mut self) -> f32 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1u32 << 24) as f32
+        (self.random.next_word() >> 40) as f32 / (1u32 << 24) as f32
     }
 }

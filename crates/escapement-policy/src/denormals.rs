@@ -26,6 +26,7 @@ const FPCR_FZ: u64 = 1 << 24;
 impl FlushDenormals {
     /// Switches the current thread to flushing.
     #[must_use]
+    #[inline]
     pub fn enter() -> Self {
         let previous = read_mode();
         #[cfg(target_arch = "x86_64")]
@@ -37,12 +38,14 @@ impl FlushDenormals {
 }
 
 impl Drop for FlushDenormals {
+    #[inline]
     fn drop(&mut self) {
         write_mode(self.previous);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn read_mode() -> u32 {
     let mut mode = 0u32;
     // SAFETY: stmxcsr writes four bytes to the address given, which is that of a live, aligned u32.
@@ -51,6 +54,7 @@ fn read_mode() -> u32 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn write_mode(mode: u32) {
     // SAFETY: ldmxcsr reads four bytes from the address of a live u32. The value is one that stmxcsr gave, with the
     // flush bits added, so no reserved bit is set and no exception is unmasked.
@@ -58,6 +62,7 @@ fn write_mode(mode: u32) {
 }
 
 #[cfg(target_arch = "aarch64")]
+#[inline]
 fn read_mode() -> u32 {
     let mode: u64;
     // SAFETY: reading FPCR has no side effects.
@@ -66,17 +71,20 @@ fn read_mode() -> u32 {
 }
 
 #[cfg(target_arch = "aarch64")]
+#[inline]
 fn write_mode(mode: u32) {
     // SAFETY: the value is one that was read from FPCR, with the flush bit added.
     unsafe { core::arch::asm!("msr fpcr, {}", in(reg) u64::from(mode), options(nostack)) };
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline]
 fn read_mode() -> u32 {
     0
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline]
 fn write_mode(_mode: u32) {}
 
 #[cfg(test)]

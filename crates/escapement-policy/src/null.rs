@@ -10,6 +10,7 @@ pub struct Null {
 
 impl Null {
     /// A null policy of the given widths.
+    #[inline]
     pub const fn new(dimensions: Dimensions) -> Self {
         Self { dimensions }
     }
@@ -24,6 +25,7 @@ impl Policy for Null {
         "null"
     }
 
+    #[inline]
     fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         action.fill(0.0);
         Ok(())

@@ -232,7 +232,7 @@ impl Misses {
 
     fn kind_of(&self, waiting: &PendingMiss) -> MissKind {
         let PendingMiss { record, reason, returned } = waiting;
-        let deadlines = self.deadlines_of(record.generation);
+        let deadlines = self.deadlines_of(record.revision);
         match reason {
             Reason::ActionRingFull => MissKind::ActionRingFull,
             Reason::Stale => MissKind::Stale {

@@ -64,7 +64,7 @@ pub(super) struct Waiting {
 
 /// What happens during one tick.
 #[derive(Debug, Clone)]
-pub(super) struct Moment {
+pub(super) struct TickTiming {
     /// Time that passes right after the peek.
     pub after_peek: u64,
     pub step: Step,
@@ -130,7 +130,7 @@ impl Oracle {
         }
     }
 
-    pub(super) fn tick(&mut self, moment: &Moment) {
+    pub(super) fn tick(&mut self, moment: &TickTiming) {
         if self.halted && self.planted != Planted::HaltGoesOn {
             return;
         }
@@ -167,7 +167,7 @@ impl Oracle {
         self.position += 1;
     }
 
-    fn judge(&mut self, waiting: &Waiting, peeked: u64, moment: &Moment) -> Expected {
+    fn judge(&mut self, waiting: &Waiting, peeked: u64, moment: &TickTiming) -> Expected {
         let enforce = self.settings.enforce || self.planted == Planted::EnforceIsIgnored;
         let (mut flags, mut inference_ns) = (0, 0);
         let mut refused = self.refuse(waiting, peeked, &mut flags, enforce);

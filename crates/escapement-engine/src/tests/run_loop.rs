@@ -180,7 +180,7 @@ fn a_warm_up_observes_the_limits_of_the_features() {
         let low = vec![3.0, f32::MIN, 2.0];
         settings.observation_bounds = Bounds::new(low, vec![4.0, f32::MAX, 3.0]).unwrap();
     });
-    rig.engine.serving.policy = Box::new(Checking);
+    rig.engine.pipeline.policies.policy = Box::new(Checking);
     let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| ()).unwrap();
     assert_eq!((found.faults, found.stable), (0, true));
 }

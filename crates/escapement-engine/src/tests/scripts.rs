@@ -1,6 +1,6 @@
 //! Random scripts, the engine against the oracle: the same actions, in the same order, with the same stamps.
 
-use super::oracle::{Moment, Oracle, Planted, Waiting};
+use super::oracle::{Oracle, Planted, TickTiming, Waiting};
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -14,7 +14,7 @@ enum Event {
     /// The feed commits, unless its ring is full: how far the sequence moves, and what is wrong with it.
     Publish { moved: i64, age: u64, restart: bool, torn: bool, feature: Option<(usize, f32)> },
     /// The engine ticks.
-    Tick(Moment),
+    Tick(TickTiming),
     /// Time passes between ticks.
     Pass(u64),
     /// The gateway reads this many actions.
@@ -61,7 +61,8 @@ fn event() -> impl Strategy<Value = Event> {
             feature,
         });
     let after_peek = prop_oneof![15 => Just(0), 1 => around(&[END_TO_END])];
-    let tick = (after_peek, step()).prop_map(|(after_peek, step)| Event::Tick(Moment { after_peek, step }));
+    let tick =
+        (after_peek, step()).prop_map(|(after_peek, step)| Event::Tick(TickTiming { after_peek, step }));
     prop_oneof![
         44 => publish,
         48 => tick,

@@ -135,7 +135,7 @@ fn a_stamp_in_the_future_is_no_age() {
     rig.publish_ordinary();
     // The feed's clock is ahead of this one.
     let ahead = ScriptedClock::new();
-    rig.engine.clock = ahead;
+    rig.engine.pipeline.clock = ahead;
     rig.engine.tick();
     let sent = rig.sent().unwrap();
     assert_eq!((sent.verdict(), sent.header.queue_ns), ((Outcome::Policy, Reason::None), 0));

@@ -3,13 +3,13 @@
 //! A network answers every input, also one that its training never came near, and nothing in the answer shows it. What
 //! is known of the training is its statistics, and the bounds of the observation space; the bundle's manifest has both.
 
-use super::settings::Bounds;
+use super::checks::Bounds;
 use crate::telemetry::FeatureCounts;
 use std::sync::Arc;
 
 /// What a feature outside its limits leads to. It is counted in every mode but the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardMode {
+pub enum InputCheckMode {
     /// Nothing: features are not looked at.
     Off,
     /// Nothing more.
@@ -20,7 +20,7 @@ pub enum GuardMode {
     SafeDefault,
 }
 
-impl GuardMode {
+impl InputCheckMode {
     /// The name in config files and JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,9 +34,9 @@ impl GuardMode {
 
 /// What the configuration says about the guard.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GuardSpec {
+pub struct InputCheckSpec {
     /// What a feature outside leads to.
-    pub mode: GuardMode,
+    pub mode: InputCheckMode,
     /// How many standard deviations around the mean are within.
     pub deviations: f64,
 }
@@ -54,25 +54,25 @@ pub struct FeatureRange {
 
 /// Holds each observation to the limits of its features.
 #[derive(Debug, Clone)]
-pub struct InputGuard {
+pub struct InputCheck {
     limits: Bounds,
-    mode: GuardMode,
+    mode: InputCheckMode,
     counts: Arc<FeatureCounts>,
 }
 
 /// What the guard found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardFinding {
+pub enum InputCheckResult {
     /// Every feature is within, or the mode lets the observation pass.
     Pass,
     /// The policy must not see this observation.
     Refuse,
 }
 
-impl InputGuard {
+impl InputCheck {
     /// A guard for these features; `None` in the mode that looks at nothing.
-    pub fn new(spec: GuardSpec, features: &[FeatureRange]) -> Option<Self> {
-        if spec.mode == GuardMode::Off {
+    pub fn new(spec: InputCheckSpec, features: &[FeatureRange]) -> Option<Self> {
+        if spec.mode == InputCheckMode::Off {
             return None;
         }
         let (low, high) = features.iter().map(|feature| feature.limits(spec.deviations)).unzip();
@@ -82,7 +82,7 @@ impl InputGuard {
     }
 
     /// Counts on where a predecessor for the same features left off.
-    pub fn count_into(&mut self, counts: Arc<FeatureCounts>) {
+    pub fn share_counts(&mut self, counts: Arc<FeatureCounts>) {
         self.counts = counts;
     }
 
@@ -93,26 +93,30 @@ impl InputGuard {
 
     /// Looks at one observation, whose elements are finite. Branches only where one of them is outside.
     #[inline]
-    pub fn apply(&self, observation: &mut [f32]) -> GuardFinding {
+    pub fn apply(&self, observation: &mut [f32]) -> InputCheckResult {
         if self.limits.contain(observation) {
-            return GuardFinding::Pass;
+            return InputCheckResult::Pass;
         }
         self.apply_outside(observation)
     }
 
     #[cold]
-    fn apply_outside(&self, observation: &mut [f32]) -> GuardFinding {
+    fn apply_outside(&self, observation: &mut [f32]) -> InputCheckResult {
         self.counts.count_observation();
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = self.limits.of(index);
             if !(low..=high).contains(value) {
                 self.counts.count(index);
-                if self.mode == GuardMode::Clamp {
+                if self.mode == InputCheckMode::Clamp {
                     *value = value.clamp(low, high);
                 }
             }
         }
-        if self.mode == GuardMode::SafeDefault { GuardFinding::Refuse } else { GuardFinding::Pass }
+        if self.mode == InputCheckMode::SafeDefault {
+            InputCheckResult::Refuse
+        } else {
+            InputCheckResult::Pass
+        }
     }
 }
 
@@ -142,15 +146,15 @@ mod tests {
         FeatureRange { low: 0.0, high: 1.0, statistics: Some((50.0, 1.0)) },
     ];
 
-    fn guard(mode: GuardMode) -> InputGuard {
-        InputGuard::new(GuardSpec { mode, deviations: 3.0 }, &FEATURES).expect("the limits are paired")
+    fn guard(mode: InputCheckMode) -> InputCheck {
+        InputCheck::new(InputCheckSpec { mode, deviations: 3.0 }, &FEATURES).expect("the limits are paired")
     }
 
     #[test]
     fn limits_are_inclusive_and_counted_by_feature() {
-        let guard = guard(GuardMode::Count);
+        let guard = guard(InputCheckMode::Count);
         let mut at_the_limits = [1.0, 106.0, 8.0, 1.0];
-        assert_eq!(guard.apply(&mut at_the_limits), GuardFinding::Pass);
+        assert_eq!(guard.apply(&mut at_the_limits), InputCheckResult::Pass);
         assert_eq!(guard.counts().outside(), []);
         for (index, below, above) in [(0, -1.001, 1.001), (1, 93.99, 106.01), (2, -0.1, 8.1), (3, -0.1, 50.0)]
         {
@@ -158,7 +162,7 @@ mod tests {
                 let mut observation = [0.0, 100.0, 3.0, 0.5];
                 observation[index] = value;
                 let before = observation;
-                assert_eq!(guard.apply(&mut observation), GuardFinding::Pass);
+                assert_eq!(guard.apply(&mut observation), InputCheckResult::Pass);
                 assert_eq!(observation, before, "counting changes nothing");
             }
         }
@@ -169,10 +173,13 @@ mod tests {
     #[test]
     fn clamps_to_the_nearest_limit_and_refuses() {
         let mut observation = [7.0, 0.0, 4.0, 0.5];
-        assert_eq!(guard(GuardMode::SafeDefault).apply(&mut observation), GuardFinding::Refuse);
+        assert_eq!(guard(InputCheckMode::SafeDefault).apply(&mut observation), InputCheckResult::Refuse);
         assert_eq!(observation, [7.0, 0.0, 4.0, 0.5]);
-        assert_eq!(guard(GuardMode::Clamp).apply(&mut observation), GuardFinding::Pass);
+        assert_eq!(guard(InputCheckMode::Clamp).apply(&mut observation), InputCheckResult::Pass);
         assert_eq!(observation, [1.0, 94.0, 4.0, 0.5]);
-        assert!(InputGuard::new(GuardSpec { mode: GuardMode::Off, deviations: 3.0 }, &FEATURES).is_none());
+        assert!(
+            InputCheck::new(InputCheckSpec { mode: InputCheckMode::Off, deviations: 3.0 }, &FEATURES)
+                .is_none()
+        );
     }
 }

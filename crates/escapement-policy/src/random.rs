@@ -1,8 +1,8 @@
-//! L0. A small seeded generator for synthetic observations, test values and seeds. Not for secrets, and not for a
-//! policy's noise: that comes from a counter-based generator in the engine.
+//! L0. A small seeded generator for synthetic observations, test values and seeds. Not for secrets, and not
+//! for a policy's noise: that comes from a counter-based generator in the engine.
 
-/// SplitMix64 of Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators". Every seed, also 0,
-/// gives a good stream.
+/// SplitMix64 of Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators". Every seed,
+/// also 0, gives a good stream.
 ///
 /// ```
 /// let mut random = escapement_policy::random::SplitMix64::new(0);
@@ -30,7 +30,8 @@ impl SplitMix64 {
     }
 }
 
-/// Mixes the bits of a word, one to one: two words that differ in one bit have nothing visible in common afterwards.
+/// Mixes the bits of a word, one to one: two words that differ in one bit have nothing visible in common
+/// afterwards.
 #[inline]
 pub const fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

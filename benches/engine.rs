@@ -1,15 +1,13 @@
-//! What the engine itself costs a tick: the policy returns at once, 32 features in, 3 actions out.
+//! The engine's own cost per tick: the policy returns at once, 32 features in, 3 actions out.
 //!
-//! `cargo bench --bench engine [-- --core N --ticks N]`. Prints percentiles, maximum and sample count; gates on nothing.
-//! Under `cargo test --benches` it runs small.
+//! `cargo bench --bench engine [-- --core N --ticks N]`. Prints percentiles, maximum and sample count, and
+//! asserts no time. Under `cargo test --benches` it runs small.
 //!
-//! Two views of the same ticks. *Inside* is `ts_commit_ns - ts_peek_ns` of the tick records: what the deadline sees,
-//! at the clock's own resolution, and without what follows the verdict. *Outside* is the time of a whole batch of
-//! ticks on prefilled rings divided by their number: everything that a tick does, less what the processor overlaps
-//! between two. The last tick of a batch finds the ring empty and is part of the cost.
-
-#[path = "../tests/heap_engine/mod.rs"]
-mod heap_engine;
+//! It shows the same ticks in two ways. *Inside* is `ts_commit_ns - ts_peek_ns` of the tick records: what the
+//! deadline sees, at the clock's own resolution, without the work after the verdict. *Outside* is the time of
+//! a whole batch of ticks on prefilled rings, divided by their number: everything that a tick does, minus
+//! what the processor overlaps between two ticks. The last tick of a batch finds the ring empty and is part
+//! of the cost.
 
 use escapement::clock::{Clock, MachineClock};
 use escapement::engine::{FeatureRange, InputCheck, InputCheckMode, InputCheckSpec};
@@ -17,7 +15,7 @@ use escapement::noise::{Distribution, Noise};
 use escapement::policy::Null;
 use escapement::telemetry::{Histogram, Percentiles};
 use escapement::wire;
-use heap_engine::{CAPACITY, Checked, DIMENSIONS, HeapEngine};
+use escapement_test_support::heap_engine::{CAPACITY, Checked, DIMENSIONS, HeapEngine};
 use std::hint::black_box;
 
 /// Ticks of a full run, and of a small one.
@@ -46,7 +44,7 @@ fn main() {
     parts(&clock, ticks);
 }
 
-/// Pins the thread to a core: the one asked for, else the last one allowed.
+/// Pins the thread to `core`, or by default to the last core that is allowed.
 fn pin(core: Option<u64>) -> String {
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let chosen = match core {
@@ -84,7 +82,8 @@ fn measure(clock: &MachineClock, checked: Checked, ticks: u64) -> (Percentiles, 
     (inside.percentiles(), outside.percentiles())
 }
 
-/// What single parts of a tick cost, as batches of a thousand, so that a change can be told from noise.
+/// Prints the cost of single parts of a tick, as batches of a thousand, so that a change stands out from
+/// noise.
 fn parts(clock: &MachineClock, ticks: u64) {
     let rounds = (ticks / 1000).clamp(20, 1000);
     let part = |name: &str, mut body: Box<dyn FnMut() + '_>| {

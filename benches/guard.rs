@@ -1,27 +1,24 @@
-//! The deadline guard: what it costs the engine, and how late it is past a deadline.
+//! The deadline guard: its cost for the engine, and its lateness past a deadline.
 //!
-//! `cargo bench --bench guard [-- --ticks N --core N --guard-core N]`. Prints percentiles, maximum and sample count; gates on
-//! nothing but what must hold at any speed: one action for each observation, in order, and never a late one.
+//! `cargo bench --bench guard [-- --ticks N --core N --guard-core N]`. Prints percentiles, maximum and sample
+//! count. It asserts only what must hold at any speed: one action per observation, in order, and none late.
 //! Under `cargo test --benches` it runs small.
 //!
-//! *Cost*: the same ticks with a policy that answers at once, without a guard and with one on another core, in turn.
-//! *Lateness*: from the deadline to the guard's action committed, where the policy sleeps for 1 ms, 10 ms or 1 s in one of a
-//! hundred ticks, under a deadline of 100 us. *Hiccups* are the gaps that the guard's own core shows in a busy loop just
-//! before, with nobody else to blame for them but the platform and what else runs on it.
-
-#[path = "../tests/heap_engine/mod.rs"]
-mod heap_engine;
+//! *Cost*: the same ticks with a policy that answers at once, in turn without a guard and with one on another
+//! core. *Lateness*: from the deadline to the guard's committed action, with a deadline of 100 us. The policy
+//! sleeps for 1 ms, 10 ms or 1 s in one tick of a hundred. *Hiccups* are gaps in a busy loop on the guard's
+//! core just before. Only the platform and other processes can cause them.
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::engine::GuardWake;
 use escapement::policy::{Dimensions, Fault, Null, Policy};
 use escapement::telemetry::{Histogram, Percentiles};
 use escapement::wire::{Outcome, Reason};
-use heap_engine::{CAPACITY, Checked, DIMENSIONS, HeapEngine};
+use escapement_test_support::heap_engine::{CAPACITY, Checked, DIMENSIONS, HeapEngine};
 use std::time::Duration;
 
 const DEADLINE: Nanos = Nanos::from_micros(100);
-/// One tick of so many oversleeps.
+/// One tick of this many oversleeps.
 const ONE_IN: u64 = 100;
 
 fn main() {
@@ -53,7 +50,7 @@ fn pin(core: Option<usize>) {
     }
 }
 
-/// Runs `ticks` ticks with a guard beside them, if one is asked for.
+/// Runs `ticks`, with a guard on another thread if `wake` is given.
 fn beside_a_guard(
     rig: &mut HeapEngine,
     wake: Option<GuardWake>,
@@ -68,7 +65,7 @@ fn beside_a_guard(
         })
     });
     ticks(rig);
-    // The guard ends when the engine is gone.
+    // The guard ends when the engine is dropped.
     let successor = HeapEngine::new(Box::new(Null::new(DIMENSIONS)));
     drop(std::mem::replace(rig, successor));
     if let Some(watching) = watching {
@@ -120,7 +117,7 @@ fn cost(ticks: u64, guard_core: Option<usize>) {
     }
 }
 
-/// Sleeps through its deadline now and then, by a fixed pattern that hits no batch at the same place.
+/// Sleeps past its deadline now and then. The fixed pattern hits every batch at other places.
 struct Sleeper {
     calls: u64,
 }
@@ -172,7 +169,7 @@ fn lateness(wake: GuardWake, ticks: u64, guard_core: Option<usize>) {
             assert_eq!(rig.answer_all(), CAPACITY, "every observation is answered");
             rig.engine.discipline_clock();
             rig.drain(|record| {
-                // Without an outcome it is how long a policy took that was answered for.
+                // A record without an outcome says how long a policy took whose tick the guard answered.
                 if record.outcome == 0 {
                     return;
                 }
@@ -192,7 +189,7 @@ fn lateness(wake: GuardWake, ticks: u64, guard_core: Option<usize>) {
                 match (Sleeper::oversleeps(record.sequence + 1), taken) {
                     (Some(_), true) => overslept += 1,
                     (Some(_), false) => missed_by_guard += 1,
-                    // The core was taken away from an ordinary tick until its deadline had passed.
+                    // The engine lost its core during an ordinary tick until the deadline had passed.
                     (None, true) => platform += 1,
                     (None, false) => {}
                 }
@@ -202,12 +199,13 @@ fn lateness(wake: GuardWake, ticks: u64, guard_core: Option<usize>) {
     assert!(overslept > 0, "the guard has stepped in");
     row(&format!("past the deadline, guard {name}s"), late.percentiles());
     println!(
-        "  {actions} ticks, {actions} actions; of those that slept through their deadline the guard answered {overslept} and \
-         the engine, back before the guard had its core, {missed_by_guard}; {platform} others were taken over"
+        "  {actions} ticks, {actions} actions; of those that slept through their deadline the guard answered \
+         {overslept} and the engine, back before the guard had its core, {missed_by_guard}; \
+         {platform} others were taken over"
     );
 }
 
-/// Gaps in a busy loop on that core.
+/// Returns the gaps in a busy loop on that core.
 fn hiccups(core: Option<usize>) -> Percentiles {
     let measuring = std::thread::spawn(move || {
         pin(core);

@@ -1,19 +1,16 @@
-//! How fast the kernels run on one pinned core, call by call, and how near that is to what the core can load and
-//! multiply: `cargo bench --bench kernels [-- --core N] [--calls N] [FILTER]`.
+//! The speed of the kernels on one pinned core, call by call, compared with what the core can load and
+//! multiply.
 //!
-//! Each call is timed alone with the time stamp counter, fenced on both sides; the cost of an empty measurement is
-//! subtracted and stated. The limits (fused multiply-adds, loads from the first and the second cache level) are
-//! measured in the same run, so the fractions hold on a noisy machine too.
+//! `cargo bench --bench kernels [-- --core N] [--calls N] [FILTER]`
+//!
+//! Each call is timed alone with the time stamp counter, fenced on both sides. The cost of an empty
+//! measurement is printed and subtracted. The limits (fused multiply-adds, loads from the first and the
+//! second cache level) are measured in the same run, so the fractions hold on a noisy machine too.
 
 #[cfg(not(target_arch = "x86_64"))]
 fn main() {
     eprintln!("benches/kernels.rs times with the x86 time stamp counter");
 }
-
-#[cfg(target_arch = "x86_64")]
-#[cfg(target_arch = "x86_64")]
-#[path = "kernels/timing.rs"]
-mod timing;
 
 #[cfg(target_arch = "x86_64")]
 fn main() {
@@ -27,10 +24,10 @@ mod x86 {
     use escapement::denormals::FlushDenormals;
     use escapement::policy::native::kernels::{Activation, Dense, Isa, Lstm, Precision};
 
-    use super::timing::{Sample, Timer};
     use escapement::policy::native::kernels::CoreLimits;
+    use escapement_test_support::timing::{Sample, Timer};
 
-    /// One row of the table: a network, its arithmetic, and a call of it.
+    /// One row of the table: a network, its amount of arithmetic, and a call of it.
     struct Row {
         name: String,
         multiply_adds: usize,
@@ -38,7 +35,7 @@ mod x86 {
         call: Box<dyn FnMut()>,
     }
 
-    /// Deterministic weights of the size a trained layer has.
+    /// Returns deterministic weights of the size that a trained layer has.
     fn weights(len: usize, fan_in: usize) -> Vec<f32> {
         let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
         let scale = 1.0 / (fan_in as f32).sqrt();

@@ -1,22 +1,17 @@
-//! What one call of the libtorch backend costs, for the `mlp.pt` of `scripts/fixtures.sh`: the
-//! 32-64-64-3 tanh network of Stable-Baselines3's defaults. Run with `cargo bench --features torch --bench torch_call`.
-
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+//! The cost of one call of the libtorch backend, for the `mlp.pt` of `scripts/fixtures.sh`: the 32-64-64-3
+//! tanh network of Stable-Baselines3's defaults.
+//!
+//! `cargo bench --features torch --bench torch_call`
 
 use escapement::policy::{Policy, Torch};
+use escapement_test_support::fixtures::fixture;
+use std::time::Instant;
 
 const CALLS: usize = 200_000;
 const WARM_UP: usize = 2_000;
 
 fn main() {
-    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/fixtures.sh"))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("bash runs scripts/fixtures.sh");
-    let fixtures = PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim_end());
-    let mut policy = Torch::load(&fixtures.join("mlp.pt"), 32, Some(3)).expect("the good policy loads");
+    let mut policy = Torch::load(&fixture("mlp.pt"), 32, Some(3)).expect("the good policy loads");
     policy.enter_thread().expect("this thread can serve");
 
     let mut action = [0.0; 3];

@@ -1,12 +1,16 @@
 """Exports a model saved by Stable-Baselines3 as a policy bundle.
 
-Usage: python export_policy.py MODEL.zip --algo NAME [--vecnormalize FILE.pkl] [--frame-stack N] --out NAME.bundle
+Usage: python scripts/export_policy.py MODEL.zip --algo NAME --out NAME.bundle [OPTION...]
 
-A thin entry to the package `escapement_export` beside it, which also installs by itself:
-`pip install 'scripts/escapement_export[sb3]'` gives the command `escapement-export`.
+This file only starts `escapement_export.command`, so that the command runs in a clone without installation.
+`pip install './python[sb3]'` installs the same command as `escapement-export`.
 """
 
-from escapement_export.command import main
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
+    from escapement_export.command import main
+
     raise SystemExit(main())

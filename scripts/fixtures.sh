@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
-# Makes, or finds again, the TorchScript fixtures of the tests, and prints the directory they are in.
+# Makes the TorchScript fixtures of the tests, or finds those of an earlier run, and prints their directory.
 #
 # Usage: scripts/fixtures.sh
 #
-# They are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the scripts that write them and their
-# requirements. The directory gets its name only once it is complete.
+# The fixtures are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the programs that write
+# them and of their requirements. The directory gets its name only after it is complete.
 set -euo pipefail
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-key=$(cat "$scripts/make_fixtures.py" "$scripts/make_hostile.py" "$scripts/requirements/test.txt" | sha256sum | cut -c1-16)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+sources=("$root"/python/fixtures/{torch_modules,hostile_modules}.py "$root/python/requirements/test.txt")
+key=$(cat "${sources[@]}" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 target=$cache/fixtures-$key
 mkdir -p "$cache"
 exec 9>"$cache/fixtures.lock"
 flock 9
 if [[ ! -d $target ]]; then
-    venv=$("$scripts/venv.sh" test)
+    venv=$("$root/scripts/venv.sh" test)
     rm -rf "$target.partial"
-    "$venv/bin/python" -W ignore "$scripts/make_fixtures.py" "$target.partial" >&2
-    "$venv/bin/python" -W ignore "$scripts/make_hostile.py" "$target.partial/hostile" >&2
+    export PYTHONPATH=$root/python
+    "$venv/bin/python" -W ignore -m fixtures.torch_modules "$target.partial" >&2
+    "$venv/bin/python" -W ignore -m fixtures.hostile_modules "$target.partial/hostile" >&2
     mv -T "$target.partial" "$target"
 fi
 printf '%s\n' "$target"

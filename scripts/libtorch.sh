@@ -3,15 +3,15 @@
 #
 # Usage: scripts/libtorch.sh
 #
-# Downloads three wheels whose hashes scripts/requirements/libtorch.txt pins (540 MB), keeps the few files a program
-# on the CPU needs (480 MB), and points the git-ignored link `.libtorch` at them. The result is shared by all clones
-# below ${XDG_CACHE_HOME:-~/.cache}/escapement, one directory per set of pins; a second run only checks the link.
-# Nothing is installed, no privileges are needed, and a run that is killed leaves no directory that looks finished.
+# It downloads three wheels (540 MB), whose hashes python/requirements/libtorch.txt pins. It keeps the files that a
+# program on the CPU needs (480 MB), and points the git-ignored link `.libtorch` at them. All clones share the result
+# below ${XDG_CACHE_HOME:-~/.cache}/escapement, with one directory per set of pins. A second run only checks the link.
+# It installs nothing and needs no privileges. A killed run leaves no directory that looks complete.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-pins=$root/scripts/requirements/libtorch.txt
-# Raised when the assembly below changes, so that caches made by an older script are not taken for current ones.
+pins=$root/python/requirements/libtorch.txt
+# Raise this number if the assembly below changes, so that a cache of an older script is not used.
 layout=1
 
 say() { printf 'libtorch: %s\n' "$*" >&2; }
@@ -21,13 +21,13 @@ fail() {
 }
 
 [[ $(uname -sm) == "Linux x86_64" ]] ||
-    fail "pinned for Linux x86_64, this is $(uname -sm); set LIBTORCH to a libtorch 2.13.0 of your own instead"
+    fail "pinned for Linux x86_64, but this is $(uname -sm); set LIBTORCH to your own libtorch 2.13.0 instead"
 command -v python3 >/dev/null || fail "python3 is missing: sudo apt-get install python3 python3-pip"
 command -v g++ >/dev/null || command -v "${CXX:-c++}" >/dev/null ||
-    fail "a C++ compiler is missing, the bindings to libtorch need one: sudo apt-get install g++"
+    fail "a C++ compiler is missing, and the bindings to libtorch need one: sudo apt-get install g++"
 
 link=$root/.libtorch
-[[ -L $link || ! -e $link ]] || fail "$link is in the way: move it, this script wants to put a link there"
+[[ -L $link || ! -e $link ]] || fail "$link is not a link: move it, because this script puts a link there"
 
 key=$({ echo "layout $layout" && cat "$pins"; } | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
@@ -36,21 +36,21 @@ staging=$target.partial
 
 assemble() {
     python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing: sudo apt-get install python3-pip"
-    # Only the holder of the lock comes here, so a staging directory found now was left by a run that was killed.
+    # The caller holds the lock, so an existing staging directory was left by a killed run.
     rm -rf "$staging"
     mkdir -p "$staging/wheels" "$staging/tmp" "$staging/root"
     trap 'rm -rf "$staging"' EXIT
     trap 'exit 130' INT TERM HUP
 
     say "downloading 540 MB (once per machine)"
-    # pip's own cache and the system's /tmp would each hold the big wheel a second time. The tags name the machine
-    # the wheels are for, whatever Python runs this.
+    # pip's cache and the system's /tmp would each hold a second copy of the large wheel. The tags name the target
+    # of the wheels, which does not depend on the Python that runs pip.
     TMPDIR=$staging/tmp python3 -m pip download --no-cache-dir --disable-pip-version-check --no-deps \
         --only-binary=:all: --require-hashes --python-version 3.11 --implementation cp --abi cp311 --abi none \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux_2_17_x86_64 \
         --dest "$staging/wheels" --requirement "$pins" >&2 || fail "the download failed, see above"
 
-    python3 - "$staging/wheels" "$staging/root" <<'PY' || fail "the wheels do not hold what was expected, see above"
+    python3 - "$staging/wheels" "$staging/root" <<'PY' || fail "the wheels lack expected files, see above"
 import pathlib
 import shutil
 import sys
@@ -81,10 +81,10 @@ if sys.stderr.isatty():
     print(file=sys.stderr)
 PY
 
-    # torch-sys links -ltorch and -lgomp by these names; libtorch.so of the wheel would pull the CUDA libraries in.
+    # torch-sys links -ltorch and -lgomp by these names. The wheel's own libtorch.so would need the CUDA libraries.
     ln -s libtorch_cpu.so "$staging/root/lib/libtorch.so"
     ln -s libgomp.so.1 "$staging/root/lib/libgomp.so"
-    # torch-sys compares this with the version it was written for.
+    # torch-sys compares this version with the one that it supports.
     sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$pins" >"$staging/root/build-version"
     sync -f "$staging/root"
     mv -T "$staging/root" "$target"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Compares the native backend with PyTorch: makes the cases once per machine, then runs tests/native_parity.rs on them.
+# Compares the native backend with PyTorch: makes the cases once per machine, then runs the parity test on them.
 #
 # Usage: scripts/parity.sh [--full] [--path-only]
 #
-# --full is the release bar: 2000 random networks and 10000 observations for each trained policy, some ten minutes
-# to make; without it 200 and 500. --path-only prints what ESCAPEMENT_PARITY is to be set to and stops there.
+# --full makes what a release must pass: 2000 random networks, and 10000 observations for each trained policy. That
+# takes about ten minutes. Without it the numbers are 200 and 500. --path-only prints the directory for
+# ESCAPEMENT_PARITY and runs no test.
 #
-# The cases live below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the hash of what makes them.
+# The cases are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the programs that make them.
 set -euo pipefail
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 networks=200 rows=500 path_only=false
 for argument in "$@"; do
     case $argument in
@@ -22,7 +23,7 @@ for argument in "$@"; do
     esac
 done
 
-key=$({ cat "$scripts"/make_parity.py "$scripts"/parity_cases/*.py "$scripts/requirements/test.txt" && echo "$networks $rows"; } |
+key=$({ cat "$root"/python/parity_cases/*.py "$root/python/requirements/test.txt" && echo "$networks $rows"; } |
     sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
 cases=$cache/parity-$key
@@ -30,10 +31,10 @@ mkdir -p "$cache"
 exec 9>"$cases.lock"
 flock 9
 if [[ ! -e $cases/.complete ]]; then
-    venv=$("$scripts/venv.sh" test)
+    venv=$("$root/scripts/venv.sh" test)
     printf 'parity: exporting %s random networks and the trained policies (once per machine)\n' "$networks" >&2
     rm -rf "$cases"
-    "$venv/bin/python" "$scripts/make_parity.py" "$cases" --networks "$networks" --rows "$rows" >&2
+    PYTHONPATH=$root/python "$venv/bin/python" -m parity_cases "$cases" --networks "$networks" --rows "$rows" >&2
     touch "$cases/.complete"
 fi
 flock -u 9
@@ -42,5 +43,5 @@ if $path_only; then
     printf '%s\n' "$cases"
     exit 0
 fi
-cd "$scripts/.."
-ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native_parity -- --nocapture
+cd "$root"
+ESCAPEMENT_PARITY=$cases ESCAPEMENT_PARITY_REQUIRED=1 cargo test --test native parity:: -- --nocapture

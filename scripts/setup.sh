@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What the tests need beside Rust: a C++ compiler (libtorch's bindings), Python (the oracle and the training example),
-# libtorch itself. Installs Debian packages where it may, else says which are missing. Safe to run again.
+# Installs what the tests need besides Rust: a C++ compiler (for libtorch's bindings), Python (for the comparison with
+# PyTorch and the training example), and libtorch. As root it installs Debian packages; else it names the missing ones.
+# It is safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without libtorch,
-# parity with PyTorch, the ring's model, and the Python edge. Ends with the sum of what the runners counted.
+# parity with PyTorch, the ring's model, and the Python tests. Ends with the sum of what the runners counted.
 #
 #   scripts/test.sh          what every change must pass
 #   scripts/test.sh --long   the same with the long runs: see docs/TESTING.md
@@ -29,22 +29,24 @@ if $long; then
     export ESCAPEMENT_LONG=1
 fi
 step scripts/setup.sh
-step cargo fmt --check
+step cargo fmt --all --check
 step cargo clippy --quiet --all-targets -- -D warnings
 
 # The default build has no libtorch in it, and must pass by itself.
 step cargo test --quiet
+step scripts/test_hooks.sh
 if $long; then
     step scripts/parity.sh --full
     ESCAPEMENT_KILL_CYCLES=10000 step cargo test --quiet --test kill
-    ESCAPEMENT_LONG=1 step cargo test --quiet --test no_allocation --test native_calls
+    ESCAPEMENT_LONG=1 step cargo test --quiet --test hot_path
 else
     step scripts/parity.sh
 fi
 
 step cargo clippy --quiet --all-targets --features torch -- -D warnings
 # What libtorch changes: the policies that only it runs, the ones that mean harm, and bundles that it is to prove.
-step cargo test --quiet --features torch --test torch_policy --test end_to_end --test hostile --test predict
+step cargo test --quiet --features torch --test torch
+step cargo test --quiet --features torch --test commands predict::
 step cargo test --quiet --features torch --test bundle serving::
 
 # The models of the ring and of the hand-over of rights: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.

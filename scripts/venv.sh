@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes, or finds again, the Python virtual environment of one requirements file, and prints its path.
+# Makes the Python virtual environment of one requirements file, or finds that of an earlier run, and prints its path.
 #
-# Usage: scripts/venv.sh NAME        for scripts/requirements/NAME.txt
+# Usage: scripts/venv.sh NAME        for python/requirements/NAME.txt
 #
-# It lives below ${XDG_CACHE_HOME:-~/.cache}/escapement, keyed by the hash of the requirements (with the files that
-# they include) and the Python version. A virtual environment cannot be moved once made, so a stamp file says that it
-# is complete; a lock keeps two callers from making it at once.
+# It is kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the requirements, of the files that
+# they include, and of the Python version. A virtual environment cannot be moved after it was made, so a stamp file
+# marks a complete one. A lock keeps two callers from making it at the same time.
 set -euo pipefail
 
 fail() {
@@ -14,7 +14,7 @@ fail() {
 }
 
 [[ $# == 1 ]] || fail "usage: scripts/venv.sh NAME"
-directory=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/requirements
+directory=$(cd "$(dirname "${BASH_SOURCE[0]}")/../python/requirements" && pwd)
 requirements=$directory/$1.txt
 [[ -f $requirements ]] || fail "there is no $requirements"
 command -v python3 >/dev/null || fail "python3 is missing: sudo apt-get install python3 python3-venv"
@@ -27,7 +27,7 @@ mkdir -p "$cache"
 exec 9>"$venv.lock"
 flock 9
 if [[ ! -e $venv/.complete ]]; then
-    # Debian's python3 has the venv module but not what it installs pip from, and says so in ten lines.
+    # Debian's python3 has the venv module but not ensurepip. Without this check python3 reports it in ten lines.
     python3 -c 'import ensurepip, venv' 2>/dev/null ||
         fail "python3-venv is missing: sudo apt-get install python3-venv"
     printf 'venv: installing the pinned packages of %s (once per machine)\n' "$1" >&2

@@ -1,7 +1,7 @@
-//! Compiles RTNeural and the networks of the comparison, where feature `rtneural` asks for them.
+//! Compiles RTNeural and the networks of the comparison, if feature `rtneural` is on.
 //!
-//! RTNeural is headers only and its networks are C++ types, so they are compiled here, once for each way to build it:
-//! its authors say to try the backends and take the one that suits the network and the processor.
+//! RTNeural is headers only and its networks are C++ types, so they are compiled here, once for each backend:
+//! its authors say to try the backends and choose the one that suits the network and the processor.
 
 fn main() {
     println!("cargo:rerun-if-changed=rtneural/engine.cpp");
@@ -17,8 +17,8 @@ fn rtneural() {
     let Some(root) = std::env::var_os("RTNEURAL").map(PathBuf::from) else {
         panic!("feature `rtneural` needs RTNEURAL, the directory that rtneural/fetch.sh prints");
     };
-    // Name, backend, where its headers lie, the alignment it needs, and the instructions. With 512-bit vectors xsimd is
-    // slower than with 256-bit ones on some processors, so it is built for both.
+    // Name, backend, directory of its headers, its alignment, and the instructions. On some processors xsimd
+    // is slower with 512-bit vectors than with 256-bit ones, so it is built for both.
     let variants = [
         ("eigen_native", "RTNEURAL_USE_EIGEN", "modules/Eigen", "32", "-march=native"),
         ("xsimd_native", "RTNEURAL_USE_XSIMD", "modules/xsimd/include", "64", "-march=native"),
@@ -29,7 +29,7 @@ fn rtneural() {
             .cpp(true)
             .std("c++17")
             .file("rtneural/engine.cpp")
-            // The headers' own warnings are not ours, and come through -isystem once templates are expanded.
+            // The headers' own warnings are not ours. They come through -isystem once templates are expanded.
             .warnings(false)
             .flag("-isystem")
             .flag(root.join("RTNeural"))
@@ -43,7 +43,7 @@ fn rtneural() {
             .define("VARIANT", name)
             .define("RTNEURAL_NAMESPACE", format!("rtneural_{name}").as_str())
             .define("RTNEURAL_DEFAULT_ALIGNMENT", alignment)
-            // A network of 256 units is larger than what Eigen allows on a stack; these are on the heap.
+            // Eigen does not allow a network of 256 units on a stack, so these are on the heap.
             .define("EIGEN_STACK_ALLOCATION_LIMIT", "0")
             .define(backend, "1")
             .compile(&format!("rtneural_{name}"));

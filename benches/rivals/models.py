@@ -1,12 +1,15 @@
-"""Writes the networks of the comparison: TorchScript, ONNX, raw weights, one input and the output PyTorch gives.
+"""Writes the networks of the comparison: TorchScript, ONNX, raw weights, one input and PyTorch's output.
 
 Usage: models.py DIRECTORY
 
-For each network NAME: NAME.pt (frozen), NAME.onnx, NAME.policy.pt (the same network with the signature of a policy,
-which Escapement takes), NAME.weights (every parameter in the order of named_parameters, as little-endian f32),
-NAME.input and NAME.output (f32). Every engine must reproduce NAME.output before it is timed. For a network of one step
-also NAME.settled: the hidden state after SETTLING steps over the same input from zeros, for engines that can start
-nowhere else.
+For each network NAME it writes:
+
+- NAME.pt, frozen TorchScript, and NAME.onnx;
+- NAME.policy.pt, the same network with the signature of a policy, for Escapement;
+- NAME.weights, every parameter in the order of named_parameters, as little-endian f32;
+- NAME.input and NAME.output, as f32. Every engine must reproduce NAME.output before it is timed;
+- NAME.settled, for a network of one step: the hidden state after SETTLING steps over the same input, from zeros.
+  Engines that can start only from zeros are checked with it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# Few enough that the state still depends on every step, as many as src/bin/policy/rtneural.rs takes.
+# After so few steps the state still depends on each of them. src/bin/policy/rtneural.rs takes the same number.
 SETTLING = 5
 
 
 class Step(nn.Module):
-    """One step of an LSTM: what a recurrent policy does for each observation."""
+    """One step of an LSTM, as a recurrent policy computes it for each observation."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class Step(nn.Module):
 
 
 class StepPolicy(Step):
-    """The step as a policy has it: an observation of one row, and the action before the state."""
+    """The step with the signature of a policy: it takes one row and returns the action before the state."""
 
     def forward(self, observation: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         h, c = super().forward(observation.unsqueeze(0), h, c)
@@ -43,7 +46,7 @@ class StepPolicy(Step):
 
 
 class Window(nn.Module):
-    """An LSTM over a window of observations, from a state of zeros: its last hidden state is the result."""
+    """An LSTM over a window of observations, from a state of zeros. Returns the last hidden state."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class Window(nn.Module):
 
 
 class WindowPolicy(Window):
-    """The window as a policy has it: all of its observations in one row."""
+    """The window with the signature of a policy: it takes all observations in one row."""
 
     def forward(self, observations: Tensor) -> Tensor:
         return super().forward(observations.view(-1, 1, self.lstm.input_size))
@@ -71,12 +74,12 @@ def mlp(sizes: list[int], activation: type[nn.Module]) -> nn.Module:
 
 
 def step_input(inputs: int, hidden: int) -> tuple[Tensor, ...]:
-    # A state inside its range, not the zeros that a measurement could profit from.
+    # The state is not zero, because zeros could make an engine faster.
     return torch.randn(1, 1, inputs), torch.rand(1, 1, hidden) - 0.5, torch.rand(1, 1, hidden) - 0.5
 
 
 def policy_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The network under the signature of a policy, on the same weights, with inputs to trace it."""
+    """Returns the network with the signature of a policy and the same weights, and inputs to trace it."""
     if not isinstance(network, Step | Window):
         return network, inputs
     kind = StepPolicy if isinstance(network, Step) else WindowPolicy
@@ -86,7 +89,7 @@ def policy_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module
 
 
 def settle(step: Step, observation: Tensor, state: Tensor) -> Tensor:
-    """The hidden state after SETTLING steps from zeros."""
+    """Returns the hidden state after SETTLING steps from zeros."""
     h, c = torch.zeros_like(state), torch.zeros_like(state)
     for _ in range(SETTLING):
         h, c = step(observation, h, c)
@@ -137,6 +140,6 @@ def main(directory: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: models.py DIRECTORY")
-    # TorchScript and its ONNX exporter are deprecated upstream, which each of them says at every call.
+    # TorchScript and its ONNX exporter are deprecated upstream, and warn at every call.
     warnings.simplefilter("ignore")
     main(Path(sys.argv[1]))

@@ -3,8 +3,8 @@
 #
 # Usage: benches/rivals/policy.sh [--core N] [--calls N]
 #
-# Run scripts/libtorch.sh once before, or set LIBTORCH; without either, libtorch is left out and the script says so. RTNeural
-# is fetched through apt on Debian; elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.
+# Run scripts/libtorch.sh once before, or set LIBTORCH. Without either, libtorch is left out, with a message. On Debian,
+# RTNeural is fetched through apt. Elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.
 # The networks and the Python environment that writes them are kept below ${XDG_CACHE_HOME:-~/.cache}/escapement.
 set -euo pipefail
 
@@ -12,7 +12,7 @@ rivals=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$rivals/../.." && pwd)
 venv=$("$root/scripts/venv.sh" rivals)
 
-key=$(cat "$rivals/models.py" "$root/scripts/requirements/rivals.txt" | sha256sum | cut -c1-16)
+key=$(cat "$rivals/models.py" "$root/python/requirements/rivals.txt" | sha256sum | cut -c1-16)
 models=${XDG_CACHE_HOME:-$HOME/.cache}/escapement/rivals-$key
 if [[ ! -d $models ]]; then
     rm -rf "$models.partial"

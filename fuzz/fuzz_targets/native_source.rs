@@ -2,14 +2,12 @@
 //! way.
 #![no_main]
 
-#[path = "../../tests/support/torchscript.rs"]
-mod torchscript;
-
 use std::path::Path;
 
 use escapement::policy::Policy;
 use escapement::policy::native::kernels::Precision;
 use escapement::policy::native::{Limits, Native, Options};
+use escapement_test_support::torchscript;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &str| {

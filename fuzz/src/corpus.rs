@@ -1,13 +1,10 @@
 //! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, by hand and by PyTorch; truncated, bit-flipped,
 //! bombed and self-referencing ones; and bodies of `forward` with operators of every kind.
 
-#[path = "../../tests/support/torchscript.rs"]
-mod torchscript;
-
 use std::path::PathBuf;
 use std::{env, fs, io};
 
-use torchscript::{Member, archive, members, perceptron, weights, zip};
+use escapement_test_support::torchscript::{Member, archive, members, perceptron, weights, zip};
 
 /// Archives that PyTorch wrote.
 const BUNDLES: [&str; 3] =

@@ -1,6 +1,6 @@
 //! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
 
-use super::planted::skew_ns;
+use super::planted::moved_in_time_if_planted;
 use crate::evidence::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
@@ -64,10 +64,7 @@ impl Causes {
     }
 
     pub(super) fn note(&mut self, record: &TickRecord) {
-        match skew_ns() {
-            0 => self.misses.note(record),
-            skew => self.misses.note(&record.later_by(skew)),
-        }
+        self.misses.note(&moved_in_time_if_planted(record));
     }
 
     pub(super) fn expect(&mut self, generation: u32, deadlines: Deadlines) {

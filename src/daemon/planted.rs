@@ -1,128 +1,19 @@
-//! Faults that a test plants in the running program, by environment variables; only in builds with debug assertions.
+//! Faults that tests plant in the running daemon, under the feature `planted-faults`.
+//!
+//! With the feature, environment variables choose the faults. Without it, each function here does nothing and the
+//! program reads none of those variables: `scripts/test.sh` looks for their names in a program built without it.
 
-use crate::policy::{Dimensions, Fault, Policy, PolicyError};
-use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+#[cfg(not(feature = "planted-faults"))]
+mod absent;
+#[cfg(feature = "planted-faults")]
+mod environment;
 
-/// What a test has planted under this name.
-fn planted(name: &str) -> Option<String> {
-    if cfg!(debug_assertions) { std::env::var(name).ok() } else { None }
-}
+#[cfg(not(feature = "planted-faults"))]
+use absent as faults;
+#[cfg(feature = "planted-faults")]
+use environment as faults;
 
-/// Panics in the thread that `ESCAPEMENT_TEST_PANIC` names.
-pub(super) fn panic_if_planted(thread: &str) {
-    if planted("ESCAPEMENT_TEST_PANIC").is_some_and(|planted| planted == thread) {
-        panic!("planted in the {thread} thread");
-    }
-}
-
-/// Whether `ESCAPEMENT_TEST_IGNORE_LATCH` makes a daemon of this one that does not look at its latch: the suites that
-/// show that a halt stays a halt must find that out.
-pub(super) fn ignores_the_latch() -> bool {
-    planted("ESCAPEMENT_TEST_IGNORE_LATCH").is_some()
-}
-
-/// Takes as many milliseconds to load as `ESCAPEMENT_TEST_SLOW_LOAD` says.
-pub(super) fn load_slowly_if_planted() {
-    if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_LOAD").and_then(|millis| millis.parse().ok()) {
-        std::thread::sleep(std::time::Duration::from_millis(millis));
-    }
-}
-
-/// Takes as many milliseconds to make a reload ready as `ESCAPEMENT_TEST_SLOW_RELOAD` says.
-pub(super) fn reload_slowly_if_planted() {
-    if let Some(millis) = planted("ESCAPEMENT_TEST_SLOW_RELOAD").and_then(|millis| millis.parse().ok()) {
-        std::thread::sleep(std::time::Duration::from_millis(millis));
-    }
-}
-
-/// Whether `ESCAPEMENT_TEST_NO_GUARD` leaves the agent without the guard that it should have.
-pub(super) fn has_no_guard() -> bool {
-    planted("ESCAPEMENT_TEST_NO_GUARD").is_some()
-}
-
-/// The policy as it is, or one that misbehaves as a policy in libtorch may: that never returns from an observation whose
-/// first feature is the number in `ESCAPEMENT_TEST_HANG`; that sleeps, where `ESCAPEMENT_TEST_SLEEP` is set, for as many
-/// microseconds as the first feature says; that works for nothing, where `ESCAPEMENT_TEST_LABOUR` is set.
-pub(super) fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
-    let hangs_at = planted("ESCAPEMENT_TEST_HANG").and_then(|feature| feature.parse().ok());
-    let sleeps = planted("ESCAPEMENT_TEST_SLEEP").is_some();
-    let labours = planted("ESCAPEMENT_TEST_LABOUR").is_some();
-    if hangs_at.is_some() || sleeps || labours {
-        Box::new(Misbehaving { policy, hangs_at, sleeps, labours })
-    } else {
-        policy
-    }
-}
-
-/// By how much `ESCAPEMENT_TEST_SKEW_NS` moves every tick's record against the evidence about its time: the suite that
-/// shows that causes are found must find that out.
-pub(super) fn skew_ns() -> u64 {
-    planted("ESCAPEMENT_TEST_SKEW_NS").and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
-}
-
-/// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as the third.
-fn labour(observation: &[f32]) {
-    let feature = |index: usize| observation.get(index).copied().unwrap_or_default().max(0.0);
-    let begun = MonotonicClock.now();
-    let due = begun.plus(Nanos::from_micros(feature(1) as u64));
-    while MonotonicClock.now() < due {
-        std::hint::spin_loop();
-    }
-    let bytes = feature(2) as usize * (1 << 20);
-    if bytes > 0
-        && let Ok(mut memory) = memmap2::MmapMut::map_anon(bytes)
-    {
-        memory.iter_mut().step_by(4096).for_each(|byte| *std::hint::black_box(byte) = 1);
-    }
-}
-
-struct Misbehaving {
-    policy: Box<dyn Policy>,
-    hangs_at: Option<f32>,
-    sleeps: bool,
-    labours: bool,
-}
-
-impl Policy for Misbehaving {
-    fn dimensions(&self) -> Dimensions {
-        self.policy.dimensions()
-    }
-
-    fn backend(&self) -> &'static str {
-        self.policy.backend()
-    }
-
-    fn enter_thread(&mut self) -> Result<(), PolicyError> {
-        self.policy.enter_thread()
-    }
-
-    fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
-        let first = observation.first().copied();
-        while first.is_some() && first == self.hangs_at {
-            std::hint::spin_loop();
-        }
-        if let Some(micros) = first.filter(|first| self.sleeps && *first >= 1.0) {
-            std::thread::sleep(std::time::Duration::from_micros(micros as u64));
-        }
-        if self.labours {
-            labour(observation);
-        }
-        self.policy.infer(observation, action)
-    }
-
-    fn reset(&mut self) {
-        self.policy.reset();
-    }
-
-    fn noise_mut(&mut self) -> &mut [f32] {
-        self.policy.noise_mut()
-    }
-
-    fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
-        self.policy.state_mut(index)
-    }
-
-    fn last_fault(&self) -> Option<&str> {
-        self.policy.last_fault()
-    }
-}
+pub(super) use faults::{
+    has_no_guard, ignores_the_latch, load_slowly_if_planted, misbehaving_if_planted,
+    moved_in_time_if_planted, panic_if_planted, reload_slowly_if_planted,
+};

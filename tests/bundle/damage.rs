@@ -1,7 +1,8 @@
-//! Damage, accidents, and manifests that say what they must not.
+//! Damaged files, incomplete bundles, and manifests with invalid content.
 
-use crate::{Copy, FILES, bundle, is_refused, long, shipped, stdout};
+use crate::{Copy, FILES, bundle, is_refused, shipped, stdout};
 use escapement::bundle::{Bundle, BundleError, Trust};
+use escapement_test_support::long_runs;
 
 #[test]
 fn the_shipped_bundles_are_good() {
@@ -13,17 +14,17 @@ fn the_shipped_bundles_are_good() {
     }
 }
 
-/// By the library's own way in, which is the one that every command takes: every byte of the manifest, and of the others a
-/// sample or every one.
+/// Damages a bundle and reads it through the library, as every command does. Every byte of the manifest is
+/// changed, and a sample of the other files' bytes; with `ESCAPEMENT_LONG` every one.
 #[test]
 fn every_flipped_byte_is_refused() {
     let copy = Copy::of("small.bundle");
     let mut refused = 0;
     for file in FILES {
         let good = copy.read(file);
-        let step = if long() || file == "bundle.toml" { 1 } else { 13 };
+        let step = if long_runs() || file == "bundle.toml" { 1 } else { 13 };
         for at in (0..good.len()).step_by(step) {
-            for mask in if long() { &[0x01, 0x20, 0x80, 0xff][..] } else { &[0x01][..] } {
+            for mask in if long_runs() { &[0x01, 0x20, 0x80, 0xff][..] } else { &[0x01][..] } {
                 let mut bytes = good.clone();
                 bytes[at] ^= mask;
                 copy.write(file, &bytes);
@@ -37,11 +38,11 @@ fn every_flipped_byte_is_refused() {
         copy.write(file, &good);
     }
     assert!(refused > 1_500, "only {refused} were tried");
-    if long() {
+    if long_runs() {
         println!("{refused} of {refused} flips refused");
     }
     Bundle::open(&copy.path, &Trust::default()).expect("the copy is whole again");
-    // That the hashes are what refused: with honest ones the same damage is a bundle, as far as its files go.
+    // It is the hashes that refuse the damage: with honest hashes, the files of the same bundle are accepted.
     for file in ["policy.pt", "golden.safetensors"] {
         let mut bytes = copy.read(file);
         *bytes.last_mut().expect("not empty") ^= 1;
@@ -50,13 +51,13 @@ fn every_flipped_byte_is_refused() {
     }
 }
 
-/// The same with the real program; a sample, or all of them.
+/// The same with the real program, for a sample of the bytes; with `ESCAPEMENT_LONG` for every one.
 #[test]
 fn flipped_bytes_end_with_65() {
     let copy = Copy::of("small.bundle");
     for file in FILES {
         let good = copy.read(file);
-        let step = if long() { 1 } else { good.len() / 20 };
+        let step = if long_runs() { 1 } else { good.len() / 20 };
         for at in (0..good.len()).step_by(step) {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
@@ -81,7 +82,7 @@ fn missing_truncated_longer_and_swapped_files_are_refused() {
         copy.write(file, &[&good[..], b"\n"].concat());
         is_refused(&copy.path, &[], &[file]);
         std::fs::copy(shipped("other.bundle").join(file), copy.file(file)).expect("a copy");
-        // A whole manifest of another bundle is right in itself; the files are not those that it lists.
+        // The manifest of another bundle is valid in itself, but it lists other files.
         is_refused(&copy.path, &[], &["the manifest says"]);
     }
 }
@@ -108,7 +109,7 @@ fn what_is_no_bundle_is_told() {
     is_refused(&copy.file("bundle.toml"), &[], &["not a directory"]);
 }
 
-/// Sealed manifests whose text is wrong: what is put in another's place, and what is said about it.
+/// Manifests with a valid seal and a wrong text: the text, its replacement, and the words of the refusal.
 const WRONG: &[(&str, &str, &[&str])] = &[
     ("format = 1", "format = 2", &["format = 2", "reads format 1"]),
     ("format = 1", "", &["format"]),

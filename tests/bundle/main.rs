@@ -1,10 +1,7 @@
-//! Bundles and the real program: what is damaged, missing, foreign or wrong is refused with exit code 65, the file and
-//! the reason, and nothing is armed.
+//! Bundles in the real program. A damaged, incomplete, unsigned or wrong bundle is refused with exit code 65
+//! and a line that names the file and the reason. No agent is armed with it.
 //!
-//! The bundles below tests/data are real TorchScript, written by scripts/make_test_bundles.py.
-
-#[path = "../support/mod.rs"]
-mod support;
+//! The bundles below `tests/data` are real TorchScript, written by `python/fixtures/bundles.py`.
 
 mod damage;
 mod serving;
@@ -12,14 +9,15 @@ mod signatures;
 mod state;
 mod weights;
 
+use escapement_test_support::escapement;
+pub(crate) use escapement_test_support::test_data as shipped;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use support::escapement;
 
 pub(crate) const FILES: [&str; 3] = ["bundle.toml", "policy.pt", "golden.safetensors"];
 
-/// A copy of a bundle that a test may spoil; it vanishes with it.
+/// A copy of a bundle that a test may damage. It is removed when dropped.
 pub(crate) struct Copy {
     _root: tempfile::TempDir,
     pub(crate) path: PathBuf,
@@ -49,26 +47,29 @@ impl Copy {
         std::fs::write(self.file(name), bytes).expect(name);
     }
 
-    /// The manifest's text without its seal.
+    /// Returns the manifest's text without its seal.
     pub(crate) fn manifest(&self) -> String {
         let text = String::from_utf8(self.read("bundle.toml")).expect("UTF-8");
         let at = text.rfind("# sha256 ").expect("a manifest has a seal");
         text[..at].to_owned()
     }
 
-    /// Writes a manifest with a seal of its own: what is wrong with it then is what it says.
+    /// Writes a manifest with a valid seal, so that only its content can be refused.
     pub(crate) fn write_manifest(&self, text: &str) {
         self.write("bundle.toml", format!("{text}# sha256 {}\n", hash(text.as_bytes())).as_bytes());
     }
 
-    /// Replaces a part of the manifest, which must be there.
+    /// Replaces a part of the manifest.
+    ///
+    /// # Panics
+    /// Panics if the manifest does not contain `from`.
     pub(crate) fn edit_manifest(&self, from: &str, to: &str) {
         let text = self.manifest();
         assert!(text.contains(from), "{from:?} is not in the manifest");
         self.write_manifest(&text.replacen(from, to, 1));
     }
 
-    /// Writes a listed file and lists it as it is now.
+    /// Writes a listed file and updates its entry in the manifest.
     pub(crate) fn write_listed(&self, name: &str, bytes: &[u8]) {
         let before = self.read(name);
         self.write(name, bytes);
@@ -76,10 +77,6 @@ impl Copy {
         let (from, to) = (format!("bytes = {}\n", before.len()), format!("bytes = {}\n", bytes.len()));
         self.edit_manifest(&from, &to);
     }
-}
-
-pub(crate) fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> String {
@@ -95,7 +92,7 @@ pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Holds that a bundle is refused with 65 and one line that names the file and says all of `words`.
+/// Asserts that a bundle is refused with 65 and one line that contains all of `words`.
 pub(crate) fn is_refused(path: &Path, arguments: &[&str], words: &[&str]) {
     let output = bundle("verify", path, arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -105,9 +102,4 @@ pub(crate) fn is_refused(path: &Path, arguments: &[&str], words: &[&str]) {
     for word in words {
         assert!(stderr.contains(word), "{stderr} does not say {word:?}");
     }
-}
-
-/// Whether the long runs are asked for.
-pub(crate) fn long() -> bool {
-    std::env::var_os("ESCAPEMENT_LONG").is_some()
 }

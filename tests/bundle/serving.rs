@@ -1,8 +1,8 @@
-//! What serves: golden vectors on the backend in use, shapes, status, and comparing two bundles.
+//! Serving a bundle: golden vectors on the chosen backend, shapes, status, and the comparison of two bundles.
 
-use crate::support::{Agent, next_action, wait_for};
 use crate::{Copy, bundle, is_refused, shipped, stdout};
 use escapement::wire::{AgentState, Outcome};
+use escapement_test_support::{Agent, escapement, next_action, npy, wait_for};
 
 /// Adds `by` to the first element of the last row of the last tensor: an expected action, or a next state.
 fn shift_last_value(copy: &Copy, by: f32) {
@@ -13,7 +13,7 @@ fn shift_last_value(copy: &Copy, by: f32) {
     copy.write_listed("golden.safetensors", &bytes);
 }
 
-/// Every backend that runs golden vectors in this build, and `auto`, which asks each in turn.
+/// Every backend that runs golden vectors in this build, and `auto`, which tries each in turn.
 fn backends() -> &'static [&'static str] {
     if cfg!(feature = "torch") { &["native", "torch", "auto"] } else { &["native", "auto"] }
 }
@@ -24,7 +24,7 @@ fn golden_vectors_are_held_to_the_tolerance() {
         for backend in backends() {
             let copy = Copy::of(name);
             let on_it = ["--backend", backend];
-            // The range is 2 and the tolerance 1e-5, of which rounding takes a hundredth.
+            // The range is 2 and the tolerance 1e-5. Rounding uses a hundredth of that.
             shift_last_value(&copy, 0.8e-5);
             assert_eq!(bundle("verify", &copy.path, &on_it).status.code(), Some(0), "{name}, {backend}");
             shift_last_value(&copy, 3e-5);
@@ -40,7 +40,7 @@ fn golden_vectors_are_held_to_the_tolerance() {
 fn a_policy_that_is_not_the_one_of_the_vectors_is_not_armed() {
     let copy = Copy::of("small.bundle");
     let other = std::fs::read(shipped("other.bundle").join("policy.pt")).expect("the other policy");
-    // Same size and form, other weights, and honest hashes.
+    // The other bundle has the same size and form, other weights, and honest hashes.
     copy.write_listed("policy.pt", &other);
     let path = format!("{:?}", copy.path);
     for backend in backends() {
@@ -69,12 +69,12 @@ fn a_good_bundle_serves_and_status_says_what_it_is() {
     feed.commit(&[0.5, -0.25, 1.0]);
     let (first, action) = next_action::<2>(&mut gateway);
     assert_eq!(first.outcome, Outcome::Policy.number());
-    // The same through `predict`, which goes its own way to the policy.
+    // `predict` loads the policy by code of its own, and must refuse it too.
     let root = tempfile::tempdir().expect("a temporary directory");
     let (observations, actions) = (root.path().join("o.npy"), root.path().join("a.npy"));
-    let npy = crate::support::npy(&[0.5, -0.25, 1.0], 3);
+    let npy = npy(&[0.5, -0.25, 1.0], 3);
     std::fs::write(&observations, npy).expect("observations");
-    let output = crate::support::escapement()
+    let output = escapement()
         .arg("predict")
         .arg(shipped("small.bundle"))
         .arg("--observations")
@@ -88,7 +88,7 @@ fn a_good_bundle_serves_and_status_says_what_it_is() {
     let predicted: Vec<u8> = action.iter().flat_map(|value| value.to_le_bytes()).collect();
     assert!(written.ends_with(&predicted));
 
-    // Far outside of what the statistics of the training say: counted, and answered.
+    // This is far outside the training statistics: it is counted, and still answered.
     feed.commit(&[900.0, 0.0, 9.0]);
     let (second, _) = next_action::<2>(&mut gateway);
     assert_eq!(second.outcome, Outcome::Policy.number());
@@ -145,7 +145,7 @@ fn the_input_guard_acts_as_it_is_told() {
     assert_ne!(clamped, counted);
     assert_eq!(clamped_header.outcome, Outcome::Policy.number());
 
-    // There are no statistics for a file that stands alone.
+    // A file without a bundle has no statistics.
     let path = format!("{:?}", shipped("small.bundle").join("policy.pt"));
     let agent = Agent::new(&[
         ("policy.backend", "\"native\""),

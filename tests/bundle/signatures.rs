@@ -1,8 +1,8 @@
-//! Whose bundles are taken.
+//! Signatures: which bundles are accepted with which keys.
 
-use crate::support::{Agent, Overrides};
 use crate::{Copy, bundle, is_refused, stdout};
 use escapement::bundle::{Bundle, BundleError, Trust};
+use escapement_test_support::{Agent, Overrides};
 use minisign::KeyPair;
 use std::io::Cursor;
 
@@ -24,7 +24,7 @@ fn a_good_signature_is_taken_and_anything_else_is_not() {
     let trusted = ours.pk.to_base64();
     let required = ["--public-key", &trusted, "--require-signature"];
     is_refused(&copy.path, &required, &["bundle.toml.minisig", "missing"]);
-    // Not required, and not there: nobody meant it to be signed.
+    // The bundle has no signature, and none is required.
     assert_eq!(bundle("verify", &copy.path, &required[..2]).status.code(), Some(0));
 
     sign(&copy, &ours);
@@ -35,15 +35,15 @@ fn a_good_signature_is_taken_and_anything_else_is_not() {
         serde_json::from_slice(&bundle("show", &copy.path, &["--json", "--public-key", &trusted]).stdout)
             .expect("JSON");
     assert_eq!((&json["signature"], &json["public_key"]), (&"good".into(), &trusted.as_str().into()));
-    // Without a key there is nothing to check it with, and the report says so.
+    // Without a key the signature cannot be checked, and the report says so.
     assert!(stdout(&bundle("verify", &copy.path, &[])).contains("no key was given"));
-    // Any of several keys will do.
+    // One matching key of several is enough.
     let other = theirs.pk.to_base64();
     let several = ["--public-key", &other, "--public-key", &trusted, "--require-signature"];
     assert_eq!(bundle("verify", &copy.path, &several).status.code(), Some(0));
 
-    // One byte of the signature, one of what is signed, another's key, another's manifest: each is refused, also where
-    // a signature is not required.
+    // A changed byte of the signature, a changed byte of the signed text, another key, and the signature of
+    // another manifest: each is refused, even if no signature is required.
     let good = copy.read("bundle.toml.minisig");
     let encoded = good.iter().position(|byte| *byte == b'\n').expect("a second line") + 20;
     let mut bad = good.clone();
@@ -61,7 +61,7 @@ fn a_good_signature_is_taken_and_anything_else_is_not() {
     is_refused(&copy.path, &required, &["not one of a trusted key"]);
 }
 
-/// The comment in the first line is minisign's own remark, which no signature covers; everything else counts.
+/// The first line holds minisign's untrusted comment, which no signature covers. Everything else is covered.
 #[test]
 fn every_flipped_byte_of_a_signature_is_refused() {
     let key = key();
@@ -114,7 +114,7 @@ fn the_daemon_asks_for_what_its_configuration_says() {
     let process = agent.start_armed();
     assert_eq!(process.stop().0.code(), Some(0));
 
-    // A file that stands alone cannot be signed.
+    // A file without a bundle cannot be signed.
     let path = format!("{:?}", copy.file("policy.pt"));
     let mut alone = overrides.to_vec();
     alone[1].1 = &path;

@@ -1,14 +1,14 @@
 //! Noise and carried state through the real daemon.
 
-use crate::support::{Agent, next_action};
 use crate::{Copy, shipped};
 use escapement::bundle::{Bundle, Trust};
 use escapement::noise::{Distribution, Noise};
 use escapement::policy::{Backend, Policy, Widths};
 use escapement::wire::{Outcome, Reason};
+use escapement_test_support::{Agent, next_action};
 use std::path::Path;
 
-/// The policy of a bundle, on this thread, for what is to be expected.
+/// Loads the policy of a bundle on this thread, to compute the expected actions.
 fn policy_of(path: &Path) -> Box<dyn Policy> {
     let bundle = Bundle::open(path, &Trust::default()).expect("good");
     let mut policy =
@@ -44,7 +44,8 @@ fn noise_is_determined_by_seed_and_sequence() {
     let mut policy = policy_of(&shipped("small.bundle"));
     let plain = answer(policy.as_mut(), &OBSERVATION);
     let mut seen = Vec::new();
-    // The second start goes on with the sequence numbers, and draws what the first would have drawn.
+    // The second start continues the sequence numbers, and draws the noise that the first one would have
+    // drawn.
     for start in 0..2 {
         let process = agent.start_armed();
         let mut gateway = agent.gateway();
@@ -82,7 +83,7 @@ fn state_is_carried_and_begins_anew_by_the_rules_of_the_manifest() {
             assert_eq!(header.outcome, Outcome::Policy.number());
             assert_eq!(action, answer(policy.as_mut(), &OBSERVATION), "the warm-up left no state behind");
         }
-        // Out of range: the policy never sees it.
+        // The observation is out of range, so the policy never sees it.
         feed.commit(&refused);
         let (header, _) = next_action::<2>(&mut gateway);
         assert_eq!(header.reason, Reason::ObservationOutOfRange.number());
@@ -111,7 +112,7 @@ fn state_is_carried_and_begins_anew_by_the_rules_of_the_manifest() {
 
 #[test]
 fn a_gap_follows_its_own_rule() {
-    // The shipped rule is to reset.
+    // The shipped rule is to reset the state.
     let agent = agent(&shipped("recurrent.bundle"), &[("observation.on_gap", "\"count\"")]);
     let process = agent.start_armed();
     let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
@@ -130,10 +131,10 @@ fn a_gap_follows_its_own_rule() {
     assert_eq!(process.stop().0.code(), Some(0));
 }
 
-/// An episode is a thousand observations here: as long as those that recurrent policies are compared on in Python.
+/// An episode of a thousand observations, as in the Python tests of recurrent policies.
 #[test]
 fn a_feed_that_restarts_begins_an_episode() {
-    // Whatever the rules say of gaps: this is none.
+    // This is not a gap, so no rule about gaps applies.
     for rule in ["\"keep\"", "{ burn_in = 2 }"] {
         let copy = Copy::of("recurrent.bundle");
         copy.edit_manifest("on_gap = \"reset\"", &format!("on_gap = {rule}"));

@@ -1,12 +1,13 @@
-//! Weights in bfloat16: taken where golden vectors agree within the bundle's tolerance, refused everywhere else.
+//! Weights in bfloat16: accepted if the golden vectors agree within the bundle's tolerance, refused
+//! otherwise.
 
-use crate::support::{Agent, escapement, next_action, wait_for};
 use crate::{Copy, shipped};
 use escapement::wire::Outcome;
+use escapement_test_support::{Agent, escapement, next_action, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-/// A bundle whose vectors allow a hundredth of the action's range, where its own allow 1e-5.
+/// Returns a bundle whose tolerance is a hundredth of the action's range. The shipped tolerance is 1e-5.
 fn lenient() -> Copy {
     let copy = Copy::of("small.bundle");
     copy.edit_manifest("tolerance = 1e-5", "tolerance = 0.01");
@@ -27,7 +28,7 @@ fn holds_one_line(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-/// The actions that `predict` writes, with these weights, for three observations.
+/// Returns the actions that `predict` writes with these weights for three observations.
 fn actions(policy: &Path, weights: &str) -> (Vec<f32>, tempfile::TempDir) {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (observations, out) = (root.path().join("o.npy"), root.path().join("a.npy"));
@@ -109,7 +110,7 @@ fn a_bundle_that_does_not_agree_is_refused_with_bf16_weights() {
     let line = stderr.lines().last().expect("a reason");
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
 
-    // `inspect` looks at anything, and says what `run` would.
+    // `inspect` shows any bundle, and says what `run` would do with it.
     let output = run("inspect", &strict, &["--weights", "bf16", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -1,4 +1,4 @@
-//! The shipped files: they are good, and the annotated one says what the code does.
+//! The shipped files are valid, and the annotated one agrees with the code.
 
 use crate::draft::{AGENT, Draft, parse};
 use escapement::config::{self, Key, PolicySource, Presence};
@@ -21,7 +21,7 @@ fn the_shipped_files_mean_what_they_say() {
     assert_eq!((demo.dimensions, demo.policy.source), (agent.dimensions, agent.policy.source));
 }
 
-/// For every key of agent.toml: the comment above it on one line, its value, and whether it is set.
+/// Returns for every key of agent.toml: the comment above it on one line, its value, and whether it is set.
 fn annotations() -> BTreeMap<String, (String, String, bool)> {
     let mut found = BTreeMap::new();
     let (mut table, mut comment) = ("", String::new());

@@ -1,4 +1,4 @@
-//! Files to test with.
+//! Configuration files to test with.
 
 use escapement::config::{self, AgentConfig, ConfigError, Problem};
 use std::collections::BTreeMap;
@@ -18,12 +18,12 @@ pub fn problems(text: &str) -> Vec<Problem> {
     }
 }
 
-/// A file as keys and values, so that one of them can be changed.
+/// A file as keys and values, so that a test can change one of them.
 #[derive(Clone)]
 pub struct Draft(pub BTreeMap<String, String>);
 
 impl Draft {
-    /// The keys that must be there, and no other.
+    /// Returns the file with the required keys and no others.
     pub fn minimal() -> Self {
         let keys = [
             ("agent.name", "\"a\""),
@@ -47,7 +47,7 @@ impl Draft {
         self
     }
 
-    /// What else must be set so that `value` does not contradict it.
+    /// Sets the other keys that `value` requires, so that it contradicts none of them.
     pub fn with_company(self, key: &str, value: &str) -> Self {
         match key {
             "deadline.inference_us" => {
@@ -76,7 +76,7 @@ impl Draft {
         }
     }
 
-    /// The file's text.
+    /// Returns the file's text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut current = "";

@@ -1,9 +1,9 @@
-//! Whatever stands in a file, there is an answer.
+//! Any text is either accepted or refused with printable lines.
 
 use crate::draft::{AGENT, parse};
 use proptest::prelude::*;
 
-/// Whatever is in the file, the answer is a configuration or lines that can be printed.
+/// Asserts that the text gives a configuration, or problems that can be printed.
 fn answers(text: &str) -> Result<(), TestCaseError> {
     if let Err(error) = parse(text) {
         let lines = 1 + text.matches('\n').count();
@@ -22,9 +22,12 @@ proptest! {
 
     #[test]
     fn a_mutated_file_is_answered(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, "\\PC|[\\[\\]{}=\"'#.,\n\r\t\0]|nan|[-+0-9e.]{1,6}"), 1..8)
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0usize..4, "\\PC|[\\[\\]{}=\"'#.,\n\r\t\0]|nan|[-+0-9e.]{1,6}"),
+            1..8
+        )
     ) {
-        // Comments take most of the file and hardly any part in it.
+        // Comments are most of the file, and their content hardly matters.
         let bare = AGENT.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let mut text: Vec<char> = bare.collect::<Vec<_>>().join("\n").chars().collect();
         for (index, removed, inserted) in edits {

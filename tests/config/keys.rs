@@ -1,10 +1,10 @@
-//! Every key by itself, and what keys must be to each other.
+//! Every key by itself, and the constraints between keys.
 
 use crate::draft::{Draft, FILE, parse, problems};
 use escapement::config::{self, Allowed, Key, Presence};
 use escapement::wire::MAX_DIMENSION;
 
-/// Values that the key may not hold, as they are written in a file.
+/// Returns values that the key refuses, as they are written in a file.
 fn bad_values(key: &Key) -> Vec<String> {
     let words: &[&str] = match &key.allowed {
         Allowed::Flag => &["1", "\"true\"", "[true]"],
@@ -57,7 +57,7 @@ fn bad_values(key: &Key) -> Vec<String> {
     values
 }
 
-/// Values that the key may hold: both ends of its range, every word.
+/// Returns values that the key accepts: both ends of its range, every word.
 fn good_values(key: &Key) -> Vec<String> {
     let literal = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
     match &key.allowed {
@@ -111,7 +111,7 @@ fn a_bad_value_is_refused_with_line_key_value_and_range() {
             let begins = format!("{FILE}:{}: {}", problem.line, key.path);
             assert!(line.starts_with(&begins) && line.contains(&format!(" = {shown}: ")), "{line}");
             let allowed = line.split_once("; allowed: ").expect("the range is told").1;
-            // A wrong length or an element outside its bounds tells the length and the bounds.
+            // For a wrong length or an element out of bounds, the message gives the length and the bounds.
             let vector = matches!(key.allowed, Allowed::Limits(_) | Allowed::Elements);
             assert!(
                 allowed == key.allowed.to_string() || vector && allowed.ends_with(" of length 2"),
@@ -194,7 +194,7 @@ fn a_key_given_twice_and_a_table_that_is_none_are_refused() {
         let table = key.path.rsplit_once('.').expect("keys stand in tables").0;
         let mut draft = Draft::minimal();
         draft.0.retain(|other, _| !other.starts_with(table));
-        // A table within another one stands among the keys of that one.
+        // A nested table is listed among the keys of the outer table.
         let (text, line) = if table.contains('.') {
             let draft = draft.set(table, "3");
             (draft.text(), draft.line_of(table))
@@ -210,7 +210,8 @@ fn a_key_given_twice_and_a_table_that_is_none_are_refused() {
 
 type Settings = &'static [(&'static str, &'static str)];
 
-/// Settings that are right one by one and wrong together: what is set, the key that is told, and a part of what is.
+/// Settings that are valid alone and contradict each other: the settings, the reported key, and a part of the
+/// message.
 const CONTRADICTIONS: &[(Settings, &str, &str)] = &[
     (
         &[("deadline.inference_us", "200"), ("deadline.end_to_end_us", "199")],

@@ -1,6 +1,6 @@
-//! The configuration's promises: every key is checked, every refusal names file, line, key, value and what is allowed,
-//! and the annotated file says the same as the code. What is tested is generated from `config::keys`, so that a new
-//! key is tested, and documented, or these tests fail.
+//! The configuration: every key is checked, every refusal names file, line, key, value and allowed range, and
+//! the annotated file agrees with the code. The cases are generated from `config::keys`. A new key that is
+//! not documented or not covered fails these tests.
 
 mod annotated;
 mod draft;

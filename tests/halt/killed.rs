@@ -1,44 +1,35 @@
-//! `kill -9` at random moments of a halt, a latch being written, a re-arm and a start: an agent with a latch is never
-//! armed, and an agent that does not start says clearly why.
+//! `kill -9` at random moments of a halt, the writing of a latch, a re-arm and a start. An agent with a latch
+//! is never armed, and an agent that does not start gives a clear reason.
 //!
-//! The real programs run. Each cycle lets something happen to the agent and kills whoever does it somewhere in the middle;
-//! then it is judged by what is on disk. The same judgement is then passed on a daemon that ignores its latch, which must be
-//! found out.
+//! The real programs run. Each cycle starts an action on the agent, kills the process that performs it at a
+//! random moment, and judges what is on disk. The same judgement then runs on a daemon that ignores its
+//! latch, and must fail.
 //!
-//! `ESCAPEMENT_HALT_CYCLES` sets the number of cycles (60 unless told; the long run is 500).
+//! `ESCAPEMENT_HALT_CYCLES` sets the number of cycles (default 60; the long run is 500).
 
-use crate::support::{Agent, Process, escapement, wait_for};
 use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Reason};
 use escapement_policy::random::SplitMix64;
+use escapement_test_support::{Agent, Process, escapement, wait_for};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Draws what happens and when it is cut off.
-struct Dice(SplitMix64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0.next_word() % limit
-    }
-}
-
 fn cycles() -> u64 {
     std::env::var("ESCAPEMENT_HALT_CYCLES").map_or(60, |text| text.parse().expect("a number of cycles"))
 }
 
-/// One agent and the daemon that is judged.
+/// One agent and the daemon under judgement.
 struct Rig {
     agent: Agent,
     ignores_latch: bool,
-    /// How often each of the ends that a start may have was seen.
+    /// How often a start ended in each possible way.
     seen: BTreeMap<&'static str, u64>,
 }
 
-/// Where a start got to.
+/// The result of a start.
 enum Start {
     Armed(Process),
     Refused(String),
@@ -104,8 +95,8 @@ impl Rig {
         }
     }
 
-    /// What must hold whatever was killed: with a latch nothing is armed, and where a start is refused, a re-arm is the way
-    /// out. Leaves a running agent.
+    /// Asserts what must hold after any kill: an agent with a latch is not armed, and a re-arm lifts a
+    /// refusal to start. Leaves the agent running.
     fn judge(&mut self) -> Result<Process, String> {
         let latched = self.has_latch();
         match (self.start()?, latched) {
@@ -115,7 +106,7 @@ impl Rig {
             }
             (Start::Armed(_), true) => return Err("armed with a latch present".to_owned()),
             (Start::Refused(_), true) => *self.seen.entry("refused, latched").or_default() += 1,
-            // The state word of the killed process said halted; the latch is there by now.
+            // The state word of the killed process said halted, so the latch must exist by now.
             (Start::Refused(line), false) => {
                 *self.seen.entry("refused, latch completed").or_default() += 1;
                 if !self.has_latch() {
@@ -133,7 +124,7 @@ impl Rig {
         }
     }
 
-    /// A running agent that has a latch ends by itself, and says halted as long as anybody can see.
+    /// A running agent with a latch ends by itself, and its state word says halted.
     fn ends_by_itself(&self, process: Process) -> Result<(), String> {
         let (status, stderr) = process.wait();
         if status.code() == Some(80) && self.state() == Some(AgentState::Halted.number()) {
@@ -144,20 +135,20 @@ impl Rig {
     }
 }
 
-/// Kills a process after a moment that is drawn; some are done by then.
-fn cut_off(dice: &mut Dice, mut process: Process, within_us: u64) {
+/// Kills a process after a random time. Some have ended by then.
+fn cut_off(dice: &mut SplitMix64, mut process: Process, within_us: u64) {
     std::thread::sleep(Duration::from_micros(dice.below(within_us)));
     process.kill();
 }
 
-/// Goes through so many cycles; the first thing that is wrong ends it.
+/// Runs the cycles. Returns the first failure.
 fn judge(cycles: u64, seed: u64, ignores_latch: bool) -> Result<BTreeMap<&'static str, u64>, String> {
-    let mut dice = Dice(SplitMix64::new(seed));
+    let mut dice = SplitMix64::new(seed);
     let mut rig = Rig::new(ignores_latch);
     let mut running = rig.judge()?;
     for _ in 0..cycles {
         match dice.below(5) {
-            // The `halt` command dies; the agent is halted, or does not know of it, and nothing in between.
+            // The `halt` command is killed. The agent either is halted or was never asked.
             0 => {
                 cut_off(&mut dice, Process::spawn(rig.on_the_agent(&["halt"])), 15_000);
                 if rig.has_latch() {
@@ -166,24 +157,24 @@ fn judge(cycles: u64, seed: u64, ignores_latch: bool) -> Result<BTreeMap<&'stati
                     running.kill();
                 }
             }
-            // The daemon dies while it halts for a signal.
+            // The daemon is killed while a signal halts it.
             1 => {
                 running.signal(Signal::USR2);
                 cut_off(&mut dice, running, 4_000);
             }
-            // The daemon dies while it halts by a rule: the ring's other side breaks its protocol's rules for it.
+            // The daemon is killed while a rule halts it: the test violates the ring's protocol.
             2 => {
                 let header = rig.agent.attach(RingFile::Actions).ok_or("no ring")?.header();
                 header.halt(Reason::ActionRingFull.number().into());
                 cut_off(&mut dice, running, 8_000);
             }
-            // Halted for good, and the re-arm dies.
+            // The agent is halted, and the re-arm is killed.
             3 => {
                 rig.on_the_agent(&["halt"]).output().map_err(|error| error.to_string())?;
                 rig.ends_by_itself(running)?;
                 cut_off(&mut dice, Process::spawn(rig.on_the_agent(&["rearm"])), 15_000);
             }
-            // A start dies, beside a halt in its way or not.
+            // A start is killed, with or without a halt before it.
             _ => {
                 running.kill();
                 let start = Process::spawn(rig.daemon());
@@ -211,9 +202,8 @@ fn no_kill_arms_a_latched_agent() {
     }
 }
 
-/// The planted bug.
+/// Shows that the judgement can fail.
 #[test]
-#[cfg(debug_assertions)]
 fn a_daemon_that_ignores_its_latch_is_found_out() {
     let found = judge(60, 2, true);
     assert!(found.is_err(), "{found:?}");

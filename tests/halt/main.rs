@@ -1,7 +1,5 @@
-//! Halt, latch, kill switch and re-arm, with the real program: who may halt, what keeps it, and what lifts it.
-
-#[path = "../support/mod.rs"]
-mod support;
+//! Halt, latch, kill switch and re-arm in the real program: who may halt, what keeps the halt, and what lifts
+//! it.
 
 mod killed;
 mod race;
@@ -11,12 +9,12 @@ mod switch;
 use escapement::directory::RingFile;
 use escapement::halt::halt_for_good;
 use escapement::wire::{AgentState, Reason};
+use escapement_test_support::{Agent, Process, escapement, next_action, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
-use support::{Agent, Process, escapement, next_action, wait_for};
 
 fn state_directory(agent: &Agent) -> PathBuf {
     agent.root.path().join("state/test")
@@ -30,7 +28,7 @@ fn latch_content(agent: &Agent) -> Value {
     serde_json::from_slice(&std::fs::read(latch(agent)).unwrap()).unwrap()
 }
 
-/// Every line of the audit file; one that cannot be read is `null`.
+/// Returns every line of the audit file. A line that is not JSON is `null`.
 fn audit(agent: &Agent) -> Vec<Value> {
     let text = std::fs::read_to_string(state_directory(agent).join("audit.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or(Value::Null)).collect()
@@ -40,7 +38,7 @@ fn whats(agent: &Agent) -> Vec<String> {
     audit(agent).iter().map(|line| line["what"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
-/// Runs a command on the agent, by its name, to the end.
+/// Runs a command on the agent, by its name, and waits for its end.
 fn command(agent: &Agent, words: &[&str]) -> Output {
     let mut command = escapement();
     command.args(words).arg("test").arg("--root").arg(agent.root.path());
@@ -67,12 +65,13 @@ fn halted(reason: Reason) -> (u32, u32) {
     (AgentState::Halted.number(), reason.number().into())
 }
 
-/// The agent does not start, says in one line why and what to do, and stays halted.
+/// Asserts that the agent does not start, gives the reason and the remedy in one line, and stays halted.
 fn stays_halted(agent: &Agent, words: &[&str]) {
     refuses(agent, agent.command(), words).unwrap_or_else(|why| panic!("{why}"));
 }
 
-/// Whether the agent, started by this command, is refused as a halted one is to be; or what it does instead.
+/// Starts the agent with this command and checks that it is refused as halted. Returns what it did instead as
+/// an error.
 fn refuses(agent: &Agent, command: std::process::Command, words: &[&str]) -> Result<(), String> {
     let mut process = Process::spawn(command);
     let is_armed = || {
@@ -96,9 +95,8 @@ fn refuses(agent: &Agent, command: std::process::Command, words: &[&str]) -> Res
     }
 }
 
-/// What the tests of this file ask again and again is no empty question.
+/// Shows that the check used throughout this file can fail.
 #[test]
-#[cfg(debug_assertions)]
 fn planted_bug_an_agent_that_ignores_its_latch_is_found_out() {
     let agent = Agent::new(&[]);
     agent.start_armed().stop();
@@ -134,7 +132,7 @@ fn a_halt_stays_until_it_is_lifted_on_purpose() {
     assert!(said(&output).contains("venue is down"), "{}", said(&output));
     assert_eq!(agent.state().0, AgentState::Stopped.number());
     assert_eq!(agent.start_armed().stop().0.code(), Some(0));
-    // The command and the daemon that it ends each write a line, in either order; each says when.
+    // The command and the daemon that it ends each write a line, in either order. Each line has its time.
     let mut lines = audit(&agent);
     lines.sort_by_key(|line| line["at_ns"].as_u64());
     let whats: Vec<_> = lines.iter().map(|line| &line["what"]).collect();
@@ -142,7 +140,7 @@ fn a_halt_stays_until_it_is_lifted_on_purpose() {
     assert_eq!((&lines[3]["text"], &lines[3]["reason"]), (&"looked at".into(), &"operator".into()));
 }
 
-/// A halt by rule, and one by SIGUSR2: both latch, and say what they know.
+/// A halt by rule and a halt by SIGUSR2 both write a latch with what they know.
 #[test]
 fn every_halt_latches() {
     let agent = Agent::new(&[("action.capacity", "2"), ("action.on_full", "\"halt\"")]);
@@ -167,7 +165,7 @@ fn every_halt_latches() {
     stays_halted(&agent, &["operator"]);
 }
 
-/// A broken protocol is a halt as well, with an exit code of its own.
+/// A protocol violation halts too, with its own exit code.
 #[test]
 fn a_broken_protocol_latches() {
     let agent = Agent::new(&[]);
@@ -198,7 +196,7 @@ fn the_first_of_two_halts_gives_the_reason() {
 #[test]
 fn a_halt_needs_no_daemon_and_outlives_the_rings() {
     let agent = Agent::new(&[]);
-    // Never started: its name is not known, its configuration is.
+    // The agent was never started, so its name is unknown. Its configuration is known.
     let output = halt(&agent, "too early");
     assert_eq!(code(&output), 66, "{}", said(&output));
     let mut by_config = escapement();
@@ -208,7 +206,7 @@ fn a_halt_needs_no_daemon_and_outlives_the_rings() {
     stays_halted(&agent, &["before the first start"]);
     assert_eq!(code(&rearm(&agent)), 0);
 
-    // Dead, and then the machine loses its memory.
+    // The agent is dead, and then the machine loses its memory.
     agent.start_armed().kill();
     assert_eq!(code(&halt(&agent, "after a crash")), 0);
     assert_eq!(agent.state(), halted(Reason::Operator));
@@ -238,14 +236,14 @@ fn a_latch_that_cannot_be_read_halts() {
     assert_eq!(code(&rearm(&agent)), 0);
     std::fs::create_dir(latch(&agent)).unwrap();
     stays_halted(&agent, &["not a regular file"]);
-    // Removing it by hand is not enough either: the state word says halted.
+    // Removing the latch by hand is not enough: the state word says halted.
     std::fs::remove_dir(latch(&agent)).unwrap();
     stays_halted(&agent, &["operator"]);
     assert_eq!(code(&rearm(&agent)), 0);
     assert_eq!(agent.start_armed().stop().0.code(), Some(0));
 }
 
-/// A latch that appears beside a running agent halts it: the `halt` command may be killed after its first step.
+/// A latch that appears while the agent runs halts it. The `halt` command may be killed after its first step.
 #[test]
 fn a_latch_alone_halts_a_running_agent() {
     let agent = Agent::new(&[]);
@@ -253,7 +251,7 @@ fn a_latch_alone_halts_a_running_agent() {
     std::fs::write(latch(&agent), "").unwrap();
     assert_eq!(process.wait().0.code(), Some(80));
     assert_eq!(agent.state(), halted(Reason::Operator));
-    // Nobody else is left who could say something about it.
+    // No other process is left that could write the audit line.
     let content = latch_content(&agent);
     assert_eq!((&content["reason"], &content["epoch"]), (&"operator".into(), &1.into()));
     assert_eq!(whats(&agent), ["start", "halt", "stop"]);
@@ -263,7 +261,7 @@ fn a_latch_alone_halts_a_running_agent() {
     stays_halted(&agent, &["operator", "without an explanation"]);
 }
 
-/// So does the state word alone: whoever may not write the state directory has the ring.
+/// The state word alone halts too, for a user who can write the ring but not the state directory.
 #[test]
 fn a_halted_word_without_a_latch_gets_one() {
     let agent = Agent::new(&[]);
@@ -273,7 +271,7 @@ fn a_halted_word_without_a_latch_gets_one() {
     stays_halted(&agent, &["operator"]);
     assert_eq!(code(&rearm(&agent)), 0);
 
-    // Killed between the word and the latch: the next start writes it.
+    // Killed between the word and the latch: the next start writes the latch.
     agent.start_armed().kill();
     agent.attach(RingFile::Actions).unwrap().header().halt(Reason::InferenceLate.number().into());
     assert!(!latch(&agent).exists());
@@ -281,12 +279,12 @@ fn a_halted_word_without_a_latch_gets_one() {
     assert_eq!(latch_content(&agent)["reason"], "inference_late");
     assert_eq!(code(&rearm(&agent)), 0);
 
-    // A panic is answered by a restart.
+    // After a panic the agent may be restarted.
     agent.start_armed().kill();
     agent.attach(RingFile::Actions).unwrap().header().halt(Reason::Panic.number().into());
     assert_eq!(agent.start_armed().stop().0.code(), Some(0));
 
-    // Unless somebody halts it too, whether or not the latch can be written.
+    // Unless an operator halts it too, even if the latch cannot be written.
     for reason in [Reason::Panic, Reason::BusError] {
         agent.start_armed().kill();
         let header = agent.attach(RingFile::Actions).unwrap().header();
@@ -323,8 +321,8 @@ fn a_torn_line_of_the_audit_file_stays_the_only_one() {
     assert_eq!(whats(&agent), ["start", "stop", "?", "halt"]);
 }
 
-/// A crash of the machine, or a kill between the two, may leave a latch without its audit line: whoever comes next to it writes
-/// what it tells, once.
+/// A crash of the machine or a kill may leave a latch without its audit line. The next process that handles
+/// the latch writes the line, once.
 #[test]
 fn a_halt_without_its_audit_line_gets_it() {
     let agent = Agent::new(&[]);
@@ -355,7 +353,8 @@ fn a_halt_without_its_audit_line_gets_it() {
     assert_eq!(whats[whats.len() - 2..], ["halt", "rearm"]);
 }
 
-/// The test may run as root, which permissions do not bind; then the program runs without the capability that makes it so.
+/// Permissions do not bind root. If the test runs as root, it starts the program without the capability that
+/// overrides them.
 #[test]
 fn without_a_place_for_the_latch_nothing_starts() {
     let agent = Agent::new(&[("agent.state_root", "\"/proc/escapement\"")]);
@@ -375,7 +374,7 @@ fn without_a_place_for_the_latch_nothing_starts() {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
             };
-        // SAFETY: one system call, which changes nothing but what the program will be allowed.
+        // SAFETY: one system call, which changes only the capabilities of the program to be started.
         unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, drop_capability) };
     }
     let (status, stderr) = Process::spawn(command).wait();
@@ -383,7 +382,7 @@ fn without_a_place_for_the_latch_nothing_starts() {
     assert!(stderr.contains("write to the state directory"), "{stderr}");
 }
 
-/// A supervisor that waited in a log line would answer nothing any more.
+/// A supervisor that blocks on a log line would no longer answer requests.
 #[test]
 fn a_log_that_nobody_reads_holds_up_nobody() {
     let agent = Agent::new(&[]);
@@ -395,7 +394,8 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     };
     for _ in 0..100 {
         process.signal(rustix::process::Signal::USR1);
-        // It answers after it has logged what the signal made it do, or before it has seen the signal: most of a hundred do.
+        // The daemon answers after it has logged the signal, or before it has seen the signal. Most answers
+        // of a hundred are of the first kind.
         assert_eq!(code(&ask()), 0);
     }
     assert_eq!(code(&halt(&agent, "nobody reads the log")), 0);
@@ -425,9 +425,8 @@ fn nonsense_on_the_command_line_is_refused() {
     assert!(!state_directory(&agent).exists());
 }
 
-/// Loading may take a minute; halting and stopping do not wait for it.
+/// Loading may take a minute. Halts and stops do not wait for it.
 #[test]
-#[cfg(debug_assertions)]
 fn an_agent_that_is_loading_halts_and_stops_at_once() {
     let loading = || {
         let agent = Agent::new(&[]);

@@ -1,19 +1,19 @@
-//! `halt` and `rearm` at the same time: once `halt` has said that it halted, the agent is halted, unless a re-arm began
-//! afterwards.
+//! `halt` and `rearm` at the same time: once `halt` has reported success, the agent is halted, unless a
+//! re-arm began afterwards.
 
-use crate::support::{Agent, Process, escapement, wait_for};
 use crate::{audit, code, command, halt, halted, latch, latch_content, rearm, said, state_directory, whats};
 use escapement::agent_files::StateDirectory;
 use escapement::clock::Nanos;
 use escapement::directory::RingFile;
 use escapement::halt::Latch;
 use escapement::wire::{AgentState, Reason};
+use escapement_test_support::{Agent, Process, escapement, wait_for};
 use std::io::Write;
 use std::process::Command;
 
 const PATIENCE: Nanos = Nanos::from_millis(60_000);
 
-/// An agent that was armed once, so that it has rings, and is halted.
+/// Returns a halted agent that was armed once, so that it has rings.
 fn halted_agent() -> Agent {
     let agent = Agent::new(&[]);
     agent.start_armed().stop();
@@ -27,12 +27,13 @@ fn spoken(agent: &Agent, verb: &str, text: &str) -> Command {
     command
 }
 
-/// The re-arm is played here, so that it can be stopped in the middle: it holds its lock, and has read the latch.
+/// The test itself performs the re-arm, so that it can stop in the middle: it holds the lock and has read the
+/// latch.
 #[test]
 fn a_halt_in_the_middle_of_a_rearm_is_not_undone() {
     let agent = halted_agent();
     let state = StateDirectory::at(state_directory(&agent));
-    let lock = state.lock_rearm(PATIENCE).expect("nobody else re-arms");
+    let lock = state.lock_rearm(PATIENCE).expect("no other re-arm runs");
     let mut pulled = Process::spawn(spoken(&agent, "halt", "the second one"));
     let opens = |process: &Process, name: &str| {
         let opened = std::fs::read_dir(format!("/proc/{}/fd", process.id())).ok()?;
@@ -50,8 +51,8 @@ fn a_halt_in_the_middle_of_a_rearm_is_not_undone() {
     assert_eq!(latch_content(&agent)["text"], "the second one");
     assert_eq!(agent.state(), halted(Reason::Operator));
 
-    // A re-arm that began before a halt does not lift it either.
-    let lock = state.lock_rearm(PATIENCE).expect("nobody else re-arms");
+    // A re-arm that began before a halt does not lift that halt.
+    let lock = state.lock_rearm(PATIENCE).expect("no other re-arm runs");
     let waiting = Process::spawn(spoken(&agent, "rearm", "looked at"));
     wait_for("the re-arm to wait", || opens(&waiting, "daemon.lock"));
     let lines = audit(&agent);
@@ -69,7 +70,7 @@ fn a_halt_in_the_middle_of_a_rearm_is_not_undone() {
     assert_eq!(code(&rearm(&agent)), 0);
 }
 
-/// Who comes first is left to the machine; the audit file has both in the order in which they took effect.
+/// The order is left to the machine. The audit file has both lines in the order in which they took effect.
 #[test]
 fn racing_halts_and_rearms_end_as_the_audit_file_says() {
     let agent = halted_agent();
@@ -85,7 +86,7 @@ fn racing_halts_and_rearms_end_as_the_audit_file_says() {
         let ends = [first.wait(), second];
         let [rearmed, pulled] = if rearm_first { [&ends[0], &ends[1]] } else { [&ends[1], &ends[0]] };
         assert_eq!(pulled.0.code(), Some(0), "{}", pulled.1);
-        // 75: it saw the halt that came while it began.
+        // 75: the re-arm saw a halt that came after it began.
         assert!(matches!(rearmed.0.code(), Some(0 | 75)), "{}", rearmed.1);
         let whats = whats(&agent);
         match whats.last().map(String::as_str) {
@@ -97,7 +98,7 @@ fn racing_halts_and_rearms_end_as_the_audit_file_says() {
             Some("rearm") => {
                 rearms_last += 1;
                 assert!(!latch(&agent).exists(), "round {round}: {ends:?}");
-                // The next round's re-arm is to have something to lift.
+                // The next round's re-arm needs a halt to lift.
                 assert_eq!(code(&halt(&agent, "again")), 0);
             }
             other => panic!("{other:?} is the last line"),

@@ -1,7 +1,7 @@
-//! `status` in every state of an agent, and the socket that it asks through.
+//! `status` in every state of an agent, and the socket that it uses.
 
-use crate::support::{Agent, PATIENCE, escapement, next_action, wait_for};
 use crate::{code, command, halt, said};
+use escapement_test_support::{Agent, PATIENCE, escapement, next_action, wait_for};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ fn status_in_every_state() {
         assert!(page.contains(words), "{words:?} is not in:\n{page}");
     }
 
-    // Stopped by the kernel: it cannot answer, and its ring can.
+    // The daemon is stopped by a signal and cannot answer. Its ring still can be read.
     process.signal(Signal::STOP);
     let (exit, stopped) = status(&agent);
     assert_eq!(
@@ -60,7 +60,7 @@ fn status_in_every_state() {
     assert_eq!(code(&by_config.output().unwrap()), 80);
 }
 
-/// Whoever connects and says nothing, or too much, or nonsense, holds up nobody.
+/// A client that sends nothing, too much, or nonsense does not block other clients.
 #[test]
 fn the_control_socket_bounds_what_it_reads() {
     use std::io::{Read, Write};
@@ -70,7 +70,7 @@ fn the_control_socket_bounds_what_it_reads() {
     let ask = |bytes: &[u8]| {
         let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may have been refused before all of it was read.
+        // The daemon may refuse it before it has read all of it.
         let _ = stream.write_all(bytes);
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);

@@ -1,9 +1,9 @@
-//! Who may import whom: the table of the crate's documentation, as a rule.
+//! Which module may import which: the table of the crate's documentation as a rule.
 
 use crate::lexer::{Token, closing};
 
-/// Each top-level module of each package and its height. A module imports from strictly lower ones of its package
-/// only. Which package may import which is Cargo's to enforce.
+/// Each top-level module of each package, with its height. A module imports only lower modules of its
+/// package. Cargo enforces which package may import which.
 pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement-ring", "sync", 0),
     ("escapement-ring", "backing", 1),
@@ -57,7 +57,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement", "cli", 21),
 ];
 
-/// What stays forbidden although the heights would allow it.
+/// Imports that the heights would allow, and that stay forbidden.
 const NEVER: &[(&str, &str, &str, &str)] = &[
     ("escapement-ring", "ring", "wire", "the algorithm runs on any memory, and moves bytes"),
     ("escapement-ring", "ring", "clock", "a ring has no notion of time"),
@@ -65,7 +65,7 @@ const NEVER: &[(&str, &str, &str, &str)] = &[
     ("escapement", "config", "os", "`check` needs no machine to parse a configuration"),
 ];
 
-/// A file's package, and its path inside the package's `src`; `None` for what is not in a `src`.
+/// Returns a file's package and its path inside the package's `src`, or `None` if it is not in a `src`.
 pub fn place_of(path: &str) -> Option<(&str, &str)> {
     match path.strip_prefix("crates/") {
         Some(inside) => {
@@ -76,8 +76,8 @@ pub fn place_of(path: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// The package and the top-level module that a file belongs to; `None` for the packages' roots and for packages whose
-/// modules have no order.
+/// Returns the package and the top-level module of a file. Returns `None` for a package's root and for
+/// packages whose modules have no order.
 pub fn module_of(path: &str) -> Option<(&str, &str)> {
     let (package, inside) = place_of(path)?;
     let module = inside.split('/').next()?;
@@ -86,7 +86,7 @@ pub fn module_of(path: &str) -> Option<(&str, &str)> {
     (has_order && !["lib", "main"].contains(&module)).then_some((package, module))
 }
 
-/// Modules named in the file by a path from the crate's root, with the line.
+/// Returns the modules that the file names by a path from the crate's root, with the line.
 pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     // How many `super` lead from the file's own module to the crate's root.
@@ -104,7 +104,8 @@ pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
                     climbed += 1;
                     next += 3;
                 }
-                // Deeper than the file only inside an inline module; then the name is looked up in the table.
+                // Only an inline module is deeper than the file. Then the table decides whether the name is a
+                // module.
                 let known = HEIGHTS.iter().any(|(_, name, _)| *name == word_at(next));
                 if climbed < depth || !(known || word_at(next) == "{") {
                     continue;
@@ -129,13 +130,13 @@ pub fn imports(path: &str, tokens: &[Token<'_>]) -> Vec<(String, usize)> {
     found
 }
 
-/// Why `module` of a package may not import its module `imported`, if so.
+/// Returns why `module` of a package may not import its module `imported`, if it may not.
 pub fn objection(package: &str, module: &str, imported: &str) -> Option<String> {
     let height = |name: &str| {
         let known = HEIGHTS.iter().find(|(owner, known, _)| (*owner, *known) == (package, name));
         known.map(|(_, _, height)| *height)
     };
-    // What has no height is a macro or an item of the crate's root, or stands beside this file.
+    // A name without a height is a macro, an item of the crate's root, or a module beside this file.
     let above = height(imported)?;
     if module == imported {
         return None;

@@ -1,15 +1,16 @@
 //! Rust source as tokens: enough to tell code from comments, strings and tests.
 
-/// A word or a single punctuation mark, and the line it stands on.
+/// A word or a single punctuation mark, with its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a> {
     pub text: &'a str,
     pub line: usize,
-    /// Inside an item that is only compiled for tests.
+    /// Whether it is in an item that is compiled for tests only.
     pub test: bool,
 }
 
-/// The tokens of a file. Comments are left out; a string or character literal is one token, its opening quote.
+/// Returns the tokens of a file. Comments are left out. A string or character literal is one token, its
+/// opening quote.
 pub fn tokens(source: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let (mut at, mut line) = (0, 1);
@@ -37,7 +38,7 @@ pub fn tokens(source: &str) -> Vec<Token<'_>> {
     found
 }
 
-/// Bytes of a block comment at the start of `rest`; they nest.
+/// Returns the length of the block comment at the start of `rest`. Block comments nest.
 fn block_comment(rest: &str) -> usize {
     let (mut depth, mut at) = (0, 0);
     while at < rest.len() {
@@ -57,7 +58,8 @@ fn block_comment(rest: &str) -> usize {
     at
 }
 
-/// Bytes of a string, byte string, raw string or character literal at the start of `rest`, if there is one.
+/// Returns the length of the string, byte string, raw string or character literal at the start of `rest`, if
+/// there is one.
 fn literal(rest: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r"].into_iter().find(|prefix| {
         let after = rest.strip_prefix(*prefix).unwrap_or("");
@@ -75,7 +77,7 @@ fn literal(rest: &str) -> Option<usize> {
     if body.starts_with('"') {
         return Some(prefix.len() + quoted(body, '"'));
     }
-    // A lifetime is a quote and a word that no quote follows.
+    // A lifetime is a quote and a word without a closing quote.
     let mut following = body.strip_prefix('\'')?.chars();
     let character = following.next()?;
     (character == '\\' || following.next() == Some('\'')).then(|| quoted(body, '\''))
@@ -94,8 +96,8 @@ fn quoted(body: &str, quote: char) -> usize {
     body.len()
 }
 
-/// Marks what stands under `#[cfg(test)]`, `#[cfg(all(test, ...))]`, `#[cfg(loom)]` or `#[test]`, up to the end of that
-/// item.
+/// Marks the items under `#[cfg(test)]`, `#[cfg(all(test, ...))]`, `#[cfg(loom)]` or `#[test]`, to their
+/// ends.
 fn mark_tests(tokens: &mut [Token<'_>]) {
     let mut at = 0;
     while at < tokens.len() {
@@ -106,7 +108,7 @@ fn mark_tests(tokens: &mut [Token<'_>]) {
         let end = closing(tokens, at + 1);
         let attribute: Vec<_> = tokens[at + 2..end].iter().map(|token| token.text).collect();
         let negated = attribute.windows(3).any(|window| window == ["not", "(", "test"]);
-        // What stands under cfg(loom) is the model: it is compiled for the model check alone.
+        // Items under `cfg(loom)` are compiled for the model check only.
         let is_test = matches!(attribute[..], ["test"] | ["cfg", "(", "loom", ")"])
             || (attribute.first() == Some(&"cfg") && attribute.contains(&"test") && !negated);
         if !is_test {
@@ -130,7 +132,7 @@ fn mark_tests(tokens: &mut [Token<'_>]) {
     }
 }
 
-/// Index of the bracket that closes the one at `open`, or of the last token.
+/// Returns the index of the bracket that closes the one at `open`, or of the last token.
 pub fn closing(tokens: &[Token<'_>], open: usize) -> usize {
     let mut depth = 0usize;
     for (at, token) in tokens.iter().enumerate().skip(open) {

@@ -1,8 +1,9 @@
-//! House rules that the compiler does not know: layers, where `unsafe` may stand, one file for the clock and one for
-//! atomics, labels on both ends of every synchronisation, sizes, and words that must not ship.
+//! House rules that the compiler does not check: layers, files with `unsafe`, one file for the clock and one
+//! for atomics, labels on both ends of every synchronisation, sizes, line widths, and words that must not
+//! ship.
 //!
-//! The checker is a function of a tree of files, so that each rule is shown here to go red on a made-up one. It also
-//! goes red when it finds nothing to check: a rule without a subject would stay green for ever.
+//! The checker is a function of a tree of files, so that a test can show each rule fail on a made-up tree. It
+//! also fails when it finds nothing to check: a rule without a subject would never fail.
 
 mod layers;
 mod lexer;
@@ -11,8 +12,8 @@ use lexer::{Token, tokens};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The files that hold `unsafe`. The list can only shrink by itself: a file that no longer needs it must leave it, and
-/// a new one enters by a change to this line that a reviewer sees.
+/// The files that hold `unsafe`. A file that no longer needs it must leave the list. A new one needs a change
+/// here, which a reviewer sees.
 const MAY_HOLD_UNSAFE: &[&str] = &[
     "crates/escapement-engine/src/lease/mailbox.rs",
     "crates/escapement-engine/src/lease/timed.rs",
@@ -24,13 +25,15 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
     "crates/escapement-native/src/kernels/conv.rs",
     "crates/escapement-native/src/kernels/dense.rs",
     "crates/escapement-native/src/kernels/elementwise.rs",
-    "crates/escapement-native/src/kernels/gru.rs",
+    "crates/escapement-native/src/kernels/dispatch.rs",
     "crates/escapement-native/src/kernels/lanes.rs",
     "crates/escapement-native/src/kernels/limits.rs",
-    "crates/escapement-native/src/kernels/lstm.rs",
     "crates/escapement-native/src/kernels/normalize.rs",
     "crates/escapement-native/src/kernels/panel.rs",
-    "crates/escapement-native/src/kernels/recurrent.rs",
+    "crates/escapement-native/src/kernels/recurrent/blocks.rs",
+    "crates/escapement-native/src/kernels/recurrent/gru.rs",
+    "crates/escapement-native/src/kernels/recurrent/lstm.rs",
+    "crates/escapement-native/src/kernels/recurrent/mod.rs",
     "crates/escapement-native/src/kernels/storage.rs",
     "crates/escapement-policy/src/denormals.rs",
     "crates/escapement-reference/src/demo/children.rs",
@@ -59,16 +62,25 @@ const MAY_HOLD_UNSAFE: &[&str] = &[
 
 const LONGEST_FILE: usize = 500;
 const LONGEST_MAIN: usize = 60;
+/// Where no line may be longer than `max_width` of rustfmt.toml. rustfmt does not wrap comments and strings.
+const WIDTH_HOLDS_IN: &[&str] = &["tests/", "benches/", "crates/escapement-test-support/"];
 /// How many lines above an ordering its label may stand.
 const LABEL_REACH: usize = 8;
 
-/// A file by its path from the package's root.
+/// Returns the `max_width` of rustfmt.toml, in characters.
+fn longest_line() -> usize {
+    let settings = include_str!("../../rustfmt.toml").lines();
+    let width = settings.filter_map(|line| line.strip_prefix("max_width = ")).next();
+    width.and_then(|width| width.parse().ok()).expect("rustfmt.toml sets max_width")
+}
+
+/// A file, with its path from the repository's root.
 struct Source {
     path: String,
     text: String,
 }
 
-/// Everything wrong with the tree, one line each: file, line, rule.
+/// Returns everything wrong with the tree, one line each: file, line, rule.
 fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let mut checked = Checked::default();
@@ -80,6 +92,7 @@ fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
                 source.path == format!("{stem}.rs") || source.path.starts_with(&format!("{stem}/"))
             });
         sizes_and_words(source, tokens, &mut found);
+        line_widths(source, &mut checked, &mut found);
         if is_shipped(&source.path) {
             checked.files += 1;
             layering(source, tokens, &mut checked, &mut found);
@@ -106,13 +119,14 @@ fn violations(tree: &[Source], may_hold_unsafe: &[&str]) -> Vec<String> {
 
 /// Whether the file is part of a package that ships, rather than of its tests or benchmarks.
 fn is_shipped(path: &str) -> bool {
-    layers::place_of(path).is_some()
+    layers::place_of(path).is_some_and(|(package, _)| package != "escapement-test-support")
 }
 
-/// What the rules were applied to.
+/// Counts of what the rules were applied to.
 #[derive(Default)]
 struct Checked {
     files: usize,
+    lines_measured: usize,
     imports: usize,
     unsafe_files: BTreeSet<String>,
     labels: BTreeMap<String, BTreeSet<&'static str>>,
@@ -122,6 +136,7 @@ impl Checked {
     fn found_nothing(&self, found: &mut Vec<String>) {
         let subjects = [
             (self.files, "source files"),
+            (self.lines_measured, "lines to measure"),
             (self.imports, "imports between modules"),
             (self.unsafe_files.len(), "unsafe code"),
             (self.labels.len(), "SYNC POINT labels"),
@@ -132,7 +147,7 @@ impl Checked {
     }
 }
 
-/// Paths, without extension, of the modules that are declared for tests only.
+/// Returns the paths, without extension, of the modules that are declared for tests only.
 fn test_files(parsed: &[(&Source, Vec<Token<'_>>)]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (source, tokens) in parsed {
@@ -174,7 +189,7 @@ fn unsafe_code(
     }
 }
 
-/// Every label has both ends, and every ordering that publishes or takes in carries one.
+/// Checks that every label has both ends, and that every acquiring or releasing ordering has a label.
 fn labels(
     source: &Source,
     tokens: &[Token<'_>],
@@ -213,12 +228,12 @@ fn labels(
     }
 }
 
-/// What must not stand in code that ships.
+/// Checks for code that must not ship.
 fn shipped_code(source: &Source, tokens: &[Token<'_>], found: &mut Vec<String>) {
     let path = source.path.as_str();
     const SYNC: &str = "crates/escapement-ring/src/sync.rs";
     const CLOCK: &str = "crates/escapement-ring/src/clock.rs";
-    // Words in a row, where they may stand, and what to do instead.
+    // Words in a row, the file where they are allowed, and what to do instead.
     let rules: [(&[&str], &str, &str); 10] = [
         (&["sync", ":", ":", "atomic"], SYNC, "atomics are named in sync.rs only"),
         (&["UnsafeCell"], SYNC, "cells of shared memory are named in sync.rs only"),
@@ -250,7 +265,7 @@ fn sizes_and_words(source: &Source, tokens: &[Token<'_>], found: &mut Vec<String
     if path == "src/main.rs" && lines >= LONGEST_MAIN {
         found.push(format!("{path}: {lines} lines, fewer than {LONGEST_MAIN}"));
     }
-    // Put together here, so that this file does not hold them.
+    // Put together here, so that this file does not contain them.
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
     for (index, line) in source.text.lines().enumerate() {
         for word in words.iter().filter(|word| line.contains(**word)) {
@@ -264,7 +279,21 @@ fn sizes_and_words(source: &Source, tokens: &[Token<'_>], found: &mut Vec<String
     }
 }
 
-/// Every Rust file below the package's `src`, `tests` and `benches`.
+/// Checks that no line is longer than the width at which rustfmt wraps code.
+fn line_widths(source: &Source, checked: &mut Checked, found: &mut Vec<String>) {
+    if !WIDTH_HOLDS_IN.iter().any(|place| source.path.starts_with(place)) {
+        return;
+    }
+    for (index, line) in source.text.lines().enumerate() {
+        checked.lines_measured += 1;
+        let (width, longest) = (line.chars().count(), longest_line());
+        if width > longest {
+            found.push(format!("{}:{}: {width} characters, at most {longest}", source.path, index + 1));
+        }
+    }
+}
+
+/// Returns every Rust file below the directories that hold source.
 fn this_package() -> Vec<Source> {
     fn collect(root: &Path, directory: &Path, tree: &mut Vec<Source>) {
         let entries =
@@ -272,7 +301,7 @@ fn this_package() -> Vec<Source> {
         for entry in entries {
             let path = entry.expect("the directory is readable").path();
             if path.is_dir() {
-                // What `benches/rivals` builds is not ours.
+                // Generated code is not checked.
                 if path.file_name().is_some_and(|name| name != "target") {
                     collect(root, &path, tree);
                 }
@@ -288,7 +317,7 @@ fn this_package() -> Vec<Source> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tree = Vec::new();
-    for directory in ["src", "crates", "tests", "benches"] {
+    for directory in ["src", "crates", "tests", "benches", "examples"] {
         collect(root, &root.join(directory), &mut tree);
     }
     tree
@@ -300,13 +329,18 @@ fn this_package_is_tidy() {
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
-/// A tree with one subject for every rule, and nothing wrong.
+/// Returns a tree with one subject for every rule, and no violation.
 fn clean() -> Vec<(&'static str, String)> {
     let labelled = "\
         // SYNC POINT `X`, Release: partner\n fn a() { w.store(1, Ordering::Release); }\n\
         // SYNC POINT `X`, Acquire: partner\n fn b() { w.load(Ordering::Acquire); }\n";
     vec![
         ("src/main.rs", "fn main() {}\n".to_owned()),
+        (
+            "crates/escapement-test-support/src/quiet.rs",
+            "fn f() { unsafe { g() }; h().unwrap(); }\n".to_owned(),
+        ),
+        ("tests/whole/main.rs", format!("// {}\n", "x".repeat(longest_line() - 3))),
         (
             "crates/escapement-ring/src/ring/mod.rs",
             format!("use crate::sync::AtomicU64;\n{labelled} fn c() {{ unsafe {{ d() }} }}\n"),
@@ -337,14 +371,15 @@ fn a_clean_tree_is_clean() {
 #[test]
 fn a_checker_with_nothing_to_check_goes_red() {
     let found = violations(&[], &[]);
-    assert_eq!(found.iter().filter(|line| line.contains("nothing to check")).count(), 4, "{found:?}");
+    assert_eq!(found.iter().filter(|line| line.contains("nothing to check")).count(), 5, "{found:?}");
 }
 
-/// Each violation, planted alone, and the words by which the checker must name it.
+/// Each violation, planted alone, and the words by which the checker must report it.
 #[test]
 fn a_planted_violation_of_any_rule_is_found() {
     let long = "// line\n".repeat(LONGEST_FILE + 1);
     let long_main = "// line\n".repeat(LONGEST_MAIN);
+    let wide = format!("// {}", "x".repeat(longest_line() - 2));
     let planted: Vec<(&str, &str, &str)> = vec![
         ("crates/escapement-ring/src/ring/layout.rs", "use crate::wire::X;", "ring never imports wire"),
         ("crates/escapement-ring/src/ring/layout.rs", "use crate::shm::X;", "ring never imports shm"),
@@ -400,6 +435,8 @@ fn a_planted_violation_of_any_rule_is_found() {
         ("tests/one.rs", "#[test] #[ignore] fn f() {}", "ignored test without a reason"),
         ("crates/escapement-engine/src/tick.rs", &long, "at most 500"),
         ("src/main.rs", &long_main, "fewer than 60"),
+        ("tests/one.rs", &wide, "111 characters, at most 110"),
+        ("crates/escapement-test-support/src/one.rs", &wide, "111 characters, at most 110"),
     ];
     for (path, text, expected) in planted {
         let mut tree = clean();
@@ -416,7 +453,7 @@ fn a_planted_violation_of_any_rule_is_found() {
 #[test]
 fn the_lists_of_exemptions_can_only_shrink() {
     let mut tree = clean();
-    tree[1].1 = tree[1].1.replace("unsafe", "");
+    tree[3].1 = tree[3].1.replace("unsafe", "");
     let found = check(&tree);
     assert_eq!(found.iter().filter(|line| line.contains("take it off the list")).count(), 1, "{found:?}");
 }

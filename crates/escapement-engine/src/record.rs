@@ -70,17 +70,6 @@ impl TickRecord {
         }
     }
 
-    /// Returns the same tick, `nanos` later.
-    pub fn later_by(self, nanos: u64) -> Self {
-        Self {
-            ts_publish_ns: self.ts_publish_ns + nanos,
-            ts_peek_ns: self.ts_peek_ns + nanos,
-            ts_called_ns: if self.ts_called_ns == 0 { 0 } else { self.ts_called_ns + nanos },
-            ts_commit_ns: self.ts_commit_ns + nanos,
-            ..self
-        }
-    }
-
     /// Takes the oldest record out of the ring, or returns `None` if there is none.
     pub fn take(records: &mut Consumer) -> Option<Self> {
         let peek = records.peek().ok()??;

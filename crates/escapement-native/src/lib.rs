@@ -15,17 +15,14 @@
 //! | [`kernels`] | vector kernels with their scalar references |
 //! | `reference` | scalar kernels of the operators that need no speed |
 
-mod archive;
+mod ir;
 pub mod kernels;
 mod limits;
 mod lower;
-mod module;
-mod pickle;
 mod plan;
+mod readers;
 mod reference;
 mod refusal;
-mod source;
-mod tensor;
 
 use std::path::Path;
 
@@ -139,7 +136,7 @@ impl Native {
             noise: (options.noise > 0).then_some(options.noise),
             states: options.states.clone(),
         };
-        let lowered = lower::lower(bytes, &known, &options.limits)?;
+        let lowered = lower::lower(bytes, &known, &options.limits, plan::evaluate)?;
         let precision = options.precision;
         let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
         let target = Target { isa, precision };

@@ -28,6 +28,15 @@ impl SplitMix64 {
         self.state = self.state.wrapping_add(Self::GAMMA);
         mix(self.state)
     }
+
+    /// Returns a number below `limit`. It is not exactly uniform, which matters only for limits near 2⁶⁴.
+    ///
+    /// # Panics
+    /// Panics if `limit` is zero.
+    #[inline]
+    pub const fn below(&mut self, limit: u64) -> u64 {
+        self.next_word() % limit
+    }
 }
 
 /// Mixes the bits of a word, one to one: two words that differ in one bit have nothing visible in common

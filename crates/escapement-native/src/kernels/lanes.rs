@@ -2,10 +2,8 @@
 //!
 //! A type that implements [`Lanes`] is a token: it has no content, and having one proves that the processor has the
 //! instructions. That makes the arithmetic safe to call. Kernels are written once, generic over `Lanes` and marked
-//! `#[inline(always)]`, and run through [`Isa::run`], whose entry points carry the target features; inlined there,
+//! `#[inline(always)]`, and run through [`Isa::run`](super::Isa::run), whose entry points carry the target features; inlined there,
 //! every operation becomes its one instruction.
-
-use super::isa::Isa;
 
 /// A vector of `LANES` single-precision values.
 pub trait Lanes: Copy {
@@ -116,53 +114,4 @@ pub trait Kernel {
     fn scalar(self) -> Self::Output;
     /// The same on vectors. Must be `#[inline(always)]`, so that it is compiled with the features of its entry point.
     fn vector<L: Lanes>(self, lanes: L) -> Self::Output;
-}
-
-impl Isa {
-    /// Runs a kernel with the instructions of this set.
-    #[inline]
-    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
-            Isa::Scalar => kernel.scalar(),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the token exists only where detection found AVX2 and FMA.
-            Isa::Avx2(token) => unsafe { run_avx2(token, kernel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the token exists only where detection found AVX-512 F, VL, DQ and BW, AVX2 and FMA.
-            Isa::Avx512(token) => unsafe { run_avx512(token, kernel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as before; the token for bfloat16 holds the other one.
-            Isa::Avx512Bf16(token) => unsafe { run_avx512(token.wide(), kernel) },
-        }
-    }
-
-    /// The same for a kernel that multiplies bfloat16 weights: only there the instructions for them are of use, and a
-    /// further copy of every other kernel would be waste.
-    #[inline]
-    pub(super) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the token exists only where detection found AVX-512 BF16 and what `run_avx512` needs.
-            Isa::Avx512Bf16(token) => unsafe { run_avx512_bf16(token, kernel) },
-            other => other.run(kernel),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn run_avx2<K: Kernel>(token: super::avx2::Avx2, kernel: K) -> K::Output {
-    kernel.vector(token)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
-fn run_avx512<K: Kernel>(token: super::avx512::Avx512, kernel: K) -> K::Output {
-    kernel.vector(token)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
-fn run_avx512_bf16<K: Kernel>(token: super::avx512_bf16::Avx512Bf16, kernel: K) -> K::Output {
-    kernel.vector(token)
 }

@@ -7,9 +7,10 @@
 //! |---|---|
 //! | `isa` | which instructions there are, and how weights are stored |
 //! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
+//! | `dispatch` | running a kernel with the instructions of an `Isa` |
 //! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
 //! | `storage`, `panel` | packed weights and the loops that multiply them |
-//! | `dense`, `lstm`, `gru`, `conv` | layers |
+//! | `dense`, `conv`, `recurrent` | layers |
 //! | `elementwise`, `normalize` | functions of values and of rows |
 //! | `limits` | what the core can do at most, to compare with |
 //! | `conformance` | the suite that holds all of them to the reference, and the reference to PyTorch |
@@ -31,14 +32,13 @@ mod avx512_bf16;
 mod conformance;
 mod conv;
 mod dense;
+mod dispatch;
 mod elementwise;
 mod functions;
-mod gru;
 mod isa;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod limits;
-mod lstm;
 mod normalize;
 mod panel;
 mod recurrent;
@@ -54,9 +54,8 @@ pub use avx512_bf16::Avx512Bf16;
 pub use conv::{Conv1d, Shape as Conv1dShape};
 pub use dense::Dense;
 pub use elementwise::{Binary, activate, activate_in_place, binary, binary_scalar, scalar_binary};
-pub use gru::Gru;
 pub use isa::{Isa, Precision};
 #[cfg(target_arch = "x86_64")]
 pub use limits::CoreLimits;
-pub use lstm::Lstm;
 pub use normalize::{Softmax, layer_norm, softmax};
+pub use recurrent::{Gru, Lstm};

@@ -2,9 +2,9 @@
 
 use super::interpreter::{Interpreter, Scope, Source, Step, unsupported};
 use super::value::Value;
-use crate::pickle::{Id, Node};
+use crate::ir::tensor::DType;
+use crate::readers::torchscript::pickle::{Id, Node};
 use crate::refusal::Refusal;
-use crate::tensor::DType;
 
 impl Interpreter<'_, '_> {
     /// The attribute `name` of a value: of an object, of `CONSTANTS`, or of a dotted name.

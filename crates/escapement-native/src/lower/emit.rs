@@ -2,13 +2,12 @@
 
 use std::rc::Rc;
 
-use super::graph::{BinaryOp, CompareOp, Graph, Op, ReduceOp, UnaryOp, View};
 use super::interpreter::{Interpreter, Step, mismatch, unsupported};
 use super::value::Value;
+use crate::ir::graph::{BinaryOp, CompareOp, Graph, Op, ReduceOp, UnaryOp, View};
+use crate::ir::tensor::{DType, Data, count};
 use crate::kernels::Activation;
-use crate::plan;
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data, count};
 
 /// One operand of an elementwise operation, with what decides the type of the result.
 #[derive(Debug, Clone)]
@@ -44,7 +43,7 @@ impl Interpreter<'_, '_> {
             single.roots.push(root);
         }
         let views = single.push(op, inputs, results, &place, &limits)?;
-        let folded = plan::evaluate(&single, &views)?;
+        let folded = (self.program.evaluate)(&single, &views)?;
         Ok(folded
             .into_iter()
             .zip(&views)

@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
-use super::graph::{BinaryOp, Graph, Node, Op, RootId, UnaryOp, View};
+use crate::ir::graph::{BinaryOp, Graph, Node, Op, RootId, UnaryOp, View};
+use crate::ir::tensor::DType;
 use crate::kernels::Activation;
-use crate::tensor::DType;
 
 /// Optimises `graph` for computing `outputs`, whose views may be rewritten.
 pub(super) fn optimise(graph: &mut Graph, outputs: &mut [View]) {

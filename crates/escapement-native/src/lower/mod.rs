@@ -4,20 +4,21 @@ mod attributes;
 mod builtins;
 mod emit;
 mod fuse;
-pub(crate) mod graph;
 mod interpreter;
 mod tensors;
 mod value;
+mod walk;
 
 use std::collections::BTreeSet;
 
-use super::archive::Archive;
-use super::limits::Limits;
-use super::module::Tree;
-use super::refusal::{Refusal, RefusalKind};
-use super::source::Library;
-use super::tensor::DType;
-use graph::{Graph, View};
+use crate::ir::Evaluate;
+use crate::ir::graph::{Graph, View};
+use crate::ir::tensor::DType;
+use crate::limits::Limits;
+use crate::readers::torchscript::archive::Archive;
+use crate::readers::torchscript::module::Tree;
+use crate::readers::torchscript::source::Library;
+use crate::refusal::{Refusal, RefusalKind};
 use interpreter::{Interpreter, Program, Stop};
 use value::Value;
 
@@ -43,7 +44,13 @@ pub(crate) struct Known {
 const ATTEMPTS: usize = 256;
 
 /// Lowers the policy in `bytes`.
-pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowered, Refusal> {
+/// `evaluate` computes operations whose operands are all constant.
+pub(crate) fn lower(
+    bytes: &[u8],
+    known: &Known,
+    limits: &Limits,
+    evaluate: Evaluate,
+) -> Result<Lowered, Refusal> {
     let mut archive = Archive::open(bytes, limits)?;
     if let Some(order) = archive.read_if_present("byteorder")?
         && order != b"little"
@@ -53,7 +60,7 @@ pub(crate) fn lower(bytes: &[u8], known: &Known, limits: &Limits) -> Result<Lowe
     let attributes = Tree::read(&mut archive, "data.pkl", "data", limits)?;
     let constants = Tree::read(&mut archive, "constants.pkl", "constants", limits)?;
     let library = Library::read(&mut archive, limits)?;
-    let mut program = Program { archive, library, attributes, constants, limits: *limits };
+    let mut program = Program { archive, library, attributes, constants, limits: *limits, evaluate };
     let arguments = program.arguments()?;
     if arguments == 0 {
         return Err(Refusal::unsupported("forward takes no observation"));
@@ -235,7 +242,7 @@ impl Program<'_> {
     fn arguments(&self) -> Result<usize, Refusal> {
         let pickle = self.attributes.pickle();
         let class = match pickle.get(pickle.root()) {
-            super::pickle::Node::Object { class, .. } => pickle.global(*class),
+            crate::readers::torchscript::pickle::Node::Object { class, .. } => pickle.global(*class),
             _ => None,
         };
         let forward =

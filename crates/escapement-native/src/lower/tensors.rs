@@ -1,23 +1,11 @@
 //! The table of tensors: views that names share, and what an operation in place does to them.
 
-use std::rc::Rc;
-
-use super::graph::{Origin, Place, View};
-use super::interpreter::{Interpreter, Step, mismatch, unsupported};
+use super::interpreter::{Interpreter, Step, Tensor, mismatch, unsupported};
 use super::value::{TensorId, Value};
+use crate::ir::graph::{Origin, Place, View};
+use crate::ir::tensor::Data;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::tensor::Data;
-
-/// One entry of the table.
-pub(super) struct Tensor {
-    pub(super) view: View,
-    /// The operator that has overwritten (part of) the elements since; reading them here would give old values.
-    overwritten: Option<Rc<str>>,
-    /// A number of the source that TorchScript stored as a constant without dimensions. PyTorch lets its type give
-    /// way, as that of a Python number does.
-    pub(super) number: bool,
-}
 
 impl Interpreter<'_, '_> {
     pub(super) fn limits(&self) -> &Limits {

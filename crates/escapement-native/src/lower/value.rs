@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::pickle::Id;
+use crate::readers::torchscript::pickle::Id;
 
 /// The index of a tensor in the lowering's table. Names share a tensor by sharing its index, so that an operation in
 /// place is seen through all of them.

@@ -1,7 +1,7 @@
 //! The buffers of a plan: one flat arena per element type, and the places in it.
 
 use super::step::Span;
-use crate::tensor::DType;
+use crate::ir::tensor::DType;
 
 /// Buffers start at multiples of this many bytes: a cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
@@ -165,7 +165,7 @@ impl Allocator {
 #[cfg(test)]
 mod tests {
     use super::{Allocator, Arena, Span, carve};
-    use crate::tensor::DType;
+    use crate::ir::tensor::DType;
 
     #[test]
     fn released_neighbours_merge_and_are_reused() {

@@ -4,10 +4,10 @@ use super::describe::StepDescription;
 use super::execute::padded;
 use super::step::{Piece, Span, Step};
 use super::{Plan, Target};
+use crate::ir::graph::{BinaryOp, Graph, Node, Op, Origin, RecurrentWeights, UnaryOp, View};
+use crate::ir::tensor::{DType, Data};
 use crate::kernels::{Binary, Conv1d, Conv1dShape, Dense, Gru, Lstm};
-use crate::lower::graph::{BinaryOp, Graph, Node, Op, Origin, RecurrentWeights, UnaryOp, View};
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data};
 
 /// A value that needs a place.
 pub(super) struct Buffer {
@@ -334,7 +334,7 @@ impl Compiler<'_> {
         input: Span,
         description: StepDescription,
     ) -> Result<(), Refusal> {
-        let op = crate::lower::graph::CompareOp::Ne;
+        let op = crate::ir::graph::CompareOp::Ne;
         let output = self.output(node);
         self.finish_step(Step::Compare { dtype, op, a: input, b: input, output }, description);
         Ok(())

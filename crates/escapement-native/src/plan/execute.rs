@@ -2,10 +2,10 @@
 
 use super::arena::{Arenas, Element, carve};
 use super::step::{Span, Step};
+use crate::ir::graph::ReduceOp;
+use crate::ir::tensor::DType;
 use crate::kernels::{self, Isa};
-use crate::lower::graph::ReduceOp;
 use crate::reference::{elementwise, reduce, rows};
-use crate::tensor::DType;
 use escapement_policy::Fault;
 
 /// Evaluates `$body` with `$type` standing for the element type that `$dtype` names.

@@ -9,10 +9,10 @@ mod step;
 
 pub use describe::{Description, StepDescription};
 
+use crate::ir::graph::{Graph, Origin, View};
+use crate::ir::tensor::{DType, Data};
 use crate::kernels::{Isa, Precision};
-use crate::lower::graph::{Graph, Origin, View};
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data};
 use arena::Arenas;
 use escapement_policy::Fault;
 use step::{Span, Step};

@@ -4,8 +4,8 @@ use super::Plan;
 use super::arena::{Allocator, Arena, Arenas};
 use super::compile::Compiler;
 use super::step::Span;
+use crate::ir::tensor::{DType, Data};
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data};
 
 impl Compiler<'_> {
     /// Gives every buffer its place: for good, or from the step that writes it to the last that reads it.

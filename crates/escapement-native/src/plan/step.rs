@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
+use crate::ir::tensor::DType;
 use crate::kernels::{Activation, Binary, Conv1d, Dense, Gru, Lstm};
-use crate::lower::graph::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
-use crate::tensor::DType;
 
 /// A stretch of an arena. While a plan is compiled, `start` counts from the start of `buffer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Element by element.
 
-use crate::lower::graph::{BinaryOp, CompareOp, UnaryOp};
+use crate::ir::graph::{BinaryOp, CompareOp, UnaryOp};
 
 /// A number that elementwise operators compute with.
 pub(crate) trait Number: Copy + PartialOrd + Default {
@@ -201,7 +201,7 @@ fn erf(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{Number, erf};
-    use crate::lower::graph::{BinaryOp, UnaryOp};
+    use crate::ir::graph::{BinaryOp, UnaryOp};
 
     #[test]
     fn erf_has_its_tabulated_values() {

@@ -1,6 +1,6 @@
 //! Folding rows into one value each. Sums are kept in double precision.
 
-use crate::lower::graph::ReduceOp;
+use crate::ir::graph::ReduceOp;
 
 /// A number whose rows can be folded.
 pub(crate) trait Foldable: Copy + PartialOrd {
@@ -167,7 +167,7 @@ pub(crate) fn cumulative_sum<T: Foldable>(width: usize, input: &[T], output: &mu
 #[cfg(test)]
 mod tests {
     use super::{arg, reduce};
-    use crate::lower::graph::ReduceOp;
+    use crate::ir::graph::ReduceOp;
 
     #[test]
     fn the_first_of_equal_maxima_is_chosen_and_nan_wins() {

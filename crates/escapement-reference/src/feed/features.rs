@@ -1,7 +1,7 @@
 //! Features of one instrument's quotes and trades, computed one event at a time.
 //!
 //! `config/features.toml` lists them, and `docs/FEATURES.md` defines them.
-//! `scripts/market_features/features.py` is the same computation in Python. The state has a fixed size, and
+//! `python/market_features/features.py` is the same computation in Python. The state has a fixed size, and
 //! only past events enter it. Sums are kept in `f64` and rounded once, when an observation is written.
 
 /// The number of features of an observation.

@@ -1,4 +1,4 @@
-//! libtorch through `tch`: the frozen TorchScript module, one thread, no gradients, the profiling executor off.
+//! libtorch through `tch`: the frozen TorchScript module, one thread, no gradients, profiling executor off.
 
 use tch::{CModule, IValue, Tensor};
 

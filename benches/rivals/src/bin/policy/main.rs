@@ -1,9 +1,9 @@
-//! Escapement's native backend beside other engines: the same networks, in one run, on one pinned core, one call at a
-//! time.
+//! Escapement's native backend beside other engines: the same networks, in one run, on one pinned core, one
+//! call at a time.
 //!
-//! `policy MODELS [--core N] [--calls N]`, where `models.py` wrote MODELS. Every engine must first give what PyTorch
-//! gave; bf16 weights are held to the tolerance that their rounding allows. Then the engines take turns, so that a
-//! disturbance of the machine meets all of them.
+//! `policy MODELS [--core N] [--calls N]`, where `models.py` wrote MODELS. Every engine must first reproduce
+//! PyTorch's output. For bf16 weights the tolerance is that of their rounding. Then the engines take turns,
+//! so that a disturbance of the machine affects all of them.
 
 mod engine;
 #[cfg(feature = "torch")]
@@ -13,8 +13,6 @@ mod onnxruntime;
 mod ours;
 #[cfg(feature = "rtneural")]
 mod rtneural;
-#[path = "../../../../kernels/timing.rs"]
-mod timing;
 mod tract;
 
 use std::path::PathBuf;
@@ -25,8 +23,8 @@ use escapement::policy::native::kernels::Precision;
 use ort::environment::Environment;
 
 use engine::{Engine, Result};
+use escapement_test_support::timing::{Sample, Timer};
 use network::{Files, NETWORKS, Network};
-use timing::{Sample, Timer};
 
 /// Turns in which the calls of each engine are split.
 const TURNS: usize = 10;
@@ -98,7 +96,7 @@ fn main() -> Result<()> {
         timer.overhead_ns(),
         options.calls
     );
-    // A process has one of these; the library is the one that ORT_DYLIB_PATH names.
+    // A process has one environment. ORT_DYLIB_PATH names its library.
     let environment = ort::environment::init().build()?;
     for network in &NETWORKS {
         let files = Files::new(&options.models, network);
@@ -109,7 +107,8 @@ fn main() -> Result<()> {
         let mut samples: Vec<Sample> = engines.iter().map(|_| Sample::with_capacity(options.calls)).collect();
         for _ in 0..TURNS {
             for (engine, sample) in engines.iter_mut().zip(&mut samples) {
-                // A failure after the check would be a defect of the engine; it must not pass as a fast call.
+                // A failure after the check would be a defect of the engine. It must not count as a fast
+                // call.
                 timer
                     .sample(sample, options.calls / TURNS, &mut || engine.call().expect("the engine failed"));
             }

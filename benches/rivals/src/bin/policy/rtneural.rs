@@ -62,7 +62,8 @@ impl RtNeural {
     pub fn load(variant: &Variant, network: &Network, files: &Files) -> Result<Self> {
         let name = CString::new(network.name)?;
         let (weights, inputs) = (files.floats("weights"), files.floats("input"));
-        // SAFETY: the name ends in zero and both pointers are valid for as many values as are named; nothing is kept.
+        // SAFETY: the name ends in zero, and both pointers are valid for the given number of values. The
+        // callee keeps nothing.
         let loaded = unsafe {
             (variant.load)(name.as_ptr(), weights.as_ptr(), weights.len(), inputs.as_ptr(), inputs.len())
         };
@@ -77,7 +78,7 @@ impl Engine for RtNeural {
     }
 
     fn call(&mut self) -> Result<()> {
-        // SAFETY: the network was loaded and lives until `self` is dropped; nobody else has it.
+        // SAFETY: the network was loaded and lives until `self` is dropped. Only `self` uses it.
         unsafe { (self.loaded.as_ref().call)(self.loaded) };
         Ok(())
     }
@@ -94,7 +95,8 @@ impl Engine for RtNeural {
     }
 
     fn output(&mut self) -> Result<Vec<f32>> {
-        // SAFETY: the network names its own output, which lives as long as it does and is written by calls only.
+        // SAFETY: the network returns its own output, which lives as long as the network. Only calls write to
+        // it.
         Ok(unsafe {
             let loaded = self.loaded.as_ref();
             std::slice::from_raw_parts(loaded.output, loaded.outputs).to_vec()
@@ -104,7 +106,7 @@ impl Engine for RtNeural {
 
 impl Drop for RtNeural {
     fn drop(&mut self) {
-        // SAFETY: it was loaded and not freed; nobody else has it.
+        // SAFETY: it was loaded and not freed. Only `self` uses it.
         unsafe { (self.loaded.as_ref().free)(self.loaded) };
     }
 }

@@ -10,8 +10,8 @@ pub struct RoundTrip {
     pub p999: f64,
     pub max: f64,
     pub count: u64,
-    /// Median of the means of short blocks, which resolve finer than the counter. The bench's own work between two
-    /// round trips is included, the same for every ring.
+    /// Median of the means of short blocks, which resolve finer than the counter. They include the bench's
+    /// own work between two round trips, which is the same for every ring.
     pub block: f64,
 }
 
@@ -65,7 +65,8 @@ pub fn print_throughput(rows: &[(&str, Vec<f64>)]) {
 /// repetitions; the maximum and the count are those of all repetitions together.
 pub fn print_round_trip(rows: &[(&str, Vec<RoundTrip>)]) {
     println!(
-        "\n| ring | p50, ns | p99 | p99.9 | max | count | blocks of 32 | best | this : ours (p50) | (blocks) |"
+        "\n| ring | p50, ns | p99 | p99.9 | max | count | blocks of 32 | best | \
+         this : ours (p50) | (blocks) |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let over = |runs: &[RoundTrip], field: fn(&RoundTrip) -> f64| median(runs.iter().map(field).collect());

@@ -1,11 +1,14 @@
 //! The ring against its rivals, in one run.
 //!
 //! ```text
-//! cd benches/rivals && cargo run --release --features ring --bin ring -- [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
+//! cd benches/rivals
+//! cargo run --release --features ring --bin ring -- [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
 //! ```
-//! Every ring has 1024 slots and carries the same messages of 256 bytes, written whole by one side and read whole by
-//! the other, each through the interface that its documents recommend for single messages. Both sides spin. The
-//! repetitions are short and interleaved, so that what else the machine does falls on all alike. Nothing is gated.
+//!
+//! Every ring has 1024 slots and carries the same messages of 256 bytes. One side writes them whole and the
+//! other reads them whole, through the interface that each ring's documents recommend for single messages.
+//! Both sides spin. The repetitions are short and interleaved, so that the machine's other work affects all
+//! rings alike. Nothing is asserted about the times.
 
 mod figures;
 mod message;

@@ -12,14 +12,16 @@ pub fn message(number: u64) -> Message {
     std::array::from_fn(|index| number + index as u64)
 }
 
-/// The sum of a message's words: whoever knows it has read them all.
+/// Returns the sum of a message's words. To compute it, all words must be read.
 #[inline(always)]
 pub fn digest(message: &Message) -> u64 {
     message.iter().sum()
 }
 
-/// The number of the message with this digest, or a panic if there is none: a rival that loses or tears messages is
-/// not compared.
+/// Returns the number of the message with this digest.
+///
+/// # Panics
+/// Panics if there is no such message: a rival that loses or tears messages is not compared.
 #[inline(always)]
 pub fn number_of(digest: u64) -> u64 {
     const INDICES: u64 = (WORDS * (WORDS - 1) / 2) as u64;

@@ -116,7 +116,7 @@ impl Sender for Publishing {
     #[inline]
     fn try_send(&mut self, number: u64) -> bool {
         let sample = self.0.loan_uninit().expect("a sample");
-        // Nobody listens until the other process is there.
+        // No process listens until the other one is there.
         sample.write_payload(message(number)).send().expect("a delivery") == 1
     }
 }

@@ -79,8 +79,8 @@ pub fn echo(sender: &mut impl Sender, receiver: &mut impl Receiver, messages: u6
     }
 }
 
-/// Round trips of a block. The counter's own step is some ten nanoseconds: only a mean over a block tells two rings
-/// apart that differ by less.
+/// Round trips of a block. The counter's step is about ten nanoseconds. Only the mean of a block can tell
+/// rings apart that differ by less.
 const BLOCK: u64 = 32;
 
 /// Sends, waits for the echo, and times each round trip. The first tenth is not recorded.

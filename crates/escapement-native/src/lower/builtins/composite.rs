@@ -1,12 +1,12 @@
 //! Operators that are a few others: nothing of theirs would be faster by a kernel of its own.
 
 use super::Call;
+use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, View};
+use crate::ir::tensor::DType;
 use crate::kernels::Activation;
 use crate::lower::emit::Operand;
-use crate::lower::graph::{BinaryOp, CompareOp, ReduceOp, View};
 use crate::lower::interpreter::{Interpreter, Step, mismatch};
 use crate::lower::value::Value;
-use crate::tensor::DType;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let view = match name {

@@ -10,11 +10,11 @@ mod scalar;
 
 use std::rc::Rc;
 
-use super::graph::View;
 use super::interpreter::{Interpreter, Step, Stop, mismatch, unsupported};
 use super::value::Value;
+use crate::ir::graph::View;
+use crate::ir::tensor::DType;
 use crate::refusal::Refusal;
-use crate::tensor::DType;
 
 /// Calls the operator at `path` (`torch.tanh`, `ops.prim.NumToTensor`, `int`).
 pub(super) fn call(

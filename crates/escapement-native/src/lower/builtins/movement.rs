@@ -1,10 +1,10 @@
 //! Operators that rearrange: shapes, slices, concatenation, indexing by constants, and tensors made from nothing.
 
 use super::{Call, axis, ints, size};
-use crate::lower::graph::{Op, Origin, View};
+use crate::ir::graph::{Op, Origin, View};
+use crate::ir::tensor::{DType, Data, count};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
-use crate::tensor::{DType, Data, count};
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     if let Some(view) = reshape(interpreter, name, call)? {

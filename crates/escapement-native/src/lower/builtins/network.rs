@@ -1,12 +1,12 @@
 //! Layers: linear, convolution, normalisation, embedding.
 
 use super::{Call, size};
+use crate::ir::graph::{BinaryOp, ConvGeometry, Op, View};
+use crate::ir::tensor::DType;
 use crate::kernels::Activation;
 use crate::lower::emit::Operand;
-use crate::lower::graph::{BinaryOp, ConvGeometry, Op, View};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
-use crate::tensor::DType;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let view = match name {

@@ -1,12 +1,12 @@
 //! Elementwise operators: unary, binary, comparisons, clamp, where, casts.
 
 use super::Call;
+use crate::ir::graph::{BinaryOp, CompareOp, UnaryOp, View};
+use crate::ir::tensor::DType;
 use crate::kernels::Activation;
 use crate::lower::emit::Operand;
-use crate::lower::graph::{BinaryOp, CompareOp, UnaryOp, View};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
-use crate::tensor::DType;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let view = if let Some(op) = unary_op(interpreter, name, call)? {

@@ -1,10 +1,10 @@
 //! Recurrent layers: windows and single steps of LSTM and GRU.
 
 use super::{Call, size};
-use crate::lower::graph::{Op, RecurrentWeights, View};
+use crate::ir::graph::{Op, RecurrentWeights, View};
+use crate::ir::tensor::DType;
 use crate::lower::interpreter::{Interpreter, Step, Stop, mismatch, unsupported};
 use crate::lower::value::Value;
-use crate::tensor::DType;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     match name {

@@ -1,11 +1,11 @@
 //! Operators that fold axes, and those that work along one: softmax, running sums.
 
 use super::{Call, axis, ints};
+use crate::ir::graph::{BinaryOp, Op, ReduceOp, View};
+use crate::ir::tensor::DType;
 use crate::kernels::Activation;
-use crate::lower::graph::{BinaryOp, Op, ReduceOp, View};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
-use crate::tensor::DType;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     if matches!(name, "max" | "min") && call.present(1, "dim").is_some() {

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use super::{Call, axis, int};
+use crate::ir::tensor::{DType, Data};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
 use crate::refusal::Refusal;
-use crate::tensor::{DType, Data};
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     if let Some(value) = question(interpreter, name, call)? {

@@ -1,0 +1,3 @@
+//! Readers of policy files. Each format has one module.
+
+pub(crate) mod torchscript;

@@ -1,0 +1,138 @@
+/* Escapement's shared memory in C11: the layouts of docs/FORMATS.md, which explains their use.
+ * Everything is little-endian. tests/shared_memory/layout.rs checks this file against the program. */
+#ifndef ESCAPEMENT_H
+#define ESCAPEMENT_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ESCAPEMENT_MAGIC "ESCPRING"
+#define ESCAPEMENT_LAYOUT_VERSION 1u
+#define ESCAPEMENT_DTYPE_F32 1u
+#define ESCAPEMENT_DATA_OFFSET 4096u
+#define ESCAPEMENT_MIN_CAPACITY 2u
+#define ESCAPEMENT_MAX_CAPACITY 1048576u
+#define ESCAPEMENT_MAX_SLOT_SIZE 65536u
+#define ESCAPEMENT_MAX_DIMENSION 4096u
+#define ESCAPEMENT_MAX_POSITION (UINT64_C(1) << 62)
+
+enum escapement_kind { ESCAPEMENT_KIND_OBSERVATION = 1, ESCAPEMENT_KIND_ACTION = 2 };
+
+/* The header page of a region. Slot i begins at data_offset + i * slot_size. */
+struct escapement_region {
+    char magic[8];
+    uint32_t layout_version;
+    uint32_t kind;
+    uint32_t slot_size;
+    uint32_t dtype;
+    uint32_t dimension;
+    uint32_t data_offset;
+    uint64_t capacity;
+    uint64_t generation;
+    uint8_t reserved[12];
+    uint32_t header_checksum; /* CRC-32C of the 60 bytes before it */
+    uint8_t gap_64[64];
+    _Atomic uint64_t producer_position;
+    uint8_t gap_136[120];
+    _Atomic uint64_t consumer_position;
+    uint8_t gap_264[120];
+    _Atomic uint64_t producer_heartbeat_ns;
+    uint8_t gap_392[120];
+    _Atomic uint64_t consumer_heartbeat_ns;
+    uint8_t gap_520[120];
+    _Atomic uint64_t state; /* low half: enum escapement_state; high half: enum escapement_reason */
+    _Atomic uint64_t epoch;
+    _Atomic uint64_t bundle_hash[4];
+    uint8_t gap_688[3408];
+    uint8_t slots[];
+};
+
+struct escapement_observation {
+    uint64_t sequence;
+    uint64_t ts_event_ns;
+    uint64_t ts_publish_ns;
+    uint32_t flags;
+    uint32_t checksum; /* CRC-32C of the 28 bytes before it and of the payload */
+    float payload[];
+};
+
+struct escapement_action {
+    uint64_t sequence;
+    uint64_t position;
+    uint64_t ts_event_ns;
+    uint64_t ts_publish_ns;
+    uint64_t ts_commit_ns;
+    uint64_t inference_ns;
+    uint64_t queue_ns;
+    uint32_t epoch;
+    uint16_t outcome;
+    uint16_t reason;
+    uint32_t generation;
+    uint32_t reserved;
+    uint32_t flags;
+    uint32_t checksum; /* CRC-32C of the 76 bytes before it and of the payload */
+    float payload[];
+};
+
+enum escapement_observation_flag { ESCAPEMENT_OBSERVATION_CHECKED = 1, ESCAPEMENT_OBSERVATION_RESTART = 2 };
+
+enum escapement_action_flag {
+    ESCAPEMENT_ACTION_INFERENCE_LATE = 1,
+    ESCAPEMENT_ACTION_END_TO_END_LATE = 2,
+    ESCAPEMENT_ACTION_STALE = 4,
+    ESCAPEMENT_ACTION_GAP = 8
+};
+
+enum escapement_outcome {
+    ESCAPEMENT_OUTCOME_POLICY = 1,
+    ESCAPEMENT_OUTCOME_SAFE_DEFAULT = 2,
+    ESCAPEMENT_OUTCOME_HALT = 3,
+    ESCAPEMENT_OUTCOME_FALLBACK = 4
+};
+
+enum escapement_reason {
+    ESCAPEMENT_REASON_POLICY = 0,
+    ESCAPEMENT_REASON_INFERENCE_LATE = 1,
+    ESCAPEMENT_REASON_END_TO_END_LATE = 2,
+    ESCAPEMENT_REASON_GUARD_TAKEOVER = 3,
+    ESCAPEMENT_REASON_STALE = 4,
+    ESCAPEMENT_REASON_OBSERVATION_NON_FINITE = 5,
+    ESCAPEMENT_REASON_OBSERVATION_OUT_OF_RANGE = 6,
+    ESCAPEMENT_REASON_SEQUENCE_GAP = 7,
+    ESCAPEMENT_REASON_ACTION_NON_FINITE = 8,
+    ESCAPEMENT_REASON_ACTION_OUT_OF_BOUNDS = 9,
+    ESCAPEMENT_REASON_POLICY_ERROR = 10,
+    ESCAPEMENT_REASON_OPERATOR = 11,
+    ESCAPEMENT_REASON_SEQUENCE_DUPLICATE = 12,
+    ESCAPEMENT_REASON_SEQUENCE_REORDERED = 13,
+    ESCAPEMENT_REASON_OBSERVATION_TORN = 14,
+    ESCAPEMENT_REASON_ACTION_RING_FULL = 15,
+    ESCAPEMENT_REASON_ERROR_BUDGET = 16,
+    ESCAPEMENT_REASON_PROTOCOL_VIOLATION = 17,
+    ESCAPEMENT_REASON_WARM_UP_TOO_SLOW = 18,
+    ESCAPEMENT_REASON_PANIC = 19,
+    ESCAPEMENT_REASON_BUS_ERROR = 20,
+    ESCAPEMENT_REASON_POLICY_HUNG = 21,
+    ESCAPEMENT_REASON_BURN_IN = 22
+};
+
+enum escapement_state {
+    ESCAPEMENT_STATE_STARTING = 1,
+    ESCAPEMENT_STATE_WARMING = 2,
+    ESCAPEMENT_STATE_ARMED = 3,
+    ESCAPEMENT_STATE_HALTED = 4,
+    ESCAPEMENT_STATE_DRAINING = 5,
+    ESCAPEMENT_STATE_STOPPED = 6
+};
+
+_Static_assert(sizeof(_Atomic uint64_t) == 8, "positions are plain 8-byte words");
+_Static_assert(offsetof(struct escapement_region, header_checksum) == 60, "fixed header");
+_Static_assert(offsetof(struct escapement_region, producer_position) == 128, "positions");
+_Static_assert(offsetof(struct escapement_region, consumer_position) == 256, "positions");
+_Static_assert(offsetof(struct escapement_region, state) == 640, "state");
+_Static_assert(sizeof(struct escapement_region) == ESCAPEMENT_DATA_OFFSET, "header page");
+_Static_assert(sizeof(struct escapement_observation) == 32, "observation frame");
+_Static_assert(sizeof(struct escapement_action) == 80, "action frame");
+
+#endif

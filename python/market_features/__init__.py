@@ -1,0 +1,1 @@
+"""Converts market data to observations: the features, their computation, and the `.obs` file."""

@@ -1,5 +1,0 @@
-"""`python -m escapement_export`"""
-
-from .command import main
-
-raise SystemExit(main())

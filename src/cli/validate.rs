@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let width = policy.dimensions().observation;
         let observations = match &given {
             Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
-            None => escapement_engine::made_up_observations(width, MADE_UP),
+            None => escapement_engine::synthetic_observations(width, MADE_UP),
         };
         let core = match arguments.core.or_else(last_core) {
             Some(core) => {

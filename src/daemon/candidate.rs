@@ -4,22 +4,23 @@
 use super::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
-use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
+use crate::bundle::{Candidate, Recurrent, Served, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{
-    Carry, CarryRules, Company, FeatureRange, GuardMode, InputGuard, OnMiss, PolicyChange, Serving,
+    CarryRules, FeatureRange, InputCheck, InputCheckMode, Policies, PolicyChange, PolicyExtras,
 };
+use escapement_policy::random::mix;
 use escapement_ring::clock::{MachineClock, Nanos, wall_clock_ns};
 use std::path::Path;
 use std::sync::Arc;
 
 /// What was loaded.
 pub(super) struct Loaded {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) serving: Policies,
+    pub(super) company: PolicyExtras,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
     /// Whether libtorch serves: the thread that it serves on is to be confined.
@@ -28,7 +29,7 @@ pub(super) struct Loaded {
 
 /// What a reload leads to.
 pub(super) struct Reloaded {
-    pub(super) company: Company,
+    pub(super) company: PolicyExtras,
     pub(super) sources: Sources,
     pub(super) provenance: Provenance,
     /// The policy, where it is another one.
@@ -77,8 +78,8 @@ pub(super) fn reload(
         fits(config, beside.tail)?;
         let mut company = sources.company(config, drawn_seed)?;
         // The same features are counted on.
-        if let (Some(guard), Some(counts)) = (&mut company.input_guard, provenance.counts()) {
-            guard.count_into(counts);
+        if let (Some(guard), Some(counts)) = (&mut company.input_check, provenance.counts()) {
+            guard.share_counts(counts);
         }
         let provenance = match &sources.policy {
             Some(candidate) => provenance.clone().verified_by(candidate),
@@ -99,7 +100,7 @@ pub(super) fn reload(
     let tail = Some(serving.measure(&MachineClock::new(), config.warm_up, bounds)?);
     fits(config, tail)?;
     let change = PolicyChange {
-        serving,
+        policies: serving,
         sha256,
         warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
         on_thread: served_by_torch
@@ -111,10 +112,9 @@ pub(super) fn reload(
 /// Whether a policy with this tail may go under these deadlines.
 fn fits(config: &AgentConfig, tail: Option<Nanos>) -> Result<(), DaemonError> {
     let settings = &config.settings;
-    let limit = settings.deadlines.inference;
     match tail {
-        Some(tail) if settings.enforce && settings.on_miss == OnMiss::Halt && tail > limit => {
-            Err(DaemonError::TooSlow { tail, limit })
+        Some(tail) if settings.would_halt_at(tail) => {
+            Err(DaemonError::TooSlow { tail, limit: settings.deadlines.inference })
         }
         _ => Ok(()),
     }
@@ -148,13 +148,13 @@ impl Sources {
     }
 
     /// What goes beside the policy. A seed that was drawn once is kept.
-    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Company, DaemonError> {
-        let Some(candidate) = &self.policy else { return Ok(Company::default()) };
+    fn company(&self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<PolicyExtras, DaemonError> {
+        let Some(candidate) = &self.policy else { return Ok(PolicyExtras::default()) };
         let manifest = candidate.manifest();
         let seed = || config.policy.seed.or(drawn_seed).unwrap_or_else(fresh_seed);
         let noise = manifest.and_then(|manifest| manifest.noise).filter(|_| !config.policy.deterministic);
-        Ok(Company {
-            input_guard: input_guard(config, candidate)?,
+        Ok(PolicyExtras {
+            input_check: input_guard(config, candidate)?,
             noise: noise.map(|noise| Noise::new(seed(), noise.kind.into())),
             carry: carry_rules(config, manifest.and_then(|manifest| manifest.recurrent))?,
         })
@@ -182,7 +182,7 @@ impl Sources {
         let provenance = provenance.beside(config, &company, drawn_seed);
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
-        let serving = Serving::new(misbehaving_if_planted(policy), fallback);
+        let serving = Policies::new(misbehaving_if_planted(policy), fallback);
         Ok(Loaded { serving, company, sources: self, provenance, served_by_torch })
     }
 }
@@ -190,10 +190,7 @@ impl Sources {
 /// A seed for those who name none: the instant, mixed so that neighbours have nothing in common. It is in status, so that
 /// a run can be repeated. Below 2⁶³, as far as the configuration's own numbers go.
 fn fresh_seed() -> u64 {
-    let mut mixed = wall_clock_ns();
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) >> 1
+    mix(wall_clock_ns()) >> 1
 }
 
 /// The bundle's rules about carried state, or the configuration's where it says otherwise.
@@ -201,16 +198,11 @@ fn carry_rules(
     config: &AgentConfig,
     recurrent: Option<Recurrent>,
 ) -> Result<Option<CarryRules>, DaemonError> {
-    let rule = |rule| match rule {
-        StateRule::Keep => Carry::Keep,
-        StateRule::Reset => Carry::Reset,
-        StateRule::BurnIn(observations) => Carry::BurnIn(observations),
-    };
     let asked = config.policy.recurrent;
-    match recurrent {
-        Some(recurrent) => Ok(Some(CarryRules {
-            on_miss: asked.on_miss.unwrap_or_else(|| rule(recurrent.on_miss)),
-            on_gap: asked.on_gap.unwrap_or_else(|| rule(recurrent.on_gap)),
+    match recurrent.map(CarryRules::from) {
+        Some(of_the_bundle) => Ok(Some(CarryRules {
+            on_miss: asked.on_miss.unwrap_or(of_the_bundle.on_miss),
+            on_gap: asked.on_gap.unwrap_or(of_the_bundle.on_gap),
         })),
         None if asked == RecurrentConfig::default() => Ok(None),
         None => Err(DaemonError::NoCarriedState),
@@ -279,12 +271,12 @@ fn within_time(
 }
 
 /// The guard for what the manifest says about the training.
-fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputGuard>, DaemonError> {
+fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputCheck>, DaemonError> {
     let spec = config.policy.guard;
     let Some(manifest) = candidate.manifest() else {
         return match spec.mode {
-            GuardMode::Off | GuardMode::Count => Ok(None),
-            mode @ (GuardMode::Clamp | GuardMode::SafeDefault) => {
+            InputCheckMode::Off | InputCheckMode::Count => Ok(None),
+            mode @ (InputCheckMode::Clamp | InputCheckMode::SafeDefault) => {
                 Err(DaemonError::NoStatistics { mode: mode.name() })
             }
         };
@@ -296,7 +288,7 @@ fn input_guard(config: &AgentConfig, candidate: &Candidate) -> Result<Option<Inp
         statistics: space.statistics.as_ref().map(|known| (known.mean[index], known.std[index])),
     };
     let features: Vec<_> = (0..space.dimension.min(config.dimensions.observation)).map(range).collect();
-    Ok(InputGuard::new(spec, &features))
+    Ok(InputCheck::new(spec, &features))
 }
 
 #[cfg(test)]

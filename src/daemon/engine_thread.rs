@@ -13,7 +13,7 @@ use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_sch
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
+use escapement_engine::{CommandWord, Engine, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp};
 use escapement_ring::clock::{Clock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 /// What the supervisor hands to the engine's thread; the clock is made there.
 pub(super) struct EngineParts {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
+    pub(super) serving: Policies,
+    pub(super) company: PolicyExtras,
     /// What this thread does before it calls the policy.
     pub(super) confine: Option<Sandbox>,
     /// Where the guard goes, and what it says about its place.
@@ -52,7 +52,8 @@ pub(super) fn serve(
         Ok(ready) => ready,
         Err(error) => return report(Event::Refused(error)),
     };
-    if gate(config, &warm_up) {
+    // A policy whose measured tail does not fit the deadline would halt the agent at its first slow call.
+    if config.settings.would_halt_at(warm_up.tail) {
         engine.halt(Reason::WarmUpTooSlow);
     }
     report(Event::Watched(Watched::Engine, Box::new(ThreadWatch::of_this_thread())));
@@ -79,12 +80,6 @@ pub(super) fn serve(
 pub(super) fn halt_reason(action_header: &Header) -> Reason {
     let (_, reason) = action_header.state();
     u16::try_from(reason).ok().and_then(Reason::from_number).unwrap_or(Reason::Operator)
-}
-
-/// A policy whose measured tail does not fit the deadline would halt at its first slow call: better not to arm it.
-fn gate(config: &AgentConfig, warm_up: &WarmUp) -> bool {
-    let settings = &config.settings;
-    settings.enforce && settings.on_miss == OnMiss::Halt && warm_up.tail > settings.deadlines.inference
 }
 
 /// Makes the calling thread the engine's, and the engine ready.
@@ -114,7 +109,7 @@ fn make_ready(
 
     let mut engine = Engine::new(Parts {
         clock: MachineClock::new(),
-        serving: parts.serving,
+        policies: parts.serving,
         observations: parts.observations,
         observation_header: parts.observation_header,
         actions: parts.actions,
@@ -124,8 +119,8 @@ fn make_ready(
         settings: config.settings.clone(),
         epoch: parts.epoch,
     })?;
-    engine.join(parts.company);
-    engine.listen(parts.updates);
+    engine.set_extras(parts.company);
+    engine.take_updates_from(parts.updates);
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }

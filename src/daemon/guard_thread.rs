@@ -13,7 +13,7 @@ use crate::evidence::ThreadWatch;
 use crate::halt::{Emergency, halt_for_good};
 use crate::os::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
-use escapement_engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
+use escapement_engine::{DeadlineGuard, GuardEnd, GuardEvent, GuardWake};
 use escapement_ring::clock::FollowingClock;
 use escapement_ring::ring::Header;
 use escapement_ring::wire::Reason;
@@ -49,7 +49,7 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     }
     drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
     let between = |moment| {
-        if let Moment::Overdue(hang) = moment {
+        if let GuardEvent::Overdue(hang) = moment {
             // A supervisor that is behind does not get to it.
             drop(events.try_send(Event::Overdue(hang)));
         }

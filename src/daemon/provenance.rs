@@ -5,7 +5,7 @@ use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
 use escapement_engine::telemetry::FeatureCounts;
-use escapement_engine::{Company, GuardMode, InputGuard};
+use escapement_engine::{InputCheck, InputCheckMode, PolicyExtras};
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 
@@ -89,7 +89,7 @@ impl Provenance {
             signature: SignatureState::Absent.name(),
             public_key: None,
             fallback: None,
-            input_guard: GuardMode::Off.name(),
+            input_guard: InputCheckMode::Off.name(),
             deterministic: true,
             seed: None,
             drawn: None,
@@ -131,10 +131,10 @@ impl Provenance {
     }
 
     /// The same with what stands beside the policy now.
-    pub(super) fn beside(mut self, config: &AgentConfig, company: &Company, drawn: Option<u64>) -> Self {
-        let guard = company.input_guard.as_ref();
-        self.input_guard = guard.map_or(GuardMode::Off, |_| config.policy.guard.mode).name();
-        self.counts = guard.map(InputGuard::counts);
+    pub(super) fn beside(mut self, config: &AgentConfig, company: &PolicyExtras, drawn: Option<u64>) -> Self {
+        let guard = company.input_check.as_ref();
+        self.input_guard = guard.map_or(InputCheckMode::Off, |_| config.policy.guard.mode).name();
+        self.counts = guard.map(InputCheck::counts);
         self.deterministic = company.noise.is_none();
         self.seed = company.noise.as_ref().map(|noise| noise.seed());
         self.drawn = if config.policy.seed.is_none() { self.seed.or(drawn) } else { drawn };

@@ -19,7 +19,7 @@ use crate::halt::User;
 use crate::os::keep_off;
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
-use escapement_engine::{Company, Fate, PolicyChange, Update};
+use escapement_engine::{PolicyChange, PolicyExtras, Update, UpdateOutcome};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -39,7 +39,7 @@ pub(super) struct Standing {
 /// What was made ready, to be offered.
 pub(super) struct Prepared {
     standing: Standing,
-    company: Company,
+    company: PolicyExtras,
     change: Option<PolicyChange>,
     waiting: Vec<&'static str>,
     tail: Option<Nanos>,
@@ -255,12 +255,14 @@ impl Reloads {
         let Some(UnderWay::Offered { asked, standing, waiting, tail }) = self.under_way.take() else {
             return None;
         };
-        match update.fate() {
-            Fate::Taken => {}
-            Fate::Refused(error) => return Some(self.refuse(&asked, error.to_string())),
-            Fate::NotTaken => return Some(self.refuse(&asked, "the engine could not take it".to_owned())),
+        match update.outcome() {
+            UpdateOutcome::Applied => {}
+            UpdateOutcome::Refused(error) => return Some(self.refuse(&asked, error.to_string())),
+            UpdateOutcome::Pending => {
+                return Some(self.refuse(&asked, "the engine could not take it".to_owned()));
+            }
         }
-        let policy_changed = update.changes_the_policy();
+        let policy_changed = update.changes_policy();
         self.generation += 1;
         self.applied += 1;
         self.tail = tail;

@@ -5,7 +5,7 @@
 //! what happens to the whole machine.
 
 use super::timeline::Stretch;
-use escapement_engine::Moment;
+use escapement_engine::GuardEvent;
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -55,12 +55,12 @@ impl GapMeter {
     /// The thread says where it is. Time that is missing between two moments in which it was awake is a gap; of a sleep,
     /// what it overslept beyond what is usual.
     #[inline]
-    pub fn note(&mut self, moment: Moment) {
+    pub fn note(&mut self, moment: GuardEvent) {
         let (expected, now) = match moment {
-            Moment::Awake(now) => (self.last.unwrap_or(now), now),
-            Moment::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
+            GuardEvent::Awake(now) => (self.last.unwrap_or(now), now),
+            GuardEvent::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
             // Nothing was waited for.
-            Moment::Overdue(_) => return,
+            GuardEvent::Overdue(_) => return,
         };
         self.last = Some(now);
         if now.since(expected) >= NOTABLE_GAP {
@@ -106,8 +106,8 @@ mod tests {
     fn a_gap_in_spinning_and_an_oversleep_are_seen_and_a_sleep_is_not() {
         let (mut meter, mut reader) = gap_meter();
         let micros = Nanos::from_micros;
-        let awake = |at| Moment::Awake(micros(at));
-        let woke = |due, now| Moment::Woke { due: micros(due), now: micros(now) };
+        let awake = |at| GuardEvent::Awake(micros(at));
+        let woke = |due, now| GuardEvent::Woke { due: micros(due), now: micros(now) };
         let moments =
             [awake(1_000), awake(1_029), awake(1_059), woke(5_000, 5_229), woke(6_000, 6_230), awake(6_259)];
         moments.into_iter().for_each(|moment| meter.note(moment));
@@ -119,10 +119,10 @@ mod tests {
     fn what_finds_no_room_is_counted() {
         let (mut meter, mut reader) = gap_meter();
         for at in 0..CAPACITY + 6 {
-            meter.note(Moment::Awake(Nanos::from_micros(100 * at)));
+            meter.note(GuardEvent::Awake(Nanos::from_micros(100 * at)));
         }
         assert_eq!(std::iter::from_fn(|| reader.take()).count() as u64, CAPACITY);
-        meter.note(Moment::Awake(Nanos::from_millis(1_000)));
+        meter.note(GuardEvent::Awake(Nanos::from_millis(1_000)));
         let last = 100_000 * (CAPACITY + 5);
         assert_eq!(reader.take().map(Stretch::length), Some(1_000_000_000 - last));
         assert_eq!(reader.lost(), 5);

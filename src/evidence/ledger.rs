@@ -33,7 +33,7 @@ fn by_name<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok
 #[derive(Debug)]
 pub struct Misses {
     timeline: Timeline,
-    /// Deadlines by the generation of the settings, the newest last.
+    /// Deadlines by the revision of the settings, the newest last.
     deadlines: VecDeque<(u32, Deadlines)>,
     /// Position and end of the last tick.
     last: Option<(u64, u64)>,
@@ -76,7 +76,7 @@ const WAITING: usize = 1 << 14;
 const PATIENCE: Nanos = Nanos::from_millis(1_000);
 
 impl Misses {
-    /// Begins at `since` with the deadlines of the first generation of settings.
+    /// Begins at `since` with the deadlines of the first revision of settings.
     pub fn new(since: Nanos, deadlines: Deadlines) -> Self {
         Self {
             timeline: Timeline::new(since.0),
@@ -89,12 +89,12 @@ impl Misses {
         }
     }
 
-    /// From this generation of the settings on, these are the deadlines.
-    pub fn expect(&mut self, generation: u32, deadlines: Deadlines) {
+    /// From this revision of the settings on, these are the deadlines.
+    pub fn expect(&mut self, revision: u32, deadlines: Deadlines) {
         if self.deadlines.len() == GENERATIONS {
             self.deadlines.pop_front();
         }
-        self.deadlines.push_back((generation, deadlines));
+        self.deadlines.push_back((revision, deadlines));
     }
 
     /// The engine's thread is watched from this instant on.
@@ -219,7 +219,7 @@ impl Misses {
 
     fn question(&self, waiting: &Waiting) -> Question {
         let Waiting { record, reason, returned } = waiting;
-        let deadlines = self.deadlines_of(record.generation);
+        let deadlines = self.deadlines_of(record.revision);
         match reason {
             Reason::ActionRingFull => Question::ActionRingFull,
             Reason::Stale => Question::Stale {
@@ -230,8 +230,8 @@ impl Misses {
         }
     }
 
-    fn deadlines_of(&self, generation: u32) -> Deadlines {
-        let older = self.deadlines.iter().rev().find(|(from, _)| *from <= generation);
+    fn deadlines_of(&self, revision: u32) -> Deadlines {
+        let older = self.deadlines.iter().rev().find(|(from, _)| *from <= revision);
         let (_, deadlines) = older.unwrap_or(&self.deadlines[0]);
         *deadlines
     }

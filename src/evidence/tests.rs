@@ -241,11 +241,11 @@ fn an_observation_behind_a_slow_one_was_queued_and_one_behind_lost_records_is_no
 }
 
 #[test]
-fn deadlines_are_those_of_the_records_generation() {
+fn deadlines_are_those_of_the_records_revision() {
     let mut misses = Misses::new(Nanos(0), DEADLINES);
     misses.expect(2, Deadlines { inference: Nanos::from_micros(300), ..DEADLINES });
-    let tick = |generation, position| TickRecord {
-        generation,
+    let tick = |revision, position| TickRecord {
+        revision,
         ..record(position, 1_000 * position, 350, Reason::InferenceLate)
     };
     // 150 us were taken: without them 200 us, late under the first deadline and in time under the second.

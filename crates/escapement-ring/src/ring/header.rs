@@ -34,11 +34,13 @@ impl Header {
     }
 
     /// When the producer last said that it was alive; zero if never.
+    #[inline]
     pub fn producer_heartbeat_ns(&self) -> u64 {
         self.region.word(PRODUCER_HEARTBEAT).load(Ordering::Relaxed)
     }
 
     /// When the consumer last said that it was alive; zero if never.
+    #[inline]
     pub fn consumer_heartbeat_ns(&self) -> u64 {
         self.region.word(CONSUMER_HEARTBEAT).load(Ordering::Relaxed)
     }
@@ -82,11 +84,13 @@ impl Header {
     /// State and reason.
     ///
     /// SYNC POINT `STATE`, Acquire: partners are the transitions in `state_word` and [`Header::reset_state`].
+    #[inline]
     pub fn state(&self) -> (u32, u32) {
         state_word::unpack(self.region.word(STATE).load(Ordering::Acquire))
     }
 
     /// Whether an address lies in the header page.
+    #[inline]
     pub fn covers(&self, address: usize) -> bool {
         self.region.header_page().contains(&address)
     }

@@ -18,11 +18,13 @@ pub const HALTED: u32 = 4;
 const MAX_ATTEMPTS: usize = 64;
 
 /// The word that says `state` and `reason`.
+#[inline]
 pub(super) const fn pack(state: u32, reason: u32) -> u64 {
     state as u64 | (reason as u64) << 32
 }
 
 /// State and reason of a word.
+#[inline]
 pub(super) const fn unpack(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }

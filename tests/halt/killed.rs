@@ -17,15 +17,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Draws the actions and the moments of the kills.
-struct Dice(SplitMix64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0.next_word() % limit
-    }
-}
-
 fn cycles() -> u64 {
     std::env::var("ESCAPEMENT_HALT_CYCLES").map_or(60, |text| text.parse().expect("a number of cycles"))
 }
@@ -145,14 +136,14 @@ impl Rig {
 }
 
 /// Kills a process after a random time. Some have ended by then.
-fn cut_off(dice: &mut Dice, mut process: Process, within_us: u64) {
+fn cut_off(dice: &mut SplitMix64, mut process: Process, within_us: u64) {
     std::thread::sleep(Duration::from_micros(dice.below(within_us)));
     process.kill();
 }
 
 /// Runs the cycles. Returns the first failure.
 fn judge(cycles: u64, seed: u64, ignores_latch: bool) -> Result<BTreeMap<&'static str, u64>, String> {
-    let mut dice = Dice(SplitMix64::new(seed));
+    let mut dice = SplitMix64::new(seed);
     let mut rig = Rig::new(ignores_latch);
     let mut running = rig.judge()?;
     for _ in 0..cycles {

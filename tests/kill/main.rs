@@ -23,15 +23,6 @@ const ACTION: usize = 2;
 /// Room for everything that arrives while a tap is down, on a busy machine too.
 const ROOMY: &[(&str, &str)] = &[("observation.capacity", "65536"), ("action.capacity", "65536")];
 
-/// Draws the moments of the kills and the victims.
-struct Dice(SplitMix64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0.next_word() % limit
-    }
-}
-
 fn cycles() -> u64 {
     std::env::var("ESCAPEMENT_KILL_CYCLES").map_or(300, |text| text.parse().expect("a number of cycles"))
 }
@@ -58,7 +49,7 @@ fn judge(agent: &Agent, kills: u64, seed: u64, daemon: impl Fn() -> Command) -> 
     let (observations, actions) = wait_for("the rings", rings);
     wait_for("the first action", || (actions.positions().0 > 0).then_some(()));
 
-    let mut dice = Dice(SplitMix64::new(seed));
+    let mut dice = SplitMix64::new(seed);
     for _ in 0..kills {
         std::thread::sleep(Duration::from_micros(1_000 + dice.below(30_000)));
         let victim = dice.below(3) as usize;

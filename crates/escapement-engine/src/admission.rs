@@ -18,7 +18,8 @@ impl Admission {
         Self { last }
     }
 
-    /// Returns why the policy must not see this observation, or `None` if it may. Sets the flags that go into the action.
+    /// Returns why the policy must not see this observation, or `None` if it may. Sets the flags that go into
+    /// the action.
     #[inline]
     pub(super) fn admit(
         &mut self,
@@ -50,9 +51,9 @@ impl Admission {
         (settings.enforce && *flags & ActionFlags::STALE != 0).then_some(Reason::Stale)
     }
 
-    /// Compares how far the sequence moved with how far the position moved, so that observations which this side skipped
-    /// on purpose are not reported as a gap. A feed that restarted within a skipped stretch still shows as a break,
-    /// because its restart flag was never read.
+    /// Compares how far the sequence moved with how far the position moved, so that observations which this
+    /// side skipped on purpose are not reported as a gap. A feed that restarted within a skipped stretch
+    /// still shows as a break, because its restart flag was never read.
     #[inline]
     fn follow(&mut self, frame: &Frame<'_>) -> Option<Reason> {
         let sequence = frame.header.sequence;
@@ -70,8 +71,8 @@ impl Admission {
         } else if sequence > due {
             Some(Reason::SequenceGap)
         } else {
-            // Lower than the last number, or, if observations were skipped, lower than the number that was due. In the
-            // second case numbers were repeated among the skipped ones, and none is missing.
+            // Lower than the last number, or, if observations were skipped, lower than the number that was
+            // due. In the second case numbers were repeated among the skipped ones, and none is missing.
             Some(Reason::SequenceReordered)
         }
     }

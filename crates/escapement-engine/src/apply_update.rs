@@ -28,12 +28,12 @@ impl<C: Clock> Engine<C> {
         self.updates = Some(updates);
     }
 
-    /// Applies an update as a whole. Returns false, and changes nothing, if the guard is still answering a tick or if the
-    /// new policy cannot serve on this thread. The caller must be between ticks.
+    /// Applies an update as a whole. Returns false, and changes nothing, if the guard is still answering a
+    /// tick or if the new policy cannot serve on this thread. The caller must be between ticks.
     ///
     /// # Panics
-    /// Panics if the vectors in the settings do not have the policy's widths. The configuration must have checked that;
-    /// rings of another geometry need a restart.
+    /// Panics if the vectors in the settings do not have the policy's widths. The configuration must have
+    /// checked that; rings of another geometry need a restart.
     pub fn apply(&mut self, update: &mut Update) -> bool {
         let pipeline = &mut self.pipeline;
         let dimensions = pipeline.policies.policy.dimensions();
@@ -46,7 +46,8 @@ impl<C: Clock> Engine<C> {
             if let Some(prepare) = &mut change.on_thread {
                 prepare();
             }
-            // A lease is granted meanwhile, so that the guard notices a policy that hangs here as it does in a tick.
+            // A lease is granted meanwhile, so that the guard notices a policy that hangs here as it does in
+            // a tick.
             pipeline.responder.grant(Nanos(u64::MAX));
             let entered = change.policies.enter_thread(change.warm_up_calls);
             let back = pipeline.responder.take_back();

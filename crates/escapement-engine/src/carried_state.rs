@@ -1,8 +1,9 @@
-//! What happens to a recurrent policy's carried state if the stream of observations, or of the policy's own actions, is
-//! broken.
+//! What happens to a recurrent policy's carried state if the stream of observations, or of the policy's own
+//! actions, is broken.
 //!
-//! A state was trained on unbroken episodes. After a gap it remembers a market that is gone. After a miss it assumes that
-//! an action was sent which was not. The trainer decides which of the two matters, and the bundle's manifest says it.
+//! A state was trained on unbroken episodes. After a gap it remembers a market that is gone. After a miss it
+//! assumes that an action was sent which was not. The trainer decides which of the two matters, and the
+//! bundle's manifest says it.
 
 use escapement_policy::Policy;
 
@@ -61,15 +62,16 @@ impl CarriedState {
         self.follow(self.rules.on_gap, policy)
     }
 
-    /// Resets the state because an episode begins with this observation: the feed says that it follows no other one.
+    /// Resets the state because an episode begins with this observation: the feed says that it follows no
+    /// other one.
     #[inline]
     pub fn on_episode(&mut self, policy: &mut dyn Policy) {
         policy.reset();
         self.burn_in = 0;
     }
 
-    /// Applies the rule for a tick whose action was not the policy's. The caller must leave out the ticks of a burn-in:
-    /// they are the consequence of a miss, not misses themselves.
+    /// Applies the rule for a tick whose action was not the policy's. The caller must leave out the ticks of
+    /// a burn-in: they are the consequence of a miss, not misses themselves.
     #[inline]
     pub fn on_miss(&mut self, policy: &mut dyn Policy) -> StateReset {
         self.follow(self.rules.on_miss, policy)

@@ -1,5 +1,5 @@
-//! The checks on numbers: which observations a policy may see, and which of its answers may leave. The engine and the
-//! embedded agent use the same ones.
+//! The checks on numbers: which observations a policy may see, and which of its answers may leave. The engine
+//! and the embedded agent use the same ones.
 
 use escapement_policy::Fault;
 use escapement_ring::wire::Reason;
@@ -12,7 +12,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Creates limits from two vectors. Returns `None` unless they have the same length and `low[i] <= high[i]`.
+    /// Creates limits from two vectors. Returns `None` unless they have the same length and
+    /// `low[i] <= high[i]`.
     pub fn new(low: Vec<f32>, high: Vec<f32>) -> Option<Self> {
         let paired = low.len() == high.len() && low.iter().zip(&high).all(|(low, high)| low <= high);
         paired.then(|| Self { low: low.into(), high: high.into() })
@@ -28,8 +29,8 @@ impl Bounds {
         self.low.len()
     }
 
-    /// Returns true if every element lies within its limits. Does not branch on the data, so the time that it takes
-    /// does not depend on the values.
+    /// Returns true if every element lies within its limits. Does not branch on the data, so the time that it
+    /// takes does not depend on the values.
     #[inline]
     pub fn contain(&self, values: &[f32]) -> bool {
         values

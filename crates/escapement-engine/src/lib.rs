@@ -1,13 +1,15 @@
-//! L3. The hot loop of Escapement: one observation in, one action out, and the clock is checked before anything leaves.
+//! L3. The hot loop of Escapement: one observation in, one action out, and the clock is checked before
+//! anything leaves.
 //!
-//! [`Engine::tick`] answers one observation. The daemon drives it in a busy-poll loop ([`run()`]); tests and replay drive
-//! it with a manual clock. [`DeadlineGuard`], on another core, answers the tick if the policy does not return in time. A
-//! tick does not allocate, lock, log or make a system call, and every loop in it has the fixed length of a vector. It
-//! reports through a ring of [`TickRecord`]s and a page of [`telemetry::Counters`].
+//! [`Engine::tick`] answers one observation. The daemon drives it in a busy-poll loop ([`run()`]); tests and
+//! replay drive it with a manual clock. [`DeadlineGuard`], on another core, answers the tick if the policy
+//! does not return in time. A tick does not allocate, lock, log or make a system call, and every loop in it
+//! has the fixed length of a vector. It reports through a ring of [`TickRecord`]s and a page of
+//! [`telemetry::Counters`].
 //!
 //! # Example
-//! An engine on rings in ordinary memory answers one observation. [`Null`](escapement_policy::Null) is the policy that
-//! answers zeros.
+//! An engine on rings in ordinary memory answers one observation. [`Null`](escapement_policy::Null) is the
+//! policy that answers zeros.
 //! ```
 //! use escapement_engine::telemetry::Counters;
 //! use escapement_engine::{Engine, Parts, Policies, Progress, record_ring};
@@ -74,16 +76,16 @@
 //! ```
 //!
 //! # Map
-//! From the bottom up; a module imports from the ones above it in this table only.
+//! From the bottom up. A module imports only from its own line and the lines above it.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`lease`] | how a right passes between two threads without a lock; it knows nothing of ticks |
 //! | [`telemetry`], [`noise`] | counters and histograms; a policy's reproducible noise |
 //! | `deadline`, `budget`, `checks`, `settings` | the rules of a tick |
-//! | `admission`, `input_check`, `carried_state`, `policies` | what decides about an observation, and what answers it |
-//! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it: the part that the guard may claim |
-//! | `progress`, `pipeline`, `guard`, `resume`, `update`, `tick` | the steps of a tick, the guard, recovery, the engine |
+//! | `admission`, `input_check`, `carried_state`, `policies` | what may reach a policy, and the policies |
+//! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
+//! | `progress`, `pipeline`, `guard`, `resume`, `update`, `tick` | a tick's steps, the guard, the engine |
 //! | `apply_update`, `warm_up`, `command`, `idle`, `run` | what happens between ticks |
 
 #[cfg(not(loom))]

@@ -1,5 +1,5 @@
-//! The steps of one tick: observe, admit, consult the fallback, consult the policy, conclude. [`Engine::tick`] runs them
-//! in this order.
+//! The steps of one tick: observe, admit, consult the fallback, consult the policy, conclude.
+//! [`Engine::tick`] runs them in this order.
 //!
 //! [`Engine::tick`]: super::Engine::tick
 
@@ -23,8 +23,8 @@ use escapement_ring::wire::{
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
-/// Everything that one observation passes through on its way to an action. It is apart from the observation ring, because
-/// the observation stays borrowed from the ring until its action is committed.
+/// Everything that one observation passes through on its way to an action. It is apart from the observation
+/// ring, because the observation stays borrowed from the ring until its action is committed.
 pub(super) struct Pipeline<C> {
     pub(super) clock: C,
     pub(super) policies: Policies,
@@ -62,8 +62,8 @@ pub(super) enum Lease {
 }
 
 impl<C: Clock> Pipeline<C> {
-    /// Observes: peeks the next observation, if there is one, and copies it out of the ring. Skips to the newest one if
-    /// the settings say so.
+    /// Observes: peeks the next observation, if there is one, and copies it out of the ring. Skips to the
+    /// newest one if the settings say so.
     ///
     /// # Errors
     /// Fails if the feed's position is impossible.
@@ -95,8 +95,8 @@ impl<C: Clock> Pipeline<C> {
         held(&mut self.responder, Responder::has_room, Ok(()))
     }
 
-    /// Admits: decides whether the policy may see the observation, and resets carried state if the stream is broken or an
-    /// episode begins.
+    /// Admits: decides whether the policy may see the observation, and resets carried state if the stream is
+    /// broken or an episode begins.
     #[inline(always)]
     pub(super) fn admit(&mut self, tick: &mut InFlight) -> Findings {
         let Policies { policy, fallback, observation, .. } = &mut self.policies;
@@ -117,7 +117,8 @@ impl<C: Clock> Pipeline<C> {
                 carried.on_episode(policy.as_mut());
             }
         }
-        // The fallback has no rules of its own: its state is reset whenever the stream is broken or begins anew.
+        // The fallback has no rules of its own: its state is reset whenever the stream is broken
+        // or an episode begins.
         if let Some(fallback) = fallback
             && (is_broken || begins_episode)
         {
@@ -126,8 +127,9 @@ impl<C: Clock> Pipeline<C> {
         Findings { refused, ..Findings::nothing_wrong(tick.flags, 0, tick.peeked) }
     }
 
-    /// Consults the fallback, if there is one. It computes first, so that its action is ready when the policy fails or is
-    /// late. It runs under the end-to-end deadline alone, and the guard watches it, because a fallback can hang too.
+    /// Consults the fallback, if there is one. It computes first, so that its action is ready when the policy
+    /// fails or is late. It runs under the end-to-end deadline alone, and the guard watches it, because a
+    /// fallback can hang too.
     ///
     /// # Errors
     /// Fails if the guard has claimed the tick meanwhile.
@@ -194,8 +196,8 @@ impl<C: Clock> Pipeline<C> {
             found.flags |= ActionFlags::END_TO_END_LATE;
         }
         let mut leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
-        // Sealed before the responder is taken back, so that only the copy lies between that and the commit. An action
-        // that is late by then is not sent.
+        // Sealed before the responder is taken back, so that only the copy lies between that and the commit.
+        // An action that is late by then is not sent.
         let frame = if leaves {
             tick.frame(Verdict::POLICY, found, self.revision, self.epoch).sealed(action)
         } else {
@@ -206,8 +208,8 @@ impl<C: Clock> Pipeline<C> {
                 if !self.responder.take_back() {
                     return Err(LostTick { inference_ns: found.inference_ns, returned: found.at });
                 }
-                // The guard may have been stopped together with this thread. Only the copy into the slot lies between
-                // this look at the clock and the commit.
+                // The guard may have been stopped together with this thread. Only the copy into the slot lies
+                // between this look at the clock and the commit.
                 let taken_back = self.clock.now();
                 if leaves && self.settings.enforce && deadlines.end_to_end_is_late(tick.peeked, taken_back) {
                     leaves = false;
@@ -305,9 +307,9 @@ impl<C: Clock> Pipeline<C> {
     }
 }
 
-/// Runs `body` on the responder, which the engine has: between ticks, and after the lease was taken back or recovered. A
-/// responder that is not there would be a defect in this crate. A debug build panics then; a release build returns
-/// `missing`, because the hot path must not panic.
+/// Runs `body` on the responder, which the engine has: between ticks, and after the lease was taken back or
+/// recovered. A responder that is not there would be a defect in this crate. A debug build panics then; a
+/// release build returns `missing`, because the hot path must not panic.
 #[inline(always)]
 fn held<R>(responder: &mut LeaseHolder<Responder>, body: impl FnOnce(&mut Responder) -> R, missing: R) -> R {
     let result = responder.with(body);

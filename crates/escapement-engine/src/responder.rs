@@ -1,8 +1,9 @@
-//! The responder: everything that is needed to answer a tick. The engine grants the guard a lease on it while the policy
-//! computes.
+//! The responder: everything that is needed to answer a tick. The engine grants the guard a lease on it while
+//! the policy computes.
 //!
-//! The side that has the responder commits the tick's one action, charges the budgets and sends the tick record. That is
-//! the engine between ticks and while it judges, and the guard if a deadline passes before the policy returns.
+//! The side that has the responder commits the tick's one action, charges the budgets and sends the tick
+//! record. That is the engine between ticks and while it judges, and the guard if a deadline passes before
+//! the policy returns.
 
 use super::budget::Budget;
 use super::record::TickRecord;
@@ -37,16 +38,17 @@ pub(super) struct Responder {
 impl Responder {
     /// Returns whether an action can be committed.
     ///
-    /// A tick claims its action slot twice: here, before the policy is called, and again to commit. A claim cannot be
-    /// kept in between, because it borrows the ring's producing side, and the guard needs that side to answer a late
-    /// tick. A slot that was free here stays free, because only the side that has the responder fills it.
+    /// A tick claims its action slot twice: here, before the policy is called, and again to commit. A claim
+    /// cannot be kept in between, because it borrows the ring's producing side, and the guard needs that side
+    /// to answer a late tick. A slot that was free here stays free, because only the side that has the
+    /// responder fills it.
     #[inline]
     pub(super) fn has_room(&mut self) -> Result<(), ClaimError> {
         self.actions.try_claim().map(drop)
     }
 
-    /// Commits the policy's own action, which is on time and good. `frame` is already sealed over `action`, so only the
-    /// copy is left to do.
+    /// Commits the policy's own action, which is on time and good. `frame` is already sealed over `action`,
+    /// so only the copy is left to do.
     #[inline]
     pub(super) fn send(&mut self, frame: &ActionHeader, action: &[f32], found: &Findings) -> Verdict {
         match self.actions.try_claim() {
@@ -78,8 +80,8 @@ impl Responder {
         verdict
     }
 
-    /// Answers in place of an engine whose policy has not returned by the deadline. `done` reads the clock after the
-    /// commit.
+    /// Answers in place of an engine whose policy has not returned by the deadline. `done` reads the clock
+    /// after the commit.
     pub(super) fn take_over(&mut self, now: Nanos, done: impl FnOnce() -> Nanos) -> Verdict {
         let deadlines = self.settings.deadlines;
         let mut flags = self.tick.flags;
@@ -101,7 +103,8 @@ impl Responder {
         verdict
     }
 
-    /// Charges the budgets and returns the verdict. If there are two reasons, it reports the one that came first.
+    /// Charges the budgets and returns the verdict. If there are two reasons, it reports the one that came
+    /// first.
     fn judge(&mut self, missed: Option<Reason>, refused: Option<Reason>, policy_failed: bool) -> Verdict {
         let misses_exceeded = self.misses.note(missed.is_some());
         let errors_exceeded = self.errors.note(policy_failed);
@@ -115,8 +118,8 @@ impl Responder {
             _ => {}
         }
         let Some(reason) = refused.or(missed) else { return Verdict::POLICY };
-        // The fallback replaces a policy that failed or was late. If the observation itself was refused, the fallback's
-        // answer to it is not usable either.
+        // The fallback replaces a policy that failed or was late. If the observation itself was refused, the
+        // fallback's answer to it is not usable either.
         let fallback_answers = self.tick.fallback_is_good && (missed.is_some() || policy_failed);
         let outcome = if fallback_answers { Outcome::Fallback } else { Outcome::SafeDefault };
         Verdict { outcome, reason }
@@ -172,7 +175,8 @@ impl Responder {
         }
     }
 
-    /// Discards the result of a policy that returned after the guard had answered, and records how long it took.
+    /// Discards the result of a policy that returned after the guard had answered, and records how long it
+    /// took.
     #[cold]
     pub(super) fn discard(&mut self, inference_ns: u64, at: Nanos) {
         self.counters.count_discarded();
@@ -185,8 +189,8 @@ impl Responder {
         record.send(&mut self.records, &self.counters);
     }
 
-    /// Records that the observation was skipped, because the gateway has left no room for an action. Returns the reason
-    /// if the agent must halt for it.
+    /// Records that the observation was skipped, because the gateway has left no room for an action. Returns
+    /// the reason if the agent must halt for it.
     #[cold]
     pub(super) fn skip(&mut self) -> Result<(), Reason> {
         self.counters.count_skipped(1);

@@ -12,7 +12,8 @@ pub enum EngineError {
     Violation(#[from] ProtocolViolation),
     /// The two rings contradict each other.
     #[error(
-        "the action ring answers observation {answered}, but only {released} were released: the rings are not a pair"
+        "the action ring answers observation {answered}, but only {released} were released: the rings \
+         are not a pair"
     )]
     NotAPair {
         /// Position of the last observation that was answered.
@@ -25,8 +26,8 @@ pub enum EngineError {
     LastActionDamaged,
 }
 
-/// Finds out which observation the last daemon answered, and releases it if that daemon did not. Returns the sequence and
-/// the position that the next observation follows.
+/// Finds out which observation the last daemon answered, and releases it if that daemon did not. Returns the
+/// sequence and the position that the next observation follows.
 pub(super) fn resume(
     observations: &mut Consumer,
     actions: &Producer,

@@ -72,14 +72,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns true if an inference that takes this long would halt the agent at once. A policy whose measured tail is
-    /// that long must not be armed.
+    /// Returns true if an inference that takes this long would halt the agent at once. A policy whose
+    /// measured tail is that long must not be armed.
     pub fn would_halt_at(&self, latency: Nanos) -> bool {
         self.enforce && self.on_miss == OnMiss::Halt && latency > self.deadlines.inference
     }
 
-    /// Panics if a vector does not have the policy's width. The builder of the settings must have checked the widths; an
-    /// engine must not run on wrong ones.
+    /// Panics if a vector does not have the policy's width. The builder of the settings must have checked the
+    /// widths; an engine must not run on wrong ones.
     pub(super) fn assert_widths(&self, dimensions: Dimensions) {
         assert_eq!(self.observation_bounds.dimension(), dimensions.observation);
         assert_eq!(self.action_bounds.dimension(), dimensions.action);

@@ -1,8 +1,9 @@
 //! The engine, and one tick: observe, admit, consult the fallback, consult the policy, conclude.
 //!
-//! The side that has the responder commits. The engine grants a lease on it before it calls the policy. Once the tick's
-//! deadline has passed, the guard may claim it and commit the safe default. The engine seals the policy's action before it
-//! takes the responder back, so that only the copy into the slot lies between winning the tick and the commit.
+//! The side that has the responder commits. The engine grants a lease on it before it calls the policy. Once
+//! the tick's deadline has passed, the guard may claim it and commit the safe default. The engine seals the
+//! policy's action before it takes the responder back, so that only the copy into the slot lies between
+//! winning the tick and the commit.
 
 use super::admission::Admission;
 use super::budget::Budget;
@@ -59,14 +60,15 @@ pub struct Engine<C> {
 }
 
 impl<C: Clock> Engine<C> {
-    /// Builds an engine that resumes where the rings say the last one stopped. An observation that was answered but not
-    /// released when the last daemon died is released now, and not answered again.
+    /// Builds an engine that resumes where the rings say the last one stopped. An observation that was
+    /// answered but not released when the last daemon died is released now, and not answered again.
     ///
     /// # Errors
     /// Fails if the rings' positions are impossible, or if the rings do not belong together.
     ///
     /// # Panics
-    /// Panics if the vectors in the settings do not have the policy's widths. The configuration must have checked that.
+    /// Panics if the vectors in the settings do not have the policy's widths. The configuration must have
+    /// checked that.
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
@@ -119,8 +121,8 @@ impl<C: Clock> Engine<C> {
         Ok(Self { pipeline, observations, observation_header, claimant: Some(claimant), updates: None })
     }
 
-    /// Returns the guard that answers late ticks in place of this engine, for another thread to run. Returns `None` on
-    /// every call after the first.
+    /// Returns the guard that answers late ticks in place of this engine, for another thread to run. Returns
+    /// `None` on every call after the first.
     pub fn guard(
         &mut self,
         wake: GuardWake,
@@ -188,13 +190,14 @@ impl<C: Clock> Engine<C> {
             // The observation has no answer, so it is not released.
             return pipeline.stop(verdict.reason);
         }
-        // Released only after the commit: if the daemon dies in between, its successor finds both and does not answer
-        // twice.
+        // Released only after the commit: if the daemon dies in between, its successor finds both and does
+        // not answer twice.
         observation.release();
         pipeline.finish(verdict, found.at)
     }
 
-    /// Halts without an observation: a person asked for it, or the loop found a reason. The first reason stands.
+    /// Halts without an observation: a person asked for it, or the loop found a reason. The first reason
+    /// stands.
     pub fn halt(&mut self, reason: Reason) {
         self.pipeline.halt(reason);
     }

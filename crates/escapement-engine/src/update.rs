@@ -1,5 +1,6 @@
-//! New settings for a running engine. The supervisor builds them; the engine takes them as a whole between two ticks and
-//! sends them back together with what they replaced, so that the engine's thread neither allocates nor frees.
+//! New settings for a running engine. The supervisor builds them; the engine takes them as a whole between
+//! two ticks and sends them back together with what they replaced, so that the engine's thread neither
+//! allocates nor frees.
 
 use super::budget::Budget;
 use super::carried_state::CarryRules;
@@ -44,9 +45,11 @@ pub struct PolicyChange {
     pub policies: Policies,
     /// The hash of the policy's bundle.
     pub sha256: [u8; 32],
-    /// The number of calls on the engine's thread before the policy answers. Some backends prepare each thread.
+    /// The number of calls on the engine's thread before the policy answers. Some backends prepare each
+    /// thread.
     pub warm_up_calls: u32,
-    /// What the engine's thread does before the first call. A backend that runs code from a file gives up rights here.
+    /// What the engine's thread does before the first call. A backend that runs code from a file gives up
+    /// rights here.
     pub on_thread: Option<Box<dyn FnMut() + Send>>,
 }
 

@@ -46,8 +46,8 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub(super) const POLICY: Self = Self { outcome: Outcome::Policy, reason: Reason::None };
-    /// There was room for the action before the policy was called, and there is none now: the gateway's position went
-    /// back.
+    /// There was room for the action before the policy was called, and there is none now: the gateway's
+    /// position went back.
     pub(super) const NOT_COMMITTED: Self = Self { outcome: Outcome::Halt, reason: Reason::ProtocolViolation };
 }
 
@@ -110,8 +110,8 @@ impl Findings {
         Self { refused: None, policy_failed: false, flags, inference_ns, at }
     }
 
-    /// Returns which deadline this tick missed, or `None` if it missed none or nothing is enforced. A late tick is a
-    /// miss even if something else was wrong with it too.
+    /// Returns which deadline this tick missed, or `None` if it missed none or nothing is enforced. A late
+    /// tick is a miss even if something else was wrong with it too.
     #[inline]
     pub(super) fn missed(&self, settings: &Settings) -> Option<Reason> {
         if !settings.enforce {

@@ -1,7 +1,7 @@
 //! Warm-up: the policy runs on the pinned thread, with real shapes, until its tail is stable.
 //!
-//! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
-//! about the later ones. The tail measured at the end decides whether the agent may be armed.
+//! libtorch specialises for each thread, and the processor's caches and predictors are cold, so the first
+//! calls say nothing about later ones. The tail measured at the end decides whether the agent may be armed.
 
 use super::checks::Bounds;
 use super::policies::Policies;
@@ -15,38 +15,38 @@ use escapement_ring::clock::{Clock, Nanos};
 /// How long to warm up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WarmUpSpec {
-    /// Calls in one round.
+    /// The number of calls in one round.
     pub round: u32,
-    /// The time after which no further round begins.
+    /// No further round begins after this time.
     pub limit: Nanos,
     /// The share of a round's calls (0 to 1) whose latency counts as the tail.
     pub quantile: f64,
 }
 
-/// What the warm-up found.
+/// The result of a warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarmUp {
-    /// Calls made in all rounds.
+    /// The number of calls in all rounds.
     pub calls: u64,
-    /// The last round's tail, at the quantile asked for.
+    /// The last round's tail, at the quantile that was asked for.
     pub tail: Nanos,
     /// The last round's latencies.
     pub latency_ns: Percentiles,
-    /// Whether the tail of the last two rounds agreed, or the time ran out first.
+    /// True if the tails of the last two rounds agreed; false if the time ran out first.
     pub stable: bool,
-    /// Calls of the last round that faulted.
+    /// The number of calls of the last round that faulted.
     pub faults: u64,
 }
 
-/// Two rounds agree when the later one's tail is at most this much longer, in percent.
+/// Two rounds agree if the later one's tail is longer by at most this many percent.
 const STABLE_WITHIN_PERCENT: u64 = 10;
 
 impl<C: Clock> Engine<C> {
-    /// Prepares the calling thread for the policy and warms it up. The carried state of a recurrent policy is back at
-    /// its initial value afterwards. Allocates: it belongs before the real-time boundary.
+    /// Prepares the calling thread for the policy and warms it up. Resets the carried state of a recurrent
+    /// policy afterwards. Allocates, so the caller must do it before the real-time boundary.
     ///
     /// # Errors
-    /// When the policy cannot be prepared for this thread.
+    /// Fails if the policy cannot be prepared for this thread.
     pub fn warm_up(
         &mut self,
         spec: WarmUpSpec,
@@ -67,13 +67,13 @@ impl<C: Clock> Engine<C> {
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
-                // Under the guard's eyes, where there is one already: a policy may hang here, too.
+                // Granted, so that the guard notices a policy that hangs here.
                 self.pipeline.responder.grant(Nanos(u64::MAX));
                 let called = self.pipeline.clock.now();
                 let answer = policy.infer(observation, action);
                 let returned = self.pipeline.clock.now();
                 let back = self.pipeline.responder.take_back();
-                debug_assert!(back, "nobody takes what has no deadline");
+                debug_assert!(back, "a lease without a deadline is never claimed");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
                 calls += 1;
@@ -99,11 +99,12 @@ impl<C: Clock> Engine<C> {
 }
 
 impl Policies {
-    /// The tail of one round of calls on the calling thread, by the rules of a warm-up: what a policy that is to replace
-    /// another one takes on this machine. CarriedState state is back at its initial value afterwards.
+    /// Measures one round of calls on the calling thread by the rules of a warm-up, and returns its tail: the
+    /// time that a policy which is to replace another one takes on this machine. Resets the carried state
+    /// afterwards.
     ///
     /// # Errors
-    /// When the policy cannot be prepared for this thread.
+    /// Fails if the policy cannot be prepared for this thread.
     pub fn measure(
         &mut self,
         clock: &impl Clock,
@@ -118,7 +119,7 @@ impl Policies {
         for _ in 0..spec.round.max(1) {
             observations.next_into(&mut self.observation, bounds);
             let called = clock.now();
-            // A fault is the golden vectors' business; here it is about time.
+            // The golden vectors have shown that it answers; only the time matters here.
             let _ = self.policy.infer(&self.observation, &mut self.action);
             let returned = clock.now();
             histogram.record(returned.since(called).0);
@@ -131,7 +132,8 @@ impl Policies {
     }
 }
 
-/// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
+/// Returns `count` synthetic observations of `width` elements, uniform in -1 to 1. They are the same every
+/// time.
 pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
     let bounds = Bounds::unlimited(width);
     let mut source = Observations::new();
@@ -140,8 +142,8 @@ pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
     observations
 }
 
-/// Made-up observations: uniform within a feature's limits where both are finite, else within -1 to 1, clamped to the
-/// limit there is. Every warm-up sees the same ones.
+/// Synthetic observations: uniform within a feature's limits if both are finite, else within -1 to 1 and
+/// clamped to the one limit there is. Every warm-up sees the same ones.
 struct Observations {
     random: SplitMix64,
 }

@@ -1,8 +1,8 @@
-//! L0. A small seeded generator for synthetic observations, test values and seeds. Not for secrets, and not for a
-//! policy's noise: that comes from a counter-based generator in the engine.
+//! L0. A small seeded generator for synthetic observations, test values and seeds. Not for secrets, and not
+//! for a policy's noise: that comes from a counter-based generator in the engine.
 
-/// SplitMix64 of Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators". Every seed, also 0,
-/// gives a good stream.
+/// SplitMix64 of Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators". Every seed,
+/// also 0, gives a good stream.
 ///
 /// ```
 /// let mut random = escapement_policy::random::SplitMix64::new(0);
@@ -28,9 +28,19 @@ impl SplitMix64 {
         self.state = self.state.wrapping_add(Self::GAMMA);
         mix(self.state)
     }
+
+    /// Returns a number below `limit`. It is not exactly uniform, which matters only for limits near 2⁶⁴.
+    ///
+    /// # Panics
+    /// Panics if `limit` is zero.
+    #[inline]
+    pub const fn below(&mut self, limit: u64) -> u64 {
+        self.next_word() % limit
+    }
 }
 
-/// Mixes the bits of a word, one to one: two words that differ in one bit have nothing visible in common afterwards.
+/// Mixes the bits of a word, one to one: two words that differ in one bit have nothing visible in common
+/// afterwards.
 #[inline]
 pub const fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,5 @@
-//! A lease with a deadline: the exclusive right to a value, granted by its holder and claimable once the deadline has
-//! passed.
+//! A lease with a deadline: the exclusive right to a value, granted by its holder and claimable once the
+//! deadline has passed.
 //!
 //! ```text
 //!            grant(deadline)                     take_back: compare-and-swap
@@ -10,9 +10,10 @@
 //!                      done
 //! ```
 //!
-//! The word holds the number of the lease, which grows with every grant and is never used twice. So a claimant that was
-//! stopped between its look and its claim cannot claim a later lease than the one it looked at. Both ways out of
-//! GRANTED are a compare-and-swap on the same word, so exactly one side gets the value, wherever either side is stopped.
+//! The word holds the number of the lease, which grows with every grant and is never used twice. So a
+//! claimant that was stopped between its look and its claim cannot claim a later lease than the one it looked
+//! at. Both ways out of GRANTED are a compare-and-swap on the same word, so exactly one side gets the value,
+//! wherever either side is stopped.
 
 use crossbeam::utils::CachePadded;
 use escapement_ring::clock::Nanos;
@@ -30,7 +31,8 @@ const CLOSED: u64 = u64::MAX;
 
 /// What both sides reach.
 struct Shared<T> {
-    /// On cache lines of its own: the claimant reads it again and again, and each read takes the line from the holder.
+    /// On cache lines of its own: the claimant reads it again and again, and each read takes the line from
+    /// the holder.
     control: CachePadded<Control>,
     value: CachePadded<SharedCell<T>>,
 }
@@ -40,8 +42,8 @@ struct Control {
     word: AtomicU64,
     /// The deadline of the current lease, in nanoseconds.
     deadline: AtomicU64,
-    /// The shortest time from a grant to its deadline, as announced by the holder: it decides how often the claimant
-    /// must look.
+    /// The shortest time from a grant to its deadline, as announced by the holder: it decides how often the
+    /// claimant must look.
     shortest: AtomicU64,
 }
 
@@ -102,13 +104,14 @@ impl<T> LeaseHolder<T> {
         if !self.holds {
             return None;
         }
-        // SAFETY: this side holds the value. The claimant enters only after it has claimed a granted lease, and none is
-        // granted now; `recover` acquired what it did in an earlier one. There is one holder, and it is borrowed for as
-        // long as the body runs.
+        // SAFETY: this side holds the value. The claimant enters only after it has claimed a granted lease,
+        // and none is granted now; `recover` acquired what it did in an earlier one. There is one holder, and
+        // it is borrowed for as long as the body runs.
         Some(unsafe { self.shared.value.with(body) })
     }
 
-    /// Grants a lease: the claimant may claim it after `deadline`. Does nothing if this side does not hold the value.
+    /// Grants a lease: the claimant may claim it after `deadline`. Does nothing if this side does not hold
+    /// the value.
     #[inline]
     pub fn grant(&mut self, deadline: Nanos) {
         if !self.holds {
@@ -118,12 +121,13 @@ impl<T> LeaseHolder<T> {
         self.number += 1;
         let control = &self.shared.control;
         control.deadline.store(deadline.0, Ordering::Relaxed);
-        // SYNC POINT `GRANTED`, Release: partner is `LeaseClaimant::state`. The value as this side left it, and the
-        // deadline above, become visible before the lease can be claimed.
+        // SYNC POINT `GRANTED`, Release: partner is `LeaseClaimant::state`. The value as this side left it,
+        // and the deadline above, become visible before the lease can be claimed.
         control.word.store(word(self.number, GRANTED), Ordering::Release);
     }
 
-    /// Takes the value back. Returns false if the claimant has claimed it first: exactly one of the two gets it.
+    /// Takes the value back. Returns false if the claimant has claimed it first: exactly one of the two gets
+    /// it.
     #[inline]
     #[must_use]
     pub fn take_back(&mut self) -> bool {
@@ -131,20 +135,20 @@ impl<T> LeaseHolder<T> {
             return true;
         }
         let (from, to) = (word(self.number, GRANTED), word(self.number, HELD));
-        // Relaxed is enough for the winner: the value was not touched since this side granted the lease. The loser
-        // acquires what was done to the value in `recover`.
+        // Relaxed is enough for the winner: the value was not touched since this side granted the lease. The
+        // loser acquires what was done to the value in `recover`.
         self.holds =
             self.shared.control.word.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         self.holds
     }
 
-    /// Recovers the value after the claimant has claimed it. Returns false while the claimant is still at work. Never
-    /// waits.
+    /// Recovers the value after the claimant has claimed it. Returns false while the claimant is still at
+    /// work. Never waits.
     #[inline]
     #[must_use]
     pub fn recover(&mut self) -> bool {
-        // SYNC POINT `RETURNED`, Acquire: partner is `LeaseClaimant::claim`. What the claimant did to the value is
-        // visible.
+        // SYNC POINT `RETURNED`, Acquire: partner is `LeaseClaimant::claim`. What the claimant did to the
+        // value is visible.
         self.recover_by(Ordering::Acquire)
     }
 
@@ -184,8 +188,8 @@ impl<T> LeaseClaimant<T> {
     #[inline]
     pub fn state(&self) -> LeaseState {
         let control = &self.shared.control;
-        // SYNC POINT `GRANTED`, Acquire: partner is `LeaseHolder::grant`. The deadline read below is the one of this
-        // lease or of a later one, and in the second case the claim fails.
+        // SYNC POINT `GRANTED`, Acquire: partner is `LeaseHolder::grant`. The deadline read below is the one
+        // of this lease or of a later one, and in the second case the claim fails.
         let word = control.word.load(Ordering::Acquire);
         let number = word >> PHASE_BITS;
         match word & ((1 << PHASE_BITS) - 1) {
@@ -199,8 +203,9 @@ impl<T> LeaseClaimant<T> {
         }
     }
 
-    /// Claims the lease with this number and runs `body` on the value. Returns `None` if the holder has taken it back,
-    /// or has granted a later lease since. The caller must have checked that the deadline has passed.
+    /// Claims the lease with this number and runs `body` on the value. Returns `None` if the holder has taken
+    /// it back, or has granted a later lease since. The caller must have checked that the deadline has
+    /// passed.
     pub fn claim<R>(&mut self, number: u64, body: impl FnOnce(&mut T) -> R) -> Option<R> {
         let control = &self.shared.control;
         // SYNC POINT `GRANTED`, Acquire: partner is `LeaseHolder::grant`. The value is as the holder left it.
@@ -213,11 +218,11 @@ impl<T> LeaseClaimant<T> {
                 Ordering::Relaxed,
             )
             .ok()?;
-        // SAFETY: the lease is claimed: the holder enters again only after `recover` has seen the store below, and this
-        // is the one claimant.
+        // SAFETY: the lease is claimed: the holder enters again only after `recover` has seen the store
+        // below, and this is the one claimant.
         let result = unsafe { self.shared.value.with(body) };
-        // SYNC POINT `RETURNED`, Release: partner is `LeaseHolder::recover`. What was done to the value becomes visible
-        // first. A holder that was dropped has left CLOSED in the word, which stays.
+        // SYNC POINT `RETURNED`, Release: partner is `LeaseHolder::recover`. What was done to the value
+        // becomes visible first. A holder that was dropped has left CLOSED in the word, which stays.
         let done = control.word.compare_exchange(
             word(number, CLAIMED),
             word(number, RETURNED),
@@ -234,8 +239,8 @@ impl<T> LeaseClaimant<T> {
     }
 }
 
-/// Packs a lease's number and phase into one word. Numbers stay below 2^62: at 10^9 leases a second that lasts 146
-/// years.
+/// Packs a lease's number and phase into one word. Numbers stay below 2^62: at 10^9 leases a second that
+/// lasts 146 years.
 #[inline]
 const fn word(number: u64, phase: u64) -> u64 {
     number << PHASE_BITS | phase

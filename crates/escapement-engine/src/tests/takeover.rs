@@ -1,5 +1,5 @@
-//! The guard on a manual clock: it looks from inside the policy's call, at instants that the script names, so that every
-//! interleaving of a tick is one call after the other.
+//! The guard on a manual clock. It looks from inside the policy's call, at instants from the script, so every
+//! interleaving of a tick is a sequence of calls.
 
 use super::super::{DeadlineGuard, GuardPoll, GuardWake};
 use super::*;
@@ -7,14 +7,14 @@ use escapement_ring::wire::{ActionFlags, ObservationFlags};
 use proptest::prelude::*;
 
 const HANG: u64 = 5_000_000;
-/// How long before that the guard says that it may come to it.
+/// How long before the end of the hang timeout the guard reports a policy as overdue.
 const OVERDUE: u64 = HANG / 2;
 /// What the fallback policy answers.
 const SPARE: f32 = 0.125;
 
 type Guard = Arc<Mutex<Option<DeadlineGuard<ScriptedClock>>>>;
 
-/// A policy during whose call time passes in steps, and the guard looks after each of them.
+/// A policy whose call takes time in steps. The guard looks after each step.
 struct Watched {
     clock: ScriptedClock,
     guard: Guard,
@@ -91,7 +91,7 @@ impl WatchedRig {
         self
     }
 
-    /// One observation during which time passes in these steps; the one action that came of it.
+    /// Answers one observation while time passes in these steps, and returns the one action.
     fn answer(&mut self, steps: &[u64]) -> Sent {
         self.main.lock().unwrap().extend(steps);
         let observation = self.rig.ordinary();
@@ -123,7 +123,7 @@ fn the_guard_steps_in_after_the_deadline_and_not_at_it() {
     assert_eq!((sent.header.ts_commit_ns, sent.header.inference_ns), (begun + INFERENCE + 1, INFERENCE + 1));
     let counted = watched.rig.counted();
     assert_eq!((counted.actions, counted.discarded, counted.inference_late), (2, 1, 1));
-    // The takeover and, later, how long the policy really took.
+    // First the record of the takeover, then the time that the policy really took.
     let mut records = std::iter::from_fn(|| watched.rig.record()).skip(1);
     let taken = records.next().unwrap();
     assert_eq!(
@@ -137,7 +137,7 @@ fn the_guard_steps_in_after_the_deadline_and_not_at_it() {
 
 #[test]
 fn the_end_to_end_deadline_is_guarded_too() {
-    // Two thirds of it are gone before the policy is called; the rest is less than the inference may take.
+    // Two thirds of it have passed before the policy is called. The rest is less than the inference deadline.
     let clock = ScriptedClock { after_every_read: 60_000, ..ScriptedClock::new() };
     let mut rig = Rig::with(NARROW, clock.clone(), |_| ());
     let looks: Arc<Mutex<Vec<GuardPoll>>> = Arc::default();
@@ -161,7 +161,7 @@ fn the_end_to_end_deadline_is_guarded_too() {
 fn where_nothing_is_enforced_the_guard_stays_out_but_notices_a_hang() {
     let mut watched = WatchedRig::new(|settings| settings.enforce = false);
     let sent = watched.answer(&[INFERENCE, 2 * END_TO_END, HANG - INFERENCE - 2 * END_TO_END, 1]);
-    // A hang is measured from when the tick was first seen in flight, here after INFERENCE.
+    // A hang is measured from the first look that saw the tick in flight, here after INFERENCE.
     let looks = watched.looks();
     assert!(
         matches!(
@@ -182,22 +182,22 @@ fn where_nothing_is_enforced_the_guard_stays_out_but_notices_a_hang() {
 #[test]
 fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     let mut watched = WatchedRig::new(|_| ());
-    // From the tick's beginning, which the guard learns when it takes over.
+    // Measured from the tick's beginning, which the guard learns when it takes over.
     let sent = watched.answer(&[INFERENCE + 1, HANG - OVERDUE - INFERENCE - 1, 1, 1, OVERDUE - 2, 1]);
     let looks = watched.looks();
     assert_eq!(looks[0], GuardPoll::TookOver { halted: false });
     assert!(matches!(looks[1], GuardPoll::Later(_)), "{looks:?}");
     let GuardPoll::Overdue(hang) = looks[2] else { panic!("{looks:?}") };
-    assert!(matches!(looks[3..5], [GuardPoll::Later(_), GuardPoll::Later(_)]), "said once: {looks:?}");
+    assert!(matches!(looks[3..5], [GuardPoll::Later(_), GuardPoll::Later(_)]), "reported once: {looks:?}");
     assert_eq!(hang.0, sent.header.ts_publish_ns + sent.header.queue_ns + HANG);
     assert_eq!(looks[5], GuardPoll::Hung { sequence: Some(sent.header.sequence) });
     assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::PolicyHung)));
 }
 
-/// However late a tick was first seen, and however long its deadline is.
+/// This holds however late a tick was first seen, and however long its deadline is.
 #[test]
 fn a_hang_is_measured_from_the_ticks_beginning() {
-    // What one look may add to the time that a policy was watched.
+    // The most that one look may add to the time for which a tick was watched.
     const LOOK: u64 = 5_000_000;
     for first in [1, LOOK / 5, LOOK] {
         let mut watched = WatchedRig::hung_after(4 * LOOK, |settings| {
@@ -220,7 +220,7 @@ fn the_guard_spends_the_same_budget_and_halts() {
         settings.on_miss = OnMiss::Halt;
         settings.miss_budget = BudgetSpec { misses: 2, window: 10 };
     });
-    // One miss noticed by the engine, which returned before anybody looked, two by the guard.
+    // The engine notices one miss, because the guard did not look. The guard notices two.
     *watched.guard.lock().unwrap() = {
         let guard = watched.guard.lock().unwrap().take();
         watched.main.lock().unwrap().push_back(INFERENCE + 1);
@@ -268,7 +268,7 @@ fn a_fallback_stands_in_for_the_policy_and_not_for_the_observation() {
     }
 }
 
-/// A policy that knows nothing but how often it began anew.
+/// A policy that counts its resets.
 struct Beginner(Arc<Mutex<u64>>);
 
 impl Policy for Beginner {
@@ -290,7 +290,7 @@ impl Policy for Beginner {
     }
 }
 
-/// What a fallback remembers is of observations that follow each other.
+/// The state of a fallback is only valid for observations that follow each other.
 #[test]
 fn a_fallback_begins_anew_where_the_stream_does() {
     let mut rig = Rig::new(|_| ());
@@ -330,7 +330,8 @@ fn a_fallback_that_hangs_is_answered_for_with_the_constant() {
     assert_eq!(watched.answer(&[]).verdict(), (Outcome::Policy, Reason::None));
 }
 
-/// A guard that is stopped between its claim and its commit: the engine does nothing with the rings until it is done.
+/// The guard is stopped between its claim and its commit: the engine does not touch the rings until the guard
+/// is done.
 #[test]
 fn an_engine_waits_for_a_guard_that_is_at_work() {
     let mut watched = WatchedRig::new(|_| ());
@@ -347,8 +348,8 @@ fn an_engine_waits_for_a_guard_that_is_at_work() {
 }
 
 proptest! {
-    /// Whenever the guard looks, and however long the policy takes: one action for each observation, in order, and it is
-    /// the guard's exactly where it looked after the deadline.
+    /// Whenever the guard looks, and however long the policy takes, there is one action for each observation,
+    /// in order. It is the guard's action exactly if the guard looked after the deadline.
     #[test]
     fn one_action_for_each_observation(
         ticks in prop::collection::vec(prop::collection::vec(1u64..INFERENCE, 0..4), 1..40)

@@ -1,11 +1,11 @@
-//! New settings between two ticks: all of a set or nothing of it, and the old one comes back.
+//! New settings between two ticks: a set is applied whole or not at all, and the old one comes back.
 
 use super::super::{PolicyChange, PolicyExtras, Update, UpdateOutcome};
 use super::*;
 use crate::lease::mailbox;
 use escapement_policy::PolicyError;
 
-/// A set that can be told from every other by each of its values.
+/// Returns a set that differs from every other one in each of its values.
 fn set(revision: u32, change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = settings(NARROW);
     let mark = -(revision as f32) / 1024.0;
@@ -62,7 +62,7 @@ fn what_was_missed_is_not_forgiven_unless_the_rule_changes() {
     }
 }
 
-/// Answers with a value of its own, or does not want this thread.
+/// Answers with a value of its own, or refuses this thread.
 struct Successor(Result<f32, ()>);
 
 impl Policy for Successor {
@@ -117,7 +117,7 @@ fn a_policy_that_refuses_the_thread_changes_nothing() {
     assert_eq!(rig.actions.region.header().bundle_hash(), [0; 32]);
 }
 
-/// Nothing may be booked as applied that was not.
+/// An update that was not applied must not be reported as applied.
 #[test]
 fn what_is_not_taken_says_so() {
     let mut rig = Rig::new(|_| ());
@@ -130,7 +130,7 @@ fn what_is_not_taken_says_so() {
     assert!(matches!(offered.outcome(), UpdateOutcome::Applied));
 }
 
-/// The mailbox is looked into between ticks only: while the guard answers, the old set holds.
+/// The engine looks into the mailbox between ticks only: while the guard answers, the old set is in use.
 #[test]
 fn the_loop_takes_what_is_offered_between_ticks() {
     let mut rig = Rig::new(|_| ());

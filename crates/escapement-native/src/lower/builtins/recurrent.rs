@@ -43,7 +43,8 @@ fn layer_weights(
     Ok((RecurrentWeights { input: input.clone(), hidden: hidden.clone(), bias }, inputs, units))
 }
 
-/// `lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first)`, `gru` alike.
+/// `lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first)`; `gru` is the
+/// same.
 fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Value> {
     let lstm = name == "lstm";
     let weights = call.tensors(interpreter, 2, "params")?;
@@ -143,7 +144,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
     Ok(Value::Tuple(values.into()))
 }
 
-/// A state of this shape, or the news that it should have it.
+/// Returns a state of this shape. If its shape is not known yet, stops with this shape as the suggestion.
 fn shaped(interpreter: &Interpreter<'_, '_>, value: &Value, shape: &[usize]) -> Step<View> {
     if let Value::Unshaped(input) = value {
         return Err(Stop::NeedsShape { input: *input, suggestion: Some(shape.to_vec()) });
@@ -155,7 +156,7 @@ fn shaped(interpreter: &Interpreter<'_, '_>, value: &Value, shape: &[usize]) -> 
     Ok(view)
 }
 
-/// `lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)`, `gru_cell` alike.
+/// `lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)`; `gru_cell` is the same.
 fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Value> {
     let lstm = name == "lstm_cell";
     let mut weights = vec![call.tensor(interpreter, 2, "w_ih")?, call.tensor(interpreter, 3, "w_hh")?];

@@ -1,4 +1,4 @@
-//! From a graph to steps: laying views out, packing weights, and giving every value a place in an arena.
+//! Compiles a graph to steps: lays views out, packs weights, and assigns a buffer to every value.
 
 use super::describe::StepDescription;
 use super::execute::padded;
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 pub(super) struct Buffer {
     pub(super) dtype: DType,
     pub(super) len: usize,
-    /// Kept for the life of the plan: arguments, constants, results.
+    /// Whether the value is kept for the life of the plan: arguments, constants, results.
     pub(super) permanent: bool,
     pub(super) content: Option<Data>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Compiler<'g> {
     graph: &'g Graph,
     pub(super) target: Target,
     pub(super) buffers: Vec<Buffer>,
-    /// Where each root lies: buffer and offset.
+    /// The buffer and offset of each root.
     places: Vec<Option<(usize, usize)>>,
     pub(super) steps: Vec<Step>,
     pub(super) descriptions: Vec<StepDescription>,
@@ -70,7 +70,7 @@ impl Compiler<'_> {
         self.buffers.len() - 1
     }
 
-    /// A fresh span for all of a new value.
+    /// A new span for all elements of a new value.
     fn fresh(&mut self, dtype: DType, len: usize) -> Span {
         let buffer = self.buffer(dtype, len, false, None);
         Span { buffer, start: 0, len }
@@ -81,7 +81,7 @@ impl Compiler<'_> {
         self.descriptions.push(description);
     }
 
-    /// The data of a constant, contiguous.
+    /// The elements of a constant, contiguous. Fails if the view is not constant single precision.
     fn constant(&self, view: &View) -> Result<Vec<f32>, Refusal> {
         let data = self.graph.constant_data(view);
         match data.as_deref().and_then(Data::as_f32) {
@@ -90,7 +90,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// The elements of `view` in row-major order: where they are, or where a gather puts them first.
+    /// The elements of `view` in row-major order. Returns their place, or appends a gather that puts them in
+    /// order first.
     fn span(&mut self, view: &View, node: Option<&Node>) -> Result<Span, Refusal> {
         if let Some(data) = self.graph.constant_data(view) {
             if view.is_contiguous() && view.len() == self.graph.roots[view.root].len {
@@ -129,7 +130,7 @@ impl Compiler<'_> {
         Ok(output)
     }
 
-    /// An elementwise operand: one element where all are the same.
+    /// An elementwise operand. It is one element if all elements are the same.
     fn operand(&mut self, view: &View, node: &Node) -> Result<Span, Refusal> {
         if view.len() > 1 && view.is_uniform() {
             let one = View { shape: Vec::new(), strides: Vec::new(), ..view.clone() };
@@ -138,7 +139,7 @@ impl Compiler<'_> {
         self.span(view, Some(node))
     }
 
-    /// A span that outlives the call and is nobody's argument.
+    /// A span that outlives the call and is not an argument of `forward`.
     fn result(&mut self, view: &View) -> Result<Span, Refusal> {
         let span = self.span(view, None)?;
         let is_input = matches!(self.graph.roots[view.root].origin, Origin::Input(_));
@@ -316,7 +317,7 @@ impl Compiler<'_> {
         span
     }
 
-    /// `not x` is `x xor true`.
+    /// Compiles `not x` as `x xor true`.
     fn negate(&mut self, node: &Node, input: Span, description: StepDescription) -> Result<(), Refusal> {
         let buffer = self.buffer(DType::Bool, 1, true, Some(Data::Bool(vec![true])));
         let one = Span { buffer, start: 0, len: 1 };
@@ -326,7 +327,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// NaN is the one number that differs from itself.
+    /// Compiles a test for NaN: NaN is the only number that differs from itself.
     fn is_nan(
         &mut self,
         node: &Node,
@@ -437,7 +438,7 @@ fn vectorised(op: BinaryOp) -> Option<Binary> {
     })
 }
 
-/// Rows and their width: the last axis is what a row holds.
+/// The number of rows and their width. The last axis is the content of a row.
 fn rows_of(view: &View) -> (usize, usize) {
     let width = view.shape.last().copied().unwrap_or(1);
     (view.len() / width.max(1), width)

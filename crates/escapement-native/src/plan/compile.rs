@@ -355,6 +355,28 @@ impl Compiler<'_> {
         })
     }
 
+    /// Returns the spans of a recurrent step: its input, its states, and the block for its results and
+    /// `scratch` values of scratch memory. The block begins with the new states.
+    fn recurrent_spans<const STATES: usize>(
+        &mut self,
+        node: &Node,
+        units: usize,
+        scratch: usize,
+    ) -> Result<(Span, [Span; STATES], Span), Refusal> {
+        let steps = node.inputs[0].shape[0];
+        let input = self.span(&node.inputs[0], Some(node))?;
+        let mut states = [input; STATES];
+        for (span, view) in states.iter_mut().zip(&node.inputs[1..]) {
+            *span = self.span(view, Some(node))?;
+        }
+        let block = self.fresh(DType::F32, STATES * padded(units) + padded(steps * units) + scratch);
+        self.places[node.outputs[0]] = Some((block.buffer, STATES * padded(units)));
+        for state in 0..STATES {
+            self.places[node.outputs[1 + state]] = Some((block.buffer, state * padded(units)));
+        }
+        Ok((input, states, block))
+    }
+
     fn lstm(
         &mut self,
         node: &Node,
@@ -363,26 +385,13 @@ impl Compiler<'_> {
     ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
-        let layer = Lstm::pack(
-            self.target.isa,
-            self.target.precision,
-            &parts.input,
-            &parts.hidden,
-            parts.bias.as_ref().map(|(input, _)| &**input),
-            parts.bias.as_ref().map(|(_, hidden)| &**hidden),
-            parts.inputs,
-            units,
-        );
+        let Target { isa, precision } = self.target;
+        let (bias_ih, bias_hh) = parts.biases();
+        let layer =
+            Lstm::pack(isa, precision, &parts.input, &parts.hidden, bias_ih, bias_hh, parts.inputs, units);
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
-        let input = self.span(&node.inputs[0], Some(node))?;
-        let h = self.span(&node.inputs[1], Some(node))?;
-        let c = self.span(&node.inputs[2], Some(node))?;
-        let scratch = layer.scratch_len(steps);
-        let block = self.fresh(DType::F32, 2 * padded(units) + padded(steps * units) + scratch);
-        self.places[node.outputs[0]] = Some((block.buffer, 2 * padded(units)));
-        self.places[node.outputs[1]] = Some((block.buffer, 0));
-        self.places[node.outputs[2]] = Some((block.buffer, padded(units)));
+        let (input, [h, c], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
         self.finish_step(Step::Lstm { layer, steps, units, input, h, c, block }, description);
         Ok(())
     }
@@ -395,24 +404,13 @@ impl Compiler<'_> {
     ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
-        let layer = Gru::pack(
-            self.target.isa,
-            self.target.precision,
-            &parts.input,
-            &parts.hidden,
-            parts.bias.as_ref().map(|(input, _)| &**input),
-            parts.bias.as_ref().map(|(_, hidden)| &**hidden),
-            parts.inputs,
-            units,
-        );
+        let Target { isa, precision } = self.target;
+        let (bias_ih, bias_hh) = parts.biases();
+        let layer =
+            Gru::pack(isa, precision, &parts.input, &parts.hidden, bias_ih, bias_hh, parts.inputs, units);
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
-        let input = self.span(&node.inputs[0], Some(node))?;
-        let h = self.span(&node.inputs[1], Some(node))?;
-        let scratch = layer.scratch_len(steps);
-        let block = self.fresh(DType::F32, padded(units) + padded(steps * units) + scratch);
-        self.places[node.outputs[0]] = Some((block.buffer, padded(units)));
-        self.places[node.outputs[1]] = Some((block.buffer, 0));
+        let (input, [h], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
         self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description);
         Ok(())
     }
@@ -424,6 +422,16 @@ struct RecurrentParts {
     bias: Option<(Vec<f32>, Vec<f32>)>,
     inputs: usize,
     units: usize,
+}
+
+impl RecurrentParts {
+    /// The biases of the input and of the hidden state.
+    fn biases(&self) -> (Option<&[f32]>, Option<&[f32]>) {
+        match &self.bias {
+            Some((input, hidden)) => (Some(input), Some(hidden)),
+            None => (None, None),
+        }
+    }
 }
 
 fn vectorised(op: BinaryOp) -> Option<Binary> {

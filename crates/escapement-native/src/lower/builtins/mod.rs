@@ -156,7 +156,7 @@ impl Call {
 
     fn tensors(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str) -> Step<Vec<View>> {
         let Some(members) = self.required(position, name)?.members() else {
-            return mismatch(format!("argument {name} is no list of tensors"));
+            return mismatch(format!("argument {name} is not a list of tensors"));
         };
         members.iter().map(|member| tensor(interpreter, member)).collect()
     }
@@ -185,7 +185,7 @@ impl Call {
         match (self.present(position, name), default) {
             (Some(value), _) => match interpreter.scalar(value)?.number() {
                 Some(number) => Ok(number),
-                None => mismatch(format!("argument {name} is no number")),
+                None => mismatch(format!("argument {name} is not a number")),
             },
             (None, Some(default)) => Ok(default),
             (None, None) => mismatch(format!("argument {name} is missing")),

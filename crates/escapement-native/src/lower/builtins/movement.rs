@@ -311,13 +311,13 @@ fn join(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
             let views = call.tensors(interpreter, 0, "tensors")?;
             // A legacy rule: an empty vector joins with anything.
             let views: Vec<View> = views.into_iter().filter(|view| view.shape != [0]).collect();
-            let Some(first) = views.first() else { return mismatch("cat of nothing") };
+            let Some(first) = views.first() else { return mismatch("cat needs at least one tensor") };
             let at = call.axis(interpreter, 1, "dim", first.rank(), Some(0))?;
             concat(interpreter, &views, at)?
         }
         "stack" => {
             let views = call.tensors(interpreter, 0, "tensors")?;
-            let Some(first) = views.first() else { return mismatch("stack of nothing") };
+            let Some(first) = views.first() else { return mismatch("stack needs at least one tensor") };
             let at = call.axis(interpreter, 1, "dim", first.rank() + 1, Some(0))?;
             let shape = first.shape.clone();
             if views.iter().any(|view| view.shape != shape) {
@@ -331,7 +331,7 @@ fn join(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
 }
 
 fn concat(interpreter: &mut Interpreter<'_, '_>, views: &[View], at: usize) -> Step<View> {
-    let Some(first) = views.first() else { return mismatch("a join of nothing") };
+    let Some(first) = views.first() else { return mismatch("a join needs at least one tensor") };
     if first.rank() == 0 {
         return mismatch("cat of numbers");
     }
@@ -428,7 +428,7 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
             let at = call.axis(interpreter, 2, "dim", view.rank(), Some(0))?;
             let length = *view.shape.get(at).unwrap_or(&0);
             if chunks == 0 || length == 0 {
-                return mismatch("chunks of nothing");
+                return mismatch("chunk needs a tensor with elements and at least one chunk");
             }
             let each = length.div_ceil(chunks);
             sizes = (0..length).step_by(each).map(|start| each.min(length - start)).collect();

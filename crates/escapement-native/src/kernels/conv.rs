@@ -19,8 +19,8 @@ pub struct Conv1d {
     isa: Isa,
     shape: Shape,
     activation: Activation,
-    /// For each group, blocks of 4, 2 and 1 vectors of output channels, each `[input
-    /// channel][tap][channels]`. For [`Isa::Scalar`], the weights as given.
+    /// For each group, blocks of 4, 2 and 1 vectors of output channels, each
+    /// `[input channel][tap][channels]`. For [`Isa::Scalar`], the weights as given.
     weights: Aligned,
     /// The biases of each block's channels, with zeros past the last.
     bias: Aligned,
@@ -81,8 +81,8 @@ impl Shape {
 }
 
 impl Conv1d {
-    /// Packs a layer from the layout of `nn.Conv1d`: `weights` is `[out_channels][in_channels /
-    /// groups][kernel]`.
+    /// Packs a layer from the layout of `nn.Conv1d`: `weights` is
+    /// `[out_channels][in_channels / groups][kernel]`.
     ///
     /// # Panics
     /// Panics if a count is zero, if the groups do not divide the channels, or if a length does not match the
@@ -301,9 +301,9 @@ impl Run<'_> {
         let shape = self.conv.shape;
         let inputs = shape.in_channels / shape.groups;
         let mut tile = [[0f32; TILE]; P];
-        // SAFETY: the group's channels exist in the input, and a tap in range lies inside it at `position *
-        // stride + tap * dilation - padding`. The block holds a step of `K` vectors for each of its channels
-        // and taps. A tile holds `K` vectors, because `TILE` is the widest.
+        // SAFETY: the group's channels exist in the input, and a tap in range lies inside it at
+        // `position * stride + tap * dilation - padding`. The block holds a step of `K` vectors for each of
+        // its channels and taps. A tile holds `K` vectors, because `TILE` is the widest.
         unsafe {
             let mut sums = [load_panel::<L, K>(l, block.bias); P];
             for channel in 0..inputs {

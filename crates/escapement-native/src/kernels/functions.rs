@@ -76,8 +76,8 @@ fn exp_remainder<L: Lanes>(l: L, r: L::Vector) -> L::Vector {
     l.mul_add(square, l.mul_add(square, high, low), r)
 }
 
-/// Splits `x` into a whole multiple of ln 2 and a remainder. Returns `2^n` (0 for n = -127, infinity for n =
-/// 128) and `e^r - 1`. `x` must lie in `[-88.3, 88.9]` or be NaN; NaN is returned in the second value.
+/// Splits `x` into a whole multiple of ln 2 and a remainder. Returns `2^n` (0 for n = -127, infinity for
+/// n = 128) and `e^r - 1`. `x` must lie in `[-88.3, 88.9]` or be NaN; NaN is returned in the second value.
 #[inline(always)]
 fn exp_parts<L: Lanes>(l: L, x: L::Vector) -> (L::Vector, L::Vector) {
     let biased = l.mul_add(x, l.splat(LOG2_E), l.splat(ROUND_BIASED));

@@ -284,8 +284,8 @@ impl Program<'_> {
         widths
     }
 
-    /// The shapes that a recurrent state could have, from weights between a layer's states: `[4 h, h]` or `[3
-    /// h, h]`.
+    /// The shapes that a recurrent state could have, from weights between a layer's states: `[4 h, h]` or
+    /// `[3 h, h]`.
     fn state_shapes(&self) -> Vec<Vec<usize>> {
         let units: BTreeSet<usize> = self
             .stored_shapes()

@@ -28,8 +28,8 @@ const NEAREST_CACHE: usize = 32 << 10;
 /// halves of the candidate.
 pub(super) const BIASES: usize = 4;
 
-/// The weights of one recurrent layer as PyTorch stores them: `[gates * hidden][inputs]` and `[gates *
-/// hidden][hidden]`.
+/// The weights of one recurrent layer as PyTorch stores them: `[gates * hidden][inputs]` and
+/// `[gates * hidden][hidden]`.
 pub(super) struct Weights<'a> {
     pub ih: &'a [f32],
     pub hh: &'a [f32],

@@ -283,7 +283,7 @@ fn geometry(interpreter: &Interpreter<'_, '_>, call: &Call, at: [usize; 4]) -> S
     Ok(geometry)
 }
 
-/// Padding by name: `valid` is none, `same` is as much as keeps the length.
+/// Padding by name: `valid` adds no padding, and `same` adds enough to keep the length.
 fn convolution_by_mode(interpreter: &mut Interpreter<'_, '_>, call: &Call, mode: &str) -> Step<View> {
     let geometry = geometry(interpreter, call, [3, 4, 5, 6])?;
     let kernel = call.tensor(interpreter, 1, "weight")?.shape.last().copied().unwrap_or(0);

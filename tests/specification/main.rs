@@ -6,6 +6,7 @@
 //! `test_*.py`. The whole tree is searched, so that a test may move from file to file.
 
 mod paths;
+mod skimmable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without libtorch,
-# parity with PyTorch, the ring's model, the Python tests, and docs/GETTING_STARTED.md. Ends with the sum of what the
-# runners counted.
+# Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without
+# libtorch, parity with PyTorch, the ring's model, the Python tests, and docs/GETTING_STARTED.md. Ends with the
+# sum of what the runners counted.
 #
 #   scripts/test.sh          what every change must pass
 #   scripts/test.sh --long   the same with the long runs: see docs/TESTING.md

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Follows docs/GETTING_STARTED.md as a reader does. It runs the `sh` blocks of the page, in order, in one bash, in a fresh
-# clone of HEAD. A block fails if one of its commands fails. The comment `<!-- exit: 80 -->` before a block says that the
-# block must end with that code instead. Each line of the `text` block after it must be in its output: numbers may
-# differ, and `…` stands for any text. At the end the reader's own policy must have answered.
+# Follows docs/GETTING_STARTED.md as a reader does. It runs the `sh` blocks of the page, in order, in one bash,
+# in a fresh clone of HEAD. A block fails if one of its commands fails. The comment `<!-- exit: 80 -->` before a
+# block says that the block must end with that code instead. Each line of the `text` block after it must be in
+# its output: numbers may differ, and `…` stands for any text. At the end the reader's own policy must have
+# answered.
 #
 # Usage: scripts/test_getting_started.sh [--self-test]
 #
@@ -177,9 +178,12 @@ self_test() {
     fi
     sed '0,/^cargo build/s//false; cargo build/' "$page" | planted "a failing command in the page" ": false"
     small_page | sed 's/^name=/false\nname=/' | planted "a failing command before a good one" ": false"
-    small_page | sed 's/^name=.*/false \&\& true/' | planted "a block that ends with a failure" "had to end with 0"
-    small_page | sed 's/^(exit 80)/true/' | planted "another exit code than the page's" "had to end with 80"
-    small_page | sed 's/^policy  .*/policy policy many/' | planted "a line that is not printed" "policy policy many"
+    small_page | sed 's/^name=.*/false \&\& true/' |
+        planted "a block that ends with a failure" "had to end with 0"
+    small_page | sed 's/^(exit 80)/true/' |
+        planted "another exit code than the page's" "had to end with 80"
+    small_page | sed 's/^policy  .*/policy policy many/' |
+        planted "a line that is not printed" "policy policy many"
     small_page | sed "s/%%.n' 12/%%\\\\n' 0/" | planted "a policy that never answered" "no tap reports"
     small_page | sed 's/^name=.*/name=other/' | planted "another bundle" "no status shows"
     small_page | sed 's/^name=.*/if true; then/' | planted "a block that is no bash" "syntax error"

@@ -3,10 +3,10 @@
 #
 # Usage: scripts/venv.sh NAME        for python/requirements/NAME.txt
 #
-# It is kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the requirements, of the files that
-# they include, and of the Python version. A virtual environment cannot be moved after it was made, so a stamp file
-# marks a complete one. A lock keeps two callers from making it at the same time. Where another file includes NAME.txt
-# and its environment is complete, that one is printed, so that PyTorch is not installed twice.
+# It is kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the requirements, of the files
+# that they include, and of the Python version. A virtual environment cannot be moved after it was made, so a
+# stamp file marks a complete one. A lock keeps two callers from making it at the same time. If another file
+# includes NAME.txt and its environment is complete, that one is printed, so that PyTorch is not installed twice.
 set -euo pipefail
 
 fail() {

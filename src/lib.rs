@@ -28,6 +28,7 @@ pub mod config;
 pub mod daemon;
 pub mod evidence;
 pub mod halt;
+mod hex;
 pub mod latency;
 pub mod os;
 pub mod policy;

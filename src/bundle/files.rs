@@ -2,6 +2,7 @@
 
 use super::error::BundleError;
 use super::manifest::FileEntry;
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -89,9 +90,4 @@ fn read(path: &Path, limit: u64, origin: &str) -> Result<Option<Vec<u8>>, Bundle
         return Err(BundleError::refused(path, format!("it grew beyond {limit} bytes while it was read")));
     }
     Ok(Some(bytes))
-}
-
-/// A hash as it is written.
-pub fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

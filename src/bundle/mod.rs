@@ -23,9 +23,10 @@ mod safetensors;
 mod serve;
 mod trust;
 
+pub use crate::hex::hex;
 pub use agreement::{Agreement, AgreementError, Rows, agreement};
 pub use error::BundleError;
-pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
+pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 pub use golden::{Golden, Proof, Tolerance};
 pub use manifest::{
     ActionKind, ActionSpace, FileEntry, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent, Segment,

@@ -7,7 +7,7 @@ use super::latch::{Halt, Latch, LatchState};
 use super::state_word::{halt_for_good, halt_reason, is_halted_for_good, latches, state_of};
 use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
-use crate::bundle::hex;
+use crate::hex::hex;
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use escapement_ring::directory::{AgentDirectory, RingFile};
 use escapement_ring::ring::Header;

@@ -15,7 +15,7 @@ use super::latch::{Engaged, Halt, Latch, LatchState};
 use super::state_word::{halt_for_good, is_halted_for_good, state_of};
 use super::user::User;
 use crate::agent_files::{LiveDaemon, StateDirectory, StateError};
-use crate::bundle::hex;
+use crate::hex::hex;
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use escapement_ring::directory::{AgentDirectory, RingFile};
 use escapement_ring::ring::Header;

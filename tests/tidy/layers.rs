@@ -44,6 +44,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement-engine", "run", 6),
     ("escapement-engine", "warm_up", 6),
     ("escapement-engine", "tests", 7),
+    ("escapement", "hex", 0),
     ("escapement", "policy", 10),
     ("escapement", "bundle", 11),
     ("escapement", "os", 10),
@@ -66,6 +67,7 @@ const NEVER: &[(&str, &str, &str, &str)] = &[
     ("escapement", "halt", "config", "a halt depends on no setting"),
     ("escapement", "halt", "evidence", "a halt waits for no analysis"),
     ("escapement", "halt", "policy", "a halt runs nothing of a policy"),
+    ("escapement", "halt", "bundle", "a halt reads nothing of a policy"),
     ("escapement", "config", "os", "`check` needs no machine to parse a configuration"),
 ];
 

@@ -6,7 +6,7 @@ mod raw;
 
 pub use raw::{NoiseKind, SegmentKind, Versions};
 
-use crate::bundle::files::hex;
+use crate::hex::hex;
 use crate::policy::Signature;
 use escapement_engine::{CarryRule, CarryRules};
 use sha2::{Digest, Sha256};

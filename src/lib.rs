@@ -31,6 +31,7 @@ pub mod halt;
 pub mod latency;
 pub mod os;
 pub mod policy;
+pub mod status;
 
 pub use escapement_engine::{self as engine, lease, noise, telemetry};
 pub use escapement_policy::denormals;

@@ -19,7 +19,9 @@ use super::exit::{ExitCode, Failure};
 use crate::bundle;
 use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem, RecurrentConfig};
 use crate::policy::Execution;
-use escapement_engine::{Backlog, Bounds, BudgetSpec, Carry, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
+use escapement_engine::{
+    Backlog, Bounds, BudgetSpec, CarryRule, IdleStrategy, InputCheckMode, OnFull, OnGap, OnMiss,
+};
 use escapement_ring::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -234,7 +236,7 @@ fn trust(config: &AgentConfig) -> String {
     };
     let guard = config.policy.guard;
     let guard = match guard.mode {
-        GuardMode::Off => "features are not compared with the training's".to_owned(),
+        InputCheckMode::Off => "features are not compared with the training's".to_owned(),
         mode => format!("features beyond {} deviations: {}", guard.deviations, mode.name()),
     };
     format!("{signature}; {noise}; {guard}")
@@ -386,18 +388,18 @@ fn as_json(file: &Path, config: &AgentConfig) -> Value {
     })
 }
 
-fn carry(rule: Carry) -> &'static str {
+fn carry(rule: CarryRule) -> &'static str {
     match rule {
-        Carry::Keep => "keep",
-        Carry::Reset => "reset",
-        Carry::BurnIn(_) => "burn_in",
+        CarryRule::Keep => "keep",
+        CarryRule::Reset => "reset",
+        CarryRule::BurnIn(_) => "burn_in",
     }
 }
 
 fn burn_in(recurrent: &RecurrentConfig) -> Option<u32> {
     [recurrent.on_miss, recurrent.on_gap].into_iter().flatten().find_map(|rule| match rule {
-        Carry::BurnIn(observations) => Some(observations),
-        Carry::Keep | Carry::Reset => None,
+        CarryRule::BurnIn(observations) => Some(observations),
+        CarryRule::Keep | CarryRule::Reset => None,
     })
 }
 

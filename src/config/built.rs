@@ -2,7 +2,7 @@
 
 use crate::bundle::Trust;
 use crate::policy::{Dimensions, Precision};
-use escapement_engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
+use escapement_engine::{CarryRule, GuardWake, IdleStrategy, InputCheckSpec, Settings, WarmUpSpec};
 use escapement_ring::clock::Nanos;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct PolicyConfig {
     /// Whether libtorch may run where the kernel cannot take write access away from it.
     pub allow_unsandboxed_torch: bool,
     /// What is done about features unlike those of the training.
-    pub guard: GuardSpec,
+    pub guard: InputCheckSpec,
     /// What answers where the policy fails, before the constant default does: a bundle, or a TorchScript file.
     pub fallback: Option<PathBuf>,
     /// What becomes of carried state, where the file says otherwise than the bundle.
@@ -73,9 +73,9 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecurrentConfig {
     /// At a tick whose action was not the policy's.
-    pub on_miss: Option<Carry>,
+    pub on_miss: Option<CarryRule>,
     /// At a break in the feed's sequence, or where observations were skipped.
-    pub on_gap: Option<Carry>,
+    pub on_gap: Option<CarryRule>,
 }
 
 /// How the deadline guard runs.

@@ -9,7 +9,7 @@ use super::rule::{Numbers, Place};
 use crate::bundle::Trust;
 use crate::policy::{Backend, Dimensions, Execution};
 use escapement_engine::{
-    Bounds, BudgetSpec, Carry, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec,
+    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, OnMiss, Settings, WarmUpSpec,
 };
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::MAX_SLOT_SIZE;
@@ -117,7 +117,10 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
         seed: policy.seed.as_ref().map(|seed| seed.value),
         load_timeout: Duration::from_millis(policy.load_timeout_ms.value),
         allow_unsandboxed_torch: policy.allow_unsandboxed_torch.value,
-        guard: GuardSpec { mode: raw.input_guard.mode.value, deviations: raw.input_guard.deviations.value },
+        guard: InputCheckSpec {
+            mode: raw.input_guard.mode.value,
+            deviations: raw.input_guard.deviations.value,
+        },
         fallback: fallback(document, raw, directory),
         recurrent: recurrent(document, &raw.recurrent),
     })
@@ -136,9 +139,9 @@ fn recurrent(document: &Document<'_>, recurrent: &raw::Recurrent) -> RecurrentCo
     let burn_in = recurrent.burn_in.as_ref();
     let rule = |key: Option<&Setting<State>>| {
         Some(match key?.value {
-            State::Keep => Carry::Keep,
-            State::Reset => Carry::Reset,
-            State::BurnIn => Carry::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
+            State::Keep => CarryRule::Keep,
+            State::Reset => CarryRule::Reset,
+            State::BurnIn => CarryRule::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
         })
     };
     let keys = [recurrent.on_miss.as_ref(), recurrent.on_gap.as_ref()];

@@ -7,7 +7,7 @@ use super::rule::{
 };
 use crate::bundle::is_public_key;
 use crate::policy::{Backend, Precision};
-use escapement_engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
+use escapement_engine::{Backlog, BudgetSpec, GuardWake, InputCheckMode, OnFull, OnGap, OnMiss};
 use escapement_ring::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use escapement_ring::wire::MAX_DIMENSION;
 
@@ -49,7 +49,7 @@ pub(super) struct Policy {
 }
 
 pub(super) struct InputGuard {
-    pub(super) mode: Setting<GuardMode>,
+    pub(super) mode: Setting<InputCheckMode>,
     pub(super) deviations: Setting<f64>,
 }
 
@@ -241,14 +241,14 @@ fn guard(table: &Table<'_, '_>) -> Guard {
 }
 
 fn input_guard(table: &Table<'_, '_>) -> InputGuard {
-    const MODES: &[(&str, GuardMode)] = &[
-        ("off", GuardMode::Off),
-        ("count", GuardMode::Count),
-        ("clamp", GuardMode::Clamp),
-        ("safe_default", GuardMode::SafeDefault),
+    const MODES: &[(&str, InputCheckMode)] = &[
+        ("off", InputCheckMode::Off),
+        ("count", InputCheckMode::Count),
+        ("clamp", InputCheckMode::Clamp),
+        ("safe_default", InputCheckMode::SafeDefault),
     ];
     InputGuard {
-        mode: table.or("mode", Choice(MODES), GuardMode::Count),
+        mode: table.or("mode", Choice(MODES), InputCheckMode::Count),
         deviations: table.or("deviations", Number(0.5, 1_000.0), 10.0),
     }
 }

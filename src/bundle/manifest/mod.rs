@@ -8,6 +8,7 @@ pub use raw::{NoiseKind, SegmentKind, Versions};
 
 use crate::bundle::files::hex;
 use crate::policy::Signature;
+use escapement_engine::{CarryRule, CarryRules};
 use sha2::{Digest, Sha256};
 
 /// A manifest that keeps to the specification.
@@ -180,6 +181,22 @@ pub enum StateRule {
     Reset,
     /// Zeros, and so many observations are fed to the policy while the safe default is sent.
     BurnIn(u32),
+}
+
+impl From<StateRule> for CarryRule {
+    fn from(rule: StateRule) -> Self {
+        match rule {
+            StateRule::Keep => Self::Keep,
+            StateRule::Reset => Self::Reset,
+            StateRule::BurnIn(observations) => Self::BurnIn(observations),
+        }
+    }
+}
+
+impl From<Recurrent> for CarryRules {
+    fn from(recurrent: Recurrent) -> Self {
+        Self { on_miss: recurrent.on_miss.into(), on_gap: recurrent.on_gap.into() }
+    }
 }
 
 /// A claim about the time that a call takes.

@@ -1,29 +1,32 @@
 //! What a new configuration changes in a running agent, and what waits for a restart.
 //!
-//! Everything that a tick goes by is taken over at the next tick, as one set. What the rings or the threads were made by
-//! waits for the next start, and is named. A configuration of another agent, or for vectors of other widths, is refused as a whole:
-//! half of it would be one that nobody wrote.
+//! Settings that a tick uses are applied at the next tick, as one set. Settings that the rings or the threads
+//! were made from wait for the next start, and are listed. A configuration of another agent, or with other
+//! widths, is refused as a whole: half of it would be a configuration that was never written.
 
 use crate::config::AgentConfig;
 
 /// What a reload does.
 #[derive(Debug)]
-pub(super) struct Plan {
-    /// What runs from now on: what was asked for, but for the keys below.
+pub(super) struct ReloadPlan {
+    /// The configuration that runs from now on: the requested one, except for the keys below.
     pub(super) config: AgentConfig,
     /// Keys that were changed and wait for a restart.
     pub(super) waiting: Vec<&'static str>,
 }
 
-/// Keys without which nothing of the rest can be taken over.
+/// A reload was refused because these keys changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over", keys.join(", "))]
+#[error(
+    "{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over",
+    keys.join(", ")
+)]
 pub struct NeedsRestart {
     keys: Vec<&'static str>,
 }
 
-/// Compares what is asked for with what runs.
-pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan, NeedsRestart> {
+/// Compares the requested configuration with the running one.
+pub(super) fn plan_reload(running: &AgentConfig, mut asked: AgentConfig) -> Result<ReloadPlan, NeedsRestart> {
     let identity = [
         ("agent.name", running.name == asked.name),
         ("agent.root", running.root == asked.root),
@@ -55,11 +58,11 @@ pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan
     asked.hang_timeout = running.hang_timeout;
     asked.engine = running.engine.clone();
     asked.guard = running.guard;
-    // What the file promises of the two together is no longer so where one of them waits.
+    // The file's deadlines may need the file's hang timeout, and that one waits for a restart.
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
     }
-    Ok(Plan { config: asked, waiting })
+    Ok(ReloadPlan { config: asked, waiting })
 }
 
 fn changed(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
@@ -96,7 +99,7 @@ mod tests {
         ] {
             let asked = with(change);
             assert_ne!(asked, running, "{change:?}");
-            let plan = plan(&running, asked.clone()).expect("no restart");
+            let plan = plan_reload(&running, asked.clone()).expect("no restart");
             assert_eq!((plan.config, plan.waiting), (asked, vec![]), "{change:?}");
         }
     }
@@ -119,7 +122,7 @@ mod tests {
                 if key == "observation.capacity" { ("capacity = 4096", "capacity = 8192") } else { change };
             let mut asked = with(changed);
             asked.settings.enforce = false;
-            let plan = plan(&running, asked).expect("it waits");
+            let plan = plan_reload(&running, asked).expect("it waits");
             assert!(plan.waiting.contains(&key), "{key}: {:?}", plan.waiting);
             let mut expected = running.clone();
             expected.settings.enforce = false;
@@ -135,18 +138,19 @@ mod tests {
             .replace("hang_timeout_ms = 1000", "hang_timeout_ms = 10000")
             .replace("end_to_end_us = 100", "end_to_end_us = 5000000");
         let asked = config::parse(&text, Path::new("agent.toml")).expect("a good file");
-        let needs = plan(&running, asked).expect_err("the running timeout is a second");
+        let needs = plan_reload(&running, asked).expect_err("the running timeout is a second");
         assert_eq!(needs.keys, ["deadline.hang_timeout_ms"]);
     }
 
     #[test]
     fn another_agent_is_refused() {
         let running = with(("", ""));
-        let needs =
-            plan(&running, with(("name = \"example\"", "name = \"other\""))).expect_err("another agent");
+        let needs = plan_reload(&running, with(("name = \"example\"", "name = \"other\"")))
+            .expect_err("another agent");
         assert_eq!(needs.keys, ["agent.name"]);
         assert!(needs.to_string().starts_with("agent.name changed"));
-        let needs = plan(&running, with(("dimension = 32", "dimension = 33"))).expect_err("other widths");
+        let needs =
+            plan_reload(&running, with(("dimension = 32", "dimension = 33"))).expect_err("other widths");
         assert_eq!(needs.keys, ["observation.dimension"]);
     }
 }

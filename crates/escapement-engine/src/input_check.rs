@@ -1,26 +1,27 @@
-//! The input guard: features unlike anything the policy was trained on.
+//! The input check: finds features unlike anything that the policy was trained on.
 //!
-//! A network answers every input, also one that its training never came near, and nothing in the answer shows it. What
-//! is known of the training is its statistics, and the bounds of the observation space; the bundle's manifest has both.
+//! A network answers every input, also one far from its training, and nothing in the answer shows it. The
+//! check knows the statistics of the training and the bounds of the observation space, both from the bundle's
+//! manifest.
 
-use super::settings::Bounds;
+use super::checks::Bounds;
 use crate::telemetry::FeatureCounts;
 use std::sync::Arc;
 
-/// What a feature outside its limits leads to. It is counted in every mode but the first.
+/// What a feature outside its limits leads to. Every mode but the first counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardMode {
-    /// Nothing: features are not looked at.
+pub enum InputCheckMode {
+    /// Nothing. Features are not checked.
     Off,
-    /// Nothing more.
+    /// Nothing else.
     Count,
-    /// It is moved to the nearest limit before the policy sees it.
+    /// The feature is moved to the nearest limit before the policy sees it.
     Clamp,
     /// The observation gets the safe default.
     SafeDefault,
 }
 
-impl GuardMode {
+impl InputCheckMode {
     /// The name in config files and JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,91 +35,96 @@ impl GuardMode {
 
 /// What the configuration says about the guard.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GuardSpec {
-    /// What a feature outside leads to.
-    pub mode: GuardMode,
-    /// How many standard deviations around the mean are within.
+pub struct InputCheckSpec {
+    /// What a feature outside its limits leads to.
+    pub mode: InputCheckMode,
+    /// The number of standard deviations around the mean that are within the limits.
     pub deviations: f64,
 }
 
-/// What is known of one feature.
+/// What is known about one feature.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeatureRange {
-    /// The space's lower bound; may be infinite.
+    /// The space's lower bound, which may be infinite.
     pub low: f64,
-    /// The space's upper bound; may be infinite.
+    /// The space's upper bound, which may be infinite.
     pub high: f64,
-    /// Mean and standard deviation in training, where they are known.
+    /// Mean and standard deviation in training, if they are known.
     pub statistics: Option<(f64, f64)>,
 }
 
-/// Holds each observation to the limits of its features.
+/// Checks each observation against the limits of its features.
 #[derive(Debug, Clone)]
-pub struct InputGuard {
+pub struct InputCheck {
     limits: Bounds,
-    mode: GuardMode,
+    mode: InputCheckMode,
     counts: Arc<FeatureCounts>,
 }
 
-/// What the guard found.
+/// The result of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardFinding {
-    /// Every feature is within, or the mode lets the observation pass.
+pub enum InputCheckResult {
+    /// Every feature is within its limits, or the mode lets the observation pass.
     Pass,
     /// The policy must not see this observation.
     Refuse,
 }
 
-impl InputGuard {
-    /// A guard for these features; `None` in the mode that looks at nothing.
-    pub fn new(spec: GuardSpec, features: &[FeatureRange]) -> Option<Self> {
-        if spec.mode == GuardMode::Off {
+impl InputCheck {
+    /// Creates a check for these features. Returns `None` in the mode [`InputCheckMode::Off`].
+    pub fn new(spec: InputCheckSpec, features: &[FeatureRange]) -> Option<Self> {
+        if spec.mode == InputCheckMode::Off {
             return None;
         }
         let (low, high) = features.iter().map(|feature| feature.limits(spec.deviations)).unzip();
-        // Bounds that cross or are no numbers come from no manifest; such a feature has been given none above.
+        // A manifest has no bounds that cross or are not numbers, and `limits` above returns none.
         let limits = Bounds::new(low, high)?;
         Some(Self { limits, mode: spec.mode, counts: Arc::new(FeatureCounts::new(features.len())) })
     }
 
-    /// Counts on where a predecessor for the same features left off.
-    pub fn count_into(&mut self, counts: Arc<FeatureCounts>) {
+    /// Continues the counts of a previous check of the same features.
+    pub fn share_counts(&mut self, counts: Arc<FeatureCounts>) {
         self.counts = counts;
     }
 
-    /// What it counts, for readers on other threads.
+    /// Returns the counts, for readers on other threads.
     pub fn counts(&self) -> Arc<FeatureCounts> {
         Arc::clone(&self.counts)
     }
 
-    /// Looks at one observation, whose elements are finite. Branches only where one of them is outside.
+    /// Checks one observation, whose elements must be finite. Branches only if one of them is outside its
+    /// limits.
     #[inline]
-    pub fn apply(&self, observation: &mut [f32]) -> GuardFinding {
+    pub fn apply(&self, observation: &mut [f32]) -> InputCheckResult {
         if self.limits.contain(observation) {
-            return GuardFinding::Pass;
+            return InputCheckResult::Pass;
         }
         self.apply_outside(observation)
     }
 
     #[cold]
-    fn apply_outside(&self, observation: &mut [f32]) -> GuardFinding {
+    fn apply_outside(&self, observation: &mut [f32]) -> InputCheckResult {
         self.counts.count_observation();
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = self.limits.of(index);
             if !(low..=high).contains(value) {
                 self.counts.count(index);
-                if self.mode == GuardMode::Clamp {
+                if self.mode == InputCheckMode::Clamp {
                     *value = value.clamp(low, high);
                 }
             }
         }
-        if self.mode == GuardMode::SafeDefault { GuardFinding::Refuse } else { GuardFinding::Pass }
+        if self.mode == InputCheckMode::SafeDefault {
+            InputCheckResult::Refuse
+        } else {
+            InputCheckResult::Pass
+        }
     }
 }
 
 impl FeatureRange {
-    /// The bounds of the space, narrowed to `deviations` around the mean. Statistics of a feature that never moved say
-    /// nothing about how far it may; nor do those that contradict the space.
+    /// Returns the bounds of the space, narrowed to `deviations` around the mean. Ignores the statistics of a
+    /// feature that never moved, and statistics that contradict the space.
     fn limits(&self, deviations: f64) -> (f32, f32) {
         let (low, high) = match self.statistics {
             Some((mean, std)) if std > 0.0 => {
@@ -142,37 +148,41 @@ mod tests {
         FeatureRange { low: 0.0, high: 1.0, statistics: Some((50.0, 1.0)) },
     ];
 
-    fn guard(mode: GuardMode) -> InputGuard {
-        InputGuard::new(GuardSpec { mode, deviations: 3.0 }, &FEATURES).expect("the limits are paired")
+    fn check(mode: InputCheckMode) -> InputCheck {
+        InputCheck::new(InputCheckSpec { mode, deviations: 3.0 }, &FEATURES)
+            .expect("every lower limit is below its upper one")
     }
 
     #[test]
     fn limits_are_inclusive_and_counted_by_feature() {
-        let guard = guard(GuardMode::Count);
+        let check = check(InputCheckMode::Count);
         let mut at_the_limits = [1.0, 106.0, 8.0, 1.0];
-        assert_eq!(guard.apply(&mut at_the_limits), GuardFinding::Pass);
-        assert_eq!(guard.counts().outside(), []);
+        assert_eq!(check.apply(&mut at_the_limits), InputCheckResult::Pass);
+        assert_eq!(check.counts().outside(), []);
         for (index, below, above) in [(0, -1.001, 1.001), (1, 93.99, 106.01), (2, -0.1, 8.1), (3, -0.1, 50.0)]
         {
             for value in [below, above] {
                 let mut observation = [0.0, 100.0, 3.0, 0.5];
                 observation[index] = value;
                 let before = observation;
-                assert_eq!(guard.apply(&mut observation), GuardFinding::Pass);
+                assert_eq!(check.apply(&mut observation), InputCheckResult::Pass);
                 assert_eq!(observation, before, "counting changes nothing");
             }
         }
-        assert_eq!(guard.counts().outside(), [(0, 2), (1, 2), (2, 2), (3, 2)]);
-        assert_eq!(guard.counts().observations(), 8);
+        assert_eq!(check.counts().outside(), [(0, 2), (1, 2), (2, 2), (3, 2)]);
+        assert_eq!(check.counts().observations(), 8);
     }
 
     #[test]
     fn clamps_to_the_nearest_limit_and_refuses() {
         let mut observation = [7.0, 0.0, 4.0, 0.5];
-        assert_eq!(guard(GuardMode::SafeDefault).apply(&mut observation), GuardFinding::Refuse);
+        assert_eq!(check(InputCheckMode::SafeDefault).apply(&mut observation), InputCheckResult::Refuse);
         assert_eq!(observation, [7.0, 0.0, 4.0, 0.5]);
-        assert_eq!(guard(GuardMode::Clamp).apply(&mut observation), GuardFinding::Pass);
+        assert_eq!(check(InputCheckMode::Clamp).apply(&mut observation), InputCheckResult::Pass);
         assert_eq!(observation, [1.0, 94.0, 4.0, 0.5]);
-        assert!(InputGuard::new(GuardSpec { mode: GuardMode::Off, deviations: 3.0 }, &FEATURES).is_none());
+        assert!(
+            InputCheck::new(InputCheckSpec { mode: InputCheckMode::Off, deviations: 3.0 }, &FEATURES)
+                .is_none()
+        );
     }
 }

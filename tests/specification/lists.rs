@@ -149,7 +149,8 @@ fn the_page_of_reloads_has_every_key_that_waits_or_is_refused() {
         let log_off = [("agent.log", "\"off\"")];
         let rest = log_off.iter().filter(|_| *key != "agent.log").copied();
         agent.reconfigure(&change.iter().copied().chain(rest).collect::<Vec<_>>());
-        let output = escapement().args(["reload", "test", "--json", "--root"]).arg(agent.root.path()).output();
+        let output =
+            escapement().args(["reload", "test", "--json", "--root"]).arg(agent.root.path()).output();
         let output = output.expect("the program runs");
         let outcome: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!("{key}: {error}: {}", String::from_utf8_lossy(&output.stderr));

@@ -10,7 +10,7 @@
 //! use escapement_policy::{Policy, PolicyError};
 //!
 //! fn main() -> Result<(), PolicyError> {
-//!     let file = Path::new("../../tests/data/small.bundle/policy.pt");
+//!     let file = Path::new("../../config/example.bundle/policy.pt");
 //!     let mut policy = Native::load(file, &Options::default())?;
 //!     let observation = vec![0.0; policy.dimensions().observation];
 //!     let mut action = vec![f32::NAN; policy.dimensions().action];

@@ -19,7 +19,7 @@
 //! says why.
 
 use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
-use crate::latency::{Objective, Validation, ValidationError, validate};
+use crate::latency::{LatencyError, LatencyReport, Objective, measure_latency};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
@@ -317,10 +317,10 @@ impl<C: Clock> Agent<C> {
     ///
     /// # Errors
     /// When a call faults.
-    pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<Validation, ValidationError> {
+    pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<LatencyReport, LatencyError> {
         let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
         self.policy.noise_mut().fill(0.0);
-        let validation = validate(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
+        let validation = measure_latency(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
         self.reset();
         validation
     }

@@ -28,8 +28,8 @@ pub use error::BundleError;
 pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
 pub use golden::{Golden, Proof, Tolerance};
 pub use manifest::{
-    ActionKind, ActionSpace, FileEntry, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent, Segment,
-    SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
+    ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent,
+    Segment, SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
 };
 pub use serve::{Candidate, PassedOver, Served};
 pub use trust::{SignatureState, Trust, is_public_key};

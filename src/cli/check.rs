@@ -17,9 +17,9 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle;
-use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem, RecurrentConfig};
+use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
-use escapement_engine::{Backlog, Bounds, BudgetSpec, Carry, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
+use escapement_engine::{Backlog, Bounds, BudgetSpec, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
 use escapement_ring::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -278,131 +278,9 @@ fn problem_as_json(problem: &Problem) -> Value {
 }
 
 fn as_json(file: &Path, config: &AgentConfig) -> Value {
-    let settings = &config.settings;
-    let limits = |bounds: &Bounds| -> (Vec<Value>, Vec<Value>) {
-        let both = (0..bounds.dimension()).map(|index| bounds.of(index));
-        both.map(|(low, high)| (number(low), number(high))).unzip()
-    };
-    let (observation_low, observation_high) = limits(&settings.observation_bounds);
-    let (action_low, action_high) = limits(&settings.action_bounds);
-    let numbers = |values: &[f32]| values.iter().copied().map(number).collect::<Vec<_>>();
-    let budget = |budget: BudgetSpec| json!({ "misses": budget.misses, "window": budget.window });
-    let (idle, idle_sleep_us) = match config.engine.idle {
-        IdleStrategy::Spin => ("spin", None),
-        IdleStrategy::Pause => ("pause", None),
-        IdleStrategy::Backoff { sleep } => ("backoff", Some(sleep.as_micros() as u64)),
-    };
-    json!({
-        "ok": true,
-        "file": file,
-        "notes": notes(config),
-        "agent": {
-            "name": config.name,
-            "root": config.root,
-            "state_root": config.state_root,
-            "strict": config.strict,
-            "drain_timeout_ms": config.drain_timeout.0 / 1_000_000,
-            "log": config.log,
-        },
-        "policy": {
-            "path": match &config.policy.source {
-                PolicySource::Path(path) => Some(path),
-                PolicySource::Null => None,
-            },
-            "backend": config.policy.backend.name(),
-            "weights": config.policy.weights.name(),
-            "require_signature": config.policy.trust.require_signature,
-            "public_keys": config.policy.trust.public_keys,
-            "deterministic": config.policy.deterministic,
-            "seed": config.policy.seed,
-            "load_timeout_ms": config.policy.load_timeout.as_millis() as u64,
-            "allow_unsandboxed_torch": config.policy.allow_unsandboxed_torch,
-            "recurrent": {
-                "on_miss": config.policy.recurrent.on_miss.map(carry),
-                "on_gap": config.policy.recurrent.on_gap.map(carry),
-                "burn_in": burn_in(&config.policy.recurrent),
-            },
-        },
-        "fallback": { "bundle": config.policy.fallback },
-        "guard": {
-            "core": config.guard.core.map_or(json!("any"), |core| json!(core)),
-            "wake": config.guard.wake.name(),
-        },
-        "observation": {
-            "dimension": config.dimensions.observation,
-            "capacity": config.observation_capacity,
-            "backlog": match settings.backlog {
-                Backlog::Every => "every",
-                Backlog::Latest => "latest",
-            },
-            "on_gap": match settings.on_gap {
-                OnGap::SafeDefault => "safe_default",
-                OnGap::Count => "count",
-            },
-            "low": observation_low,
-            "high": observation_high,
-            "guard": {
-                "mode": config.policy.guard.mode.name(),
-                "deviations": config.policy.guard.deviations,
-            },
-        },
-        "action": {
-            "dimension": config.dimensions.action,
-            "capacity": config.action_capacity,
-            "low": action_low,
-            "high": action_high,
-            "safe_default": numbers(&settings.safe_default),
-            "neutral": numbers(&settings.neutral),
-            "on_full": match settings.on_full {
-                OnFull::Halt => "halt",
-                OnFull::Drop => "drop",
-            },
-        },
-        "deadline": {
-            "enforce": settings.enforce,
-            "inference_us": settings.deadlines.inference.0 / 1_000,
-            "end_to_end_us": settings.deadlines.end_to_end.0 / 1_000,
-            "max_age_us": settings.deadlines.max_age.map(|age| age.0 / 1_000),
-            "hang_timeout_ms": config.hang_timeout.0 / 1_000_000,
-            "on_miss": match settings.on_miss {
-                OnMiss::Halt => "halt",
-                OnMiss::SafeDefault => "safe_default",
-            },
-            "budget": budget(settings.miss_budget),
-        },
-        "errors": { "budget": budget(settings.error_budget) },
-        "engine": {
-            "core": config.engine.core,
-            "idle": idle,
-            "idle_sleep_us": idle_sleep_us,
-            "realtime_priority": config.engine.realtime_priority,
-            "lock_memory": config.engine.lock_memory,
-        },
-        "warm_up": {
-            "round_calls": config.warm_up.round,
-            "limit_ms": config.warm_up.limit.0 / 1_000_000,
-            "quantile": config.warm_up.quantile,
-        },
-    })
-}
-
-fn carry(rule: Carry) -> &'static str {
-    match rule {
-        Carry::Keep => "keep",
-        Carry::Reset => "reset",
-        Carry::BurnIn(_) => "burn_in",
-    }
-}
-
-fn burn_in(recurrent: &RecurrentConfig) -> Option<u32> {
-    [recurrent.on_miss, recurrent.on_gap].into_iter().flatten().find_map(|rule| match rule {
-        Carry::BurnIn(observations) => Some(observations),
-        Carry::Keep | Carry::Reset => None,
-    })
-}
-
-/// The shortest decimal number that stands for this float, where a conversion to 64 bits would show digits that nobody
-/// wrote; `null` for an infinite one.
-fn number(value: f32) -> Value {
-    value.to_string().parse::<f64>().ok().filter(|value| value.is_finite()).map_or(Value::Null, Value::from)
+    let mut json = config::to_json(config);
+    json.insert("ok".to_owned(), json!(true));
+    json.insert("file".to_owned(), json!(file));
+    json.insert("notes".to_owned(), json!(notes(config)));
+    Value::Object(json)
 }

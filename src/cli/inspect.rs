@@ -25,7 +25,7 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle::{Candidate, Proof, Served, Trust};
-use crate::latency::{Objective, validate};
+use crate::latency::{Objective, measure_latency};
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
 use escapement_engine::made_up_observations;
 use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
@@ -194,7 +194,7 @@ fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
     let mut clock = MachineClock::new();
     let observations = made_up_observations(policy.dimensions().observation, 64);
     let objective = Objective { trials: CALLS, deadline: Nanos::from_millis(1), share: 0.0 };
-    let p50_ns = validate(policy, &mut clock, &observations, objective)
+    let p50_ns = measure_latency(policy, &mut clock, &observations, objective)
         .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?
         .summary()
         .inference_ns

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The policy is called in a loop on a pinned core, after a warm-up, with nothing enforced. Beside its latencies stand
-//! the platform's own hiccups, measured in turn with them (see the `validation` module). Observations are made up,
+//! the platform's own hiccups, measured in turn with them (see the `latency` module). Observations are made up,
 //! uniform in -1 to 1, unless a file of them is given. The objective is the one that a bundle claims in `[slo]`, unless
 //! another is given; without either it is 99 % within 100 µs. Exit code 0 when the share asked for met the deadline and no
 //! regression against the baseline was found, else 1.
@@ -26,7 +26,7 @@ use crate::bundle::{Candidate, Served, Slo, Trust};
 use crate::evidence::{Question, Stretch, Timeline, judge};
 use crate::evidence::{ThreadWatch, steal_is_accounted};
 use crate::latency::{
-    Baseline, Comparison, MissCounts, Objective, Validation, html_report, validate_explained,
+    Baseline, Comparison, LatencyReport, MissCounts, Objective, html_report, measure_explained,
 };
 use crate::os::{lock_all_memory, pin_to, prefault_stack};
 use crate::policy::{Precision, Widths};
@@ -100,7 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
     let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
     let widths = Widths { observation, action: None };
-    let (validation, core) = arguments.confinement.run(execution, |execution| {
+    let (report, core) = arguments.confinement.run(execution, |execution| {
         let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let width = policy.dimensions().observation;
@@ -121,12 +121,12 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let mut explainer = Explainer::new(objective.deadline);
         let explain = |late: &[Stretch], counts: &mut MissCounts| explainer.explain(late, counts);
         let clock = &mut MachineClock::new();
-        let validation = validate_explained(policy.as_mut(), clock, &observations, objective, explain)
+        let report = measure_explained(policy.as_mut(), clock, &observations, objective, explain)
             .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
-        Ok((validation, core))
+        Ok((report, core))
     })?;
 
-    let summary = validation.summary();
+    let summary = report.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
     if let Some(path) = &arguments.html {
         let title = match execution.weights {
@@ -135,16 +135,16 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
                 format!("{}, {} weights", arguments.policy.display(), weights.name())
             }
         };
-        write(path, html_report(&validation, &title).as_bytes())?;
+        write(path, html_report(&report, &title).as_bytes())?;
     }
     if let Some(path) = &arguments.hlog {
-        write(path, &interval_log(&validation))?;
+        write(path, &interval_log(&report))?;
     }
     if arguments.json {
         let json = serde_json::to_string_pretty(&summary).expect("figures are plain numbers and words");
         println!("{json}");
     } else {
-        print(&validation, execution.weights, &core, comparison);
+        print(&report, execution.weights, &core, comparison);
     }
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
@@ -153,7 +153,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             comparison.median_ratio, comparison.noise_ratio
         );
     }
-    Ok(if validation.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
+    Ok(if report.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
 }
 
 /// Says why calls were late, by what the kernel records about this thread between two blocks of calls.
@@ -221,8 +221,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, bytes).map_err(|error| Failure::from_io(path, &error))
 }
 
-fn print(validation: &Validation, weights: Precision, core: &str, comparison: Option<Comparison>) {
-    let (summary, objective) = (validation.summary(), validation.objective);
+fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Option<Comparison>) {
+    let (summary, objective) = (report.summary(), report.objective);
     println!(
         "{:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "ns", "count", "min", "p50", "p90", "p99", "p99.9", "max"
@@ -242,8 +242,8 @@ fn print(validation: &Validation, weights: Precision, core: &str, comparison: Op
         objective.share * 100.0,
         summary.verdict
     );
-    if !validation.misses.is_empty() {
-        let counts = validation.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
+    if !report.misses.is_empty() {
+        let counts = report.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
         println!("late by cause: {}", counts.collect::<Vec<_>>().join(", "));
     }
     if let Some(comparison) = comparison {
@@ -255,7 +255,7 @@ fn print(validation: &Validation, weights: Precision, core: &str, comparison: Op
 }
 
 /// Both histograms in the interval-log format of HdrHistogram (version 1.3), tagged by what they are.
-fn interval_log(validation: &Validation) -> Vec<u8> {
+fn interval_log(report: &LatencyReport) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
@@ -268,7 +268,7 @@ fn interval_log(validation: &Validation) -> Vec<u8> {
         log.write_histogram(histogram.as_hdr(), Duration::ZERO, Duration::ZERO, Some(tag))
             .expect("a vector takes all");
     };
-    add("inference", &validation.inference);
-    add("hiccup", &validation.hiccup);
+    add("inference", &report.inference);
+    add("hiccup", &report.hiccup);
     bytes
 }

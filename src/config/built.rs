@@ -4,7 +4,7 @@ use crate::bundle::Trust;
 use crate::policy::{Dimensions, Precision};
 use escapement_engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
 use escapement_ring::clock::Nanos;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One agent.
@@ -94,6 +94,16 @@ pub enum PolicySource {
     Path(PathBuf),
     /// Nothing is loaded: the `null` backend answers zeros.
     Null,
+}
+
+impl PolicySource {
+    /// Returns the path that the policy is loaded from; `None` if nothing is loaded.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Null => None,
+        }
+    }
 }
 
 pub use crate::policy::Backend;

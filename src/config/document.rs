@@ -2,7 +2,7 @@
 //! key that nobody asked for; what is wrong is noted too, so that one run reports all of it.
 
 use super::error::{ConfigError, Problem, one_line};
-use super::rule::{Allowed, Node, Place, Rule};
+use super::rule::{Node, Place, Rule};
 use std::cell::RefCell;
 use std::path::Path;
 use toml::Spanned;
@@ -14,28 +14,6 @@ const SHOWN_CHARACTERS: usize = 60;
 const REPORTED_PROBLEMS: usize = 50;
 /// Characters of a key up to which a hint is looked for; no known key is half as long.
 const HINT_CHARACTERS: usize = 64;
-
-/// A key of the file format: found out by reading, so that it cannot differ from what is read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Key {
-    /// Table and name, as in `deadline.inference_us`.
-    pub path: String,
-    /// What it may hold.
-    pub allowed: Allowed,
-    /// Whether it must be there.
-    pub presence: Presence,
-}
-
-/// Whether a key must be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It must.
-    Required,
-    /// It need not: there is a default value.
-    Default,
-    /// It need not: without it the feature is off, or follows from other keys.
-    Optional,
-}
 
 /// A value that keeps to the rule of its key.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +29,8 @@ pub(super) struct Document<'t> {
     file: &'t Path,
     text: &'t str,
     root: Spanned<DeTable<'t>>,
-    keys: RefCell<Vec<Key>>,
+    /// Paths of the keys that were asked for.
+    keys: RefCell<Vec<String>>,
     tables: RefCell<Vec<String>>,
     /// With the place of each, for the order.
     problems: RefCell<Vec<(usize, Problem)>>,
@@ -63,7 +42,7 @@ pub(super) struct Table<'d, 't> {
     path: String,
     entries: Option<&'d DeTable<'t>>,
     /// Where it begins; `None` if it is not there.
-    pub(super) place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl<'t> Document<'t> {
@@ -94,13 +73,33 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// A top-level table.
-    pub(super) fn table(&self, name: &str) -> Table<'_, 't> {
-        self.table_at(self.root.get_ref().get(name), name.to_owned())
+    /// Returns the table at `path`, which may stand in another one: `policy.recurrent`.
+    pub(super) fn table(&self, path: &str) -> Table<'_, 't> {
+        let mut names = path.split('.');
+        let outer = names.next().unwrap_or_default();
+        let table = self.table_at(self.root.get_ref().get(outer), outer.to_owned());
+        names.fold(table, |table, name| table.table(name))
+    }
+
+    /// Returns where the table at `path` begins; `None` if it is not there.
+    pub(super) fn place_of_table(&self, path: &str) -> Option<Place> {
+        let mut entries = self.root.get_ref();
+        let mut found = None;
+        for name in path.split('.') {
+            let node = entries.get(name)?;
+            found = Some(node.span());
+            match node.get_ref().as_table() {
+                Some(inner) => entries = inner,
+                None => break,
+            }
+        }
+        found
     }
 
     fn table_at<'d>(&'d self, node: Option<&'d Node<'t>>, path: String) -> Table<'d, 't> {
-        self.tables.borrow_mut().push(path.clone());
+        if !self.tables.borrow().contains(&path) {
+            self.tables.borrow_mut().push(path.clone());
+        }
         let entries = node.and_then(|node| node.get_ref().as_table());
         if let (Some(node), None) = (node, entries) {
             let what = format!("wrong type ({})", node.get_ref().type_str());
@@ -170,10 +169,10 @@ impl<'t> Document<'t> {
                 }
                 continue;
             }
-            if keys.iter().any(|key| key.path == path) || self.problems.borrow().len() >= REPORTED_PROBLEMS {
+            if keys.contains(&path) || self.problems.borrow().len() >= REPORTED_PROBLEMS {
                 continue;
             }
-            let known = keys.iter().map(|key| key.path.as_str()).chain(tables.iter().map(String::as_str));
+            let known = keys.iter().map(String::as_str).chain(tables.iter().map(String::as_str));
             let mut here: Vec<_> = known.clone().filter_map(|known| member_of(known, table)).collect();
             here.dedup();
             let hint = nearest(&path, known).map_or_else(String::new, |near| format!(" (is {near} meant?)"));
@@ -200,23 +199,18 @@ impl<'t> Document<'t> {
         };
         problems.into_iter().map(&mut place).collect()
     }
-
-    /// Every key that was asked for.
-    pub(super) fn into_keys(self) -> Vec<Key> {
-        self.keys.into_inner()
-    }
 }
 
 impl<'d, 't> Table<'d, 't> {
     /// A table in this one.
-    pub(super) fn table(&self, name: &str) -> Table<'d, 't> {
+    fn table(&self, name: &str) -> Table<'d, 't> {
         let node = self.entries.and_then(|entries| entries.get(name));
         self.document.table_at(node, join(&self.path, name))
     }
 
     /// A key that must be there. `None` only where a problem was noted.
     pub(super) fn required<R: Rule>(&self, name: &str, rule: R) -> Option<Setting<R::Value>> {
-        let node = self.ask(name, &rule, Presence::Required);
+        let node = self.ask(name);
         // Where something else stands in the table's place, that is what is wrong.
         let is_no_table = self.entries.is_none() && self.place.is_some();
         if node.is_none() && !is_no_table {
@@ -229,7 +223,7 @@ impl<'d, 't> Table<'d, 't> {
 
     /// A key with a default, which also stands in for a value that is wrong: a problem is noted then.
     pub(super) fn or<R: Rule>(&self, name: &str, rule: R, default: R::Value) -> Setting<R::Value> {
-        let node = self.ask(name, &rule, Presence::Default);
+        let node = self.ask(name);
         node.and_then(|node| self.read(name, &rule, node)).unwrap_or_else(|| Setting {
             value: default,
             path: join(&self.path, name),
@@ -239,13 +233,12 @@ impl<'d, 't> Table<'d, 't> {
 
     /// A key that may be left out. `None` where it is, and where a problem was noted.
     pub(super) fn optional<R: Rule>(&self, name: &str, rule: R) -> Option<Setting<R::Value>> {
-        let node = self.ask(name, &rule, Presence::Optional);
+        let node = self.ask(name);
         self.read(name, &rule, node?)
     }
 
-    fn ask(&self, name: &str, rule: &impl Rule, presence: Presence) -> Option<&'d Node<'t>> {
-        let key = Key { path: join(&self.path, name), allowed: rule.allowed(), presence };
-        self.document.keys.borrow_mut().push(key);
+    fn ask(&self, name: &str) -> Option<&'d Node<'t>> {
+        self.document.keys.borrow_mut().push(join(&self.path, name));
         self.entries.and_then(|entries| entries.get(name))
     }
 

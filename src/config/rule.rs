@@ -1,6 +1,8 @@
 //! What one key may hold: its type and range, and how a value of it is read.
 
+use escapement_policy::words::Words;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -204,20 +206,24 @@ impl Rule for Number {
     }
 }
 
-/// One of a few words, each with its meaning.
-pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+/// One of the words of an enum.
+pub(super) struct Choice<T>(PhantomData<T>);
 
-impl<T: Copy> Rule for Choice<T> {
+/// Returns the rule for the words of `T`.
+pub(super) const fn one_of<T: Words>() -> Choice<T> {
+    Choice(PhantomData)
+}
+
+impl<T: Words> Rule for Choice<T> {
     type Value = T;
 
     fn allowed(&self) -> Allowed {
-        Allowed::Choice(self.0.iter().map(|(word, _)| *word).collect())
+        Allowed::Choice(T::ALL.iter().map(|value| value.name()).collect())
     }
 
     fn read(&self, node: &Node<'_>) -> Result<T, Wrong> {
         let written = node.get_ref().as_str().ok_or_else(|| wrong_type(node))?;
-        let found = self.0.iter().find(|(word, _)| *word == written);
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| "not one of the words known here".to_owned().into())
+        T::from_word(written).ok_or_else(|| "not one of the words known here".to_owned().into())
     }
 }
 

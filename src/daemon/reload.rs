@@ -4,7 +4,7 @@
 //! waits for the next start, and is named. A configuration of another agent, or for vectors of other widths, is refused as a whole:
 //! half of it would be one that nobody wrote.
 
-use crate::config::AgentConfig;
+use crate::config::{self, AgentConfig, Reload};
 
 /// What a reload does.
 #[derive(Debug)]
@@ -24,37 +24,22 @@ pub struct NeedsRestart {
 
 /// Compares what is asked for with what runs.
 pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan, NeedsRestart> {
-    let identity = [
-        ("agent.name", running.name == asked.name),
-        ("agent.root", running.root == asked.root),
-        ("agent.state_root", running.state_root == asked.state_root),
-        ("observation.dimension", running.dimensions.observation == asked.dimensions.observation),
-        ("action.dimension", running.dimensions.action == asked.dimensions.action),
-    ];
-    let keys = changed(&identity);
-    if !keys.is_empty() {
-        return Err(NeedsRestart { keys });
+    let (mut refused, mut waiting) = (Vec::new(), Vec::new());
+    for key in config::keys() {
+        match key.reload {
+            Reload::NextTick | Reload::PartOf(_) => {}
+            Reload::Refused { same } if same(running, &asked) => {}
+            Reload::Refused { .. } => refused.push(key.path),
+            Reload::Restart { same, .. } if same(running, &asked) => {}
+            Reload::Restart { keep, .. } => {
+                keep(&mut asked, running);
+                waiting.push(key.path);
+            }
+        }
     }
-    let waiting = changed(&[
-        ("agent.strict", running.strict == asked.strict),
-        ("agent.log", running.log == asked.log),
-        ("observation.capacity", running.observation_capacity == asked.observation_capacity),
-        ("action.capacity", running.action_capacity == asked.action_capacity),
-        ("deadline.hang_timeout_ms", running.hang_timeout == asked.hang_timeout),
-        ("engine.core", running.engine.core == asked.engine.core),
-        ("engine.idle", running.engine.idle == asked.engine.idle),
-        ("engine.realtime_priority", running.engine.realtime_priority == asked.engine.realtime_priority),
-        ("engine.lock_memory", running.engine.lock_memory == asked.engine.lock_memory),
-        ("guard.core", running.guard.core == asked.guard.core),
-        ("guard.wake", running.guard.wake == asked.guard.wake),
-    ]);
-    asked.strict = running.strict;
-    asked.log.clone_from(&running.log);
-    asked.observation_capacity = running.observation_capacity;
-    asked.action_capacity = running.action_capacity;
-    asked.hang_timeout = running.hang_timeout;
-    asked.engine = running.engine.clone();
-    asked.guard = running.guard;
+    if !refused.is_empty() {
+        return Err(NeedsRestart { keys: refused });
+    }
     // What the file promises of the two together is no longer so where one of them waits.
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
@@ -62,14 +47,9 @@ pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan
     Ok(Plan { config: asked, waiting })
 }
 
-fn changed(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
-    keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
     use std::path::Path;
 
     const ANNOTATED: &str = include_str!("../../config/agent.toml");

@@ -33,7 +33,7 @@ pub struct Objective {
 
 /// What was measured.
 #[derive(Debug, Clone)]
-pub struct Validation {
+pub struct LatencyReport {
     /// The backend that was called.
     pub backend: &'static str,
     /// What was asked.
@@ -55,7 +55,7 @@ pub type MissCounts = BTreeMap<Cause, u64>;
 
 /// Why a policy cannot be measured.
 #[derive(Debug, thiserror::Error)]
-pub enum ValidationError {
+pub enum LatencyError {
     /// The thread cannot be prepared for it.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -78,7 +78,7 @@ const SLICES: u64 = 20;
 /// Calls, and then hiccups, between two changes over.
 const BLOCK: u64 = 64;
 
-impl Validation {
+impl LatencyReport {
     /// The share of calls, 0 to 1, that met the deadline.
     pub fn within_deadline(&self) -> f64 {
         self.met as f64 / self.inference.percentiles().count.max(1) as f64
@@ -110,7 +110,7 @@ impl Validation {
     }
 }
 
-/// The JSON form of a [`Validation`], and the file that a later run is compared with.
+/// The JSON form of a [`LatencyReport`], and the file that a later run is compared with.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
     /// The backend that was called.
@@ -148,30 +148,30 @@ pub struct CallLatencies {
 ///
 /// # Panics
 /// When there is no observation.
-pub fn validate(
+pub fn measure_latency(
     policy: &mut dyn Policy,
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
-) -> Result<Validation, ValidationError> {
-    validate_explained(policy, clock, observations, objective, |_, _| ())
+) -> Result<LatencyReport, LatencyError> {
+    measure_explained(policy, clock, observations, objective, |_, _| ())
 }
 
 /// The same, with `explain` called before the first timed call and after every few, with those among them that missed the
 /// deadline: it adds their causes to the counts, as far as it knows any.
 ///
 /// # Errors
-/// As [`validate`].
+/// As [`measure_latency`].
 ///
 /// # Panics
-/// As [`validate`].
-pub fn validate_explained(
+/// As [`measure_latency`].
+pub fn measure_explained(
     policy: &mut dyn Policy,
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
     mut explain: impl FnMut(&[Stretch], &mut MissCounts),
-) -> Result<Validation, ValidationError> {
+) -> Result<LatencyReport, LatencyError> {
     assert!(!observations.is_empty(), "there is nothing to call the policy with");
     let _flush = FlushDenormals::enter();
     policy.enter_thread()?;
@@ -185,7 +185,7 @@ pub fn validate_explained(
         let returned = clock.now();
         let this = calls;
         calls += 1;
-        answer.map(|()| Stretch::new(called.0, returned.0)).map_err(|fault| ValidationError::Fault {
+        answer.map(|()| Stretch::new(called.0, returned.0)).map_err(|fault| LatencyError::Fault {
             call: this,
             fault,
             detail: policy.last_fault().map(str::to_owned),
@@ -230,7 +230,15 @@ pub fn validate_explained(
         inference.merge(&of_slice);
         clock.discipline();
     }
-    Ok(Validation { backend: policy.backend(), objective, inference, met, hiccup, slice_medians_ns, misses })
+    Ok(LatencyReport {
+        backend: policy.backend(),
+        objective,
+        inference,
+        met,
+        hiccup,
+        slice_medians_ns,
+        misses,
+    })
 }
 
 /// How many of `total` fall to the slice `index` of `slices`: they differ by at most one and add up.
@@ -294,7 +302,7 @@ mod tests {
         let mut policy = Scripted { clock: clock.clone(), calls: 0 };
         let mut measure = |share| {
             let objective = Objective { trials: 10_000, deadline: Nanos(2_000), share };
-            validate(&mut policy, &mut Ticking(clock.clone()), &[vec![0.0]], objective).unwrap()
+            measure_latency(&mut policy, &mut Ticking(clock.clone()), &[vec![0.0]], objective).unwrap()
         };
         let met = measure(0.99);
         assert_eq!(met.inference.percentiles().count, 10_000);
@@ -309,7 +317,7 @@ mod tests {
     fn fewer_trials_than_slices() {
         let objective = Objective { trials: 3, deadline: Nanos(1), share: 0.0 };
         let mut policy = Null::new(Dimensions { observation: 1, action: 1 });
-        let found = validate(&mut policy, &mut MonotonicClock, &[vec![0.0]], objective).unwrap();
+        let found = measure_latency(&mut policy, &mut MonotonicClock, &[vec![0.0]], objective).unwrap();
         assert_eq!(found.inference.percentiles().count, 3);
     }
 

@@ -2,6 +2,8 @@
 
 use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature};
 use escapement_native::{self as native, Native, Refusal};
+use escapement_policy::words;
+use escapement_policy::words::Words;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -18,26 +20,13 @@ pub enum Backend {
     Null,
 }
 
-impl Backend {
-    /// Every backend, in the order in which help texts name them.
-    pub const ALL: &[Self] = &[Self::Auto, Self::Native, Self::Torch, Self::Null];
-
-    /// The name in config files, on the command line and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Torch => "torch",
-            Self::Auto => "auto",
-            Self::Null => "null",
-        }
-    }
-}
+words!(Backend { Auto = "auto", Native = "native", Torch = "torch", Null = "null" });
 
 impl std::str::FromStr for Backend {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
+        Self::from_word(name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|backend| backend.name()).collect();
             format!("no such backend; there are {}", names.join(", "))
         })

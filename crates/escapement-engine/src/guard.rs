@@ -10,6 +10,7 @@
 
 use super::desk::{Desk, Verdict};
 use crate::lease::{Deputy, View};
+use escapement_policy::words;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::ring::Header;
 use escapement_ring::wire::{Outcome, Reason};
@@ -23,15 +24,7 @@ pub enum GuardWake {
     Sleep,
 }
 
-impl GuardWake {
-    /// The name in config files and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Spin => "spin",
-            Self::Sleep => "sleep",
-        }
-    }
-}
+words!(GuardWake { Spin = "spin", Sleep = "sleep" });
 
 /// Takes over what is late, and notices what hangs.
 pub struct DeadlineGuard<C> {

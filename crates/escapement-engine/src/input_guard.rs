@@ -5,6 +5,7 @@
 
 use super::settings::Bounds;
 use crate::telemetry::FeatureCounts;
+use escapement_policy::words;
 use std::sync::Arc;
 
 /// What a feature outside its limits leads to. It is counted in every mode but the first.
@@ -20,17 +21,7 @@ pub enum GuardMode {
     SafeDefault,
 }
 
-impl GuardMode {
-    /// The name in config files and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Count => "count",
-            Self::Clamp => "clamp",
-            Self::SafeDefault => "safe_default",
-        }
-    }
-}
+words!(GuardMode { Off = "off", Count = "count", Clamp = "clamp", SafeDefault = "safe_default" });
 
 /// What the configuration says about the guard.
 #[derive(Debug, Clone, Copy, PartialEq)]

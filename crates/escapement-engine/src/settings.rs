@@ -2,7 +2,7 @@
 
 use super::budget::BudgetSpec;
 use super::deadline::Deadlines;
-use escapement_policy::Dimensions;
+use escapement_policy::{Dimensions, words};
 
 /// What an enforced miss leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum OnMiss {
     SafeDefault,
 }
 
+words!(OnMiss { Halt = "halt", SafeDefault = "safe_default" });
+
 /// Which of several waiting observations are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
@@ -21,6 +23,8 @@ pub enum Backlog {
     /// The newest; older ones are skipped and counted.
     Latest,
 }
+
+words!(Backlog { Every = "every", Latest = "latest" });
 
 /// What happens when the action ring has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub enum OnFull {
     Drop,
 }
 
+words!(OnFull { Halt = "halt", Drop = "drop" });
+
 /// What a break in the feed's sequence numbers leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnGap {
@@ -39,6 +45,8 @@ pub enum OnGap {
     /// The observation is answered as usual; the break is flagged and counted.
     Count,
 }
+
+words!(OnGap { SafeDefault = "safe_default", Count = "count" });
 
 /// Inclusive limits, one pair per element.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,6 +6,7 @@
 pub mod denormals;
 mod error;
 mod null;
+pub mod words;
 
 pub use error::{Fault, PolicyError};
 pub use null::Null;

@@ -2,8 +2,8 @@
 
 use super::raw::{self, Numbers, Rule};
 use super::{
-    ActionKind, ActionSpace, FileEntry, Manifest, Noise, ObservationSpace, Recurrent, Segment, SegmentKind,
-    Slo, Stack, State, StateRule, Statistics,
+    ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, ObservationSpace, Recurrent, Segment,
+    SegmentKind, Slo, Stack, State, StateRule, Statistics,
 };
 use crate::bundle::files::{GOLDEN, POLICY};
 use std::collections::BTreeSet;
@@ -20,7 +20,6 @@ const MAX_STATE_ELEMENTS: usize = 1 << 20;
 /// The most categories of one component.
 const MAX_CATEGORIES: usize = 1 << 24;
 const MAX_FRAMES: usize = 64;
-const MAX_BURN_IN: u32 = 65_536;
 const GOLDEN_VECTORS: RangeInclusive<usize> = 256..=65_536;
 const MAX_TOLERANCE: f64 = 0.01;
 const MAX_POLICY_BYTES: u64 = 1 << 30;

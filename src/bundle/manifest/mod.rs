@@ -182,6 +182,9 @@ pub enum StateRule {
     BurnIn(u32),
 }
 
+/// The longest burn-in, in observations. It holds for bundles and for configurations.
+pub const MAX_BURN_IN: u32 = 100_000;
+
 /// A claim about the time that a call takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slo {

@@ -4,6 +4,9 @@
 //! only run-time detection can make. A kernel that is handed an `Isa` may therefore use its instructions without
 //! asking the processor again, and safe code cannot ask for instructions that are not there.
 
+use escapement_policy::words;
+use escapement_policy::words::Words;
+
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
 
@@ -105,19 +108,9 @@ pub enum Precision {
     Bf16,
 }
 
+words!(Precision { F32 = "f32", Bf16 = "bf16" });
+
 impl Precision {
-    /// Every precision, in the order in which help texts name them.
-    pub const ALL: &[Self] = &[Self::F32, Self::Bf16];
-
-    /// `f32` or `bf16`, as reports and options spell it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-
     /// The value that a weight has once it is stored.
     #[must_use]
     pub fn round(self, weight: f32) -> f32 {
@@ -132,8 +125,7 @@ impl std::str::FromStr for Precision {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().copied().find(|precision| precision.name() == name);
-        found.ok_or_else(|| "allowed: f32 or bf16".to_owned())
+        Self::from_word(name).ok_or_else(|| "allowed: f32 or bf16".to_owned())
     }
 }
 

@@ -18,7 +18,7 @@
 //! wrong (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe default and
 //! says why.
 
-use crate::bundle::{BundleError, Candidate, Manifest, StateRule, Trust};
+use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, StateRule, Trust, load};
 use crate::latency::{LatencyError, LatencyReport, Objective, measure_latency};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
@@ -161,7 +161,11 @@ impl Agent {
         let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
         let execution = Execution { backend: options.backend, weights: options.weights };
-        let policy = candidate.load(execution, widths)?.policy;
+        let served = load(&candidate, execution, widths, Sandbox::None).map_err(|error| match error {
+            LoadError::Bundle(error) => error,
+            LoadError::Unconfined(_) => unreachable!("the caller's thread is not confined"),
+        })?;
+        let policy = served.policy;
         let examples = match &candidate {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()

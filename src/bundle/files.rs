@@ -2,19 +2,11 @@
 
 use super::error::BundleError;
 use super::manifest::FileEntry;
+use super::names::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-/// The manifest's name in the bundle.
-pub const MANIFEST: &str = "bundle.toml";
-/// The policy's name in the bundle.
-pub const POLICY: &str = "policy.pt";
-/// The golden vectors' name in the bundle.
-pub const GOLDEN: &str = "golden.safetensors";
-/// The signature's name in the bundle.
-pub const SIGNATURE: &str = "bundle.toml.minisig";
 
 /// The largest manifest that is read, in bytes: some ten times one with the statistics of 4096 features.
 const MAX_MANIFEST_BYTES: u64 = 2 << 20;
@@ -89,9 +81,4 @@ fn read(path: &Path, limit: u64, origin: &str) -> Result<Option<Vec<u8>>, Bundle
         return Err(BundleError::refused(path, format!("it grew beyond {limit} bytes while it was read")));
     }
     Ok(Some(bytes))
-}
-
-/// A hash as it is written.
-pub fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,38 +7,58 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `names` | the names of the files |
 //! | `files` | reading under limits, sizes, hashes |
 //! | `trust` | signatures |
 //! | `manifest` | `bundle.toml` |
 //! | `safetensors`, `golden` | the vectors, and running them |
 //! | `agreement` | whether two policies answer alike |
-//! | `serve` | from a path to a proven policy on a backend |
+//! | `candidate` | what was read at a path, verified and not loaded |
+//! | `load` | the choice of backend and sandbox, and a policy that may serve |
 
 mod agreement;
+mod candidate;
 mod error;
 mod files;
 mod golden;
+mod load;
 mod manifest;
+mod names;
 mod safetensors;
-mod serve;
 mod trust;
 
 pub use agreement::{Agreement, AgreementError, Rows, agreement};
+pub use candidate::Candidate;
 pub use error::BundleError;
-pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
 pub use golden::{Golden, Proof, Tolerance};
+pub use load::{LoadError, PassedOver, Sandbox, Served, Unconfined, Verified, load, needs_sandbox};
 pub use manifest::{
     ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent,
     Segment, SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
 };
-pub use serve::{Candidate, PassedOver, Served};
+pub use names::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
 pub use trust::{SignatureState, Trust, is_public_key};
 
 use crate::policy::PolicyFile;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// A bundle whose files are what its manifest says they are. No code of it has run.
+/// A bundle whose files are what its manifest says. None of its code has run.
+///
+/// ```no_run
+/// use escapement::bundle::{Bundle, Trust};
+/// use escapement::policy::{Backend, Widths};
+/// use std::path::Path;
+///
+/// // Reads the manifest and checks every size and hash. `Trust` can require a signature.
+/// let bundle = Bundle::open(Path::new("config/example.bundle"), &Trust::default())?;
+/// println!("{}: {} features", bundle.manifest().name, bundle.manifest().observation.dimension);
+///
+/// // Loads the policy, and runs the golden vectors on it.
+/// let served = bundle.load(Backend::Native, Widths { observation: None, action: None })?;
+/// println!("backend {}, {:?}", served.policy.backend(), served.proof);
+/// # Ok::<(), escapement::bundle::BundleError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Bundle {
     path: PathBuf,

@@ -3,7 +3,7 @@
 //! The manifest holds the hashes of everything else, so a signature over it covers the whole bundle.
 
 use super::error::BundleError;
-use super::files::SIGNATURE;
+use super::names::SIGNATURE;
 use minisign_verify::{PublicKey, Signature};
 use std::path::Path;
 

@@ -22,14 +22,14 @@
 //! Exit code 0 when all is well, 1 when two bundles differ, 65 when a bundle is bad.
 
 use super::CommandResult;
-use super::confinement::Confinement;
+use super::confinement::{Confinement, Loader};
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{
     self, Agreement, AgreementError, Bundle, Manifest, PassedOver, Rows, Served, SignatureState, StateRule,
     Tolerance, Trust, agreement, hex, is_public_key,
 };
-use crate::policy::{Backend, Execution, Policy, Widths};
+use crate::policy::{Backend, Policy, Widths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -152,8 +152,8 @@ const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
-    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |execution| {
-        let Served { policy, proof, passed_over } = bundle.load(execution, ANY_WIDTHS)?;
+    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |loader| {
+        let Served { policy, proof, passed_over } = loader.load(&bundle, ANY_WIDTHS)?;
         Ok((policy.backend(), proof, passed_over))
     })?;
     if arguments.json {
@@ -336,7 +336,7 @@ fn diff(arguments: &Diff) -> CommandResult {
     let bundles = [Bundle::open(&arguments.a, &trust)?, Bundle::open(&arguments.b, &trust)?];
     let found = arguments
         .confinement
-        .run(arguments.backend.into(), |execution| compare(arguments, &bundles, execution, given))?;
+        .run(arguments.backend.into(), |loader| compare(arguments, &bundles, loader, given))?;
     tell_difference(arguments, &bundles, &found);
     let agree = found.is_ok_and(|found| found.is_complete());
     Ok(if agree { ExitCode::Ok } else { ExitCode::Negative })
@@ -346,12 +346,12 @@ fn diff(arguments: &Diff) -> CommandResult {
 fn compare(
     arguments: &Diff,
     bundles: &[Bundle; 2],
-    execution: Execution,
+    loader: Loader,
     given: Option<Matrix>,
 ) -> Result<Result<Agreement, String>, Failure> {
     let mut policies = Vec::new();
     for bundle in bundles {
-        let Served { policy, passed_over, .. } = bundle.load(execution, ANY_WIDTHS)?;
+        let Served { policy, passed_over, .. } = loader.load(bundle, ANY_WIDTHS)?;
         tell_passed_over(passed_over.as_ref());
         policies.push(policy);
     }

@@ -24,7 +24,7 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use crate::bundle::{Candidate, Proof, Served, Trust};
+use crate::bundle::{Candidate, Proof, Sandbox, Served, Trust, load};
 use crate::latency::{Objective, measure_latency};
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
 use escapement_engine::made_up_observations;
@@ -149,7 +149,8 @@ enum Golden {
 fn golden(candidate: &Candidate, weights: Precision) -> Golden {
     let Candidate::Bundle(bundle) = candidate else { return Golden::None };
     let execution = Execution { backend: Backend::Native, weights };
-    match bundle.load(execution, Widths { observation: None, action: None }) {
+    let widths = Widths { observation: None, action: None };
+    match load(bundle.as_ref(), execution, widths, Sandbox::None) {
         Ok(Served { proof: Some(proof), .. }) => Golden::Agrees(proof),
         Ok(Served { proof: None, .. }) => Golden::None,
         Err(error) => Golden::Refuses(error.to_string()),

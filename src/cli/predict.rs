@@ -64,8 +64,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let widths = Widths { observation: Some(observations.width), action: None };
     let kind = candidate.manifest().and_then(|manifest| manifest.noise).filter(|_| arguments.stochastic);
     let noise = kind.map(|noise| Noise::new(arguments.seed, noise.kind.into()));
-    let (actions, backend) = arguments.confinement.run(execution, |execution| {
-        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
+    let (actions, backend) = arguments.confinement.run(execution, |loader| {
+        let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let actions = predict(policy.as_mut(), &observations, starts.as_ref(), noise)?;
         Ok((actions, policy.backend()))

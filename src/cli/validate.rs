@@ -100,8 +100,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
     let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
     let widths = Widths { observation, action: None };
-    let (report, core) = arguments.confinement.run(execution, |execution| {
-        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
+    let (report, core) = arguments.confinement.run(execution, |loader| {
+        let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let width = policy.dimensions().observation;
         let observations = match &given {

@@ -4,7 +4,7 @@
 use super::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
-use crate::bundle::{Candidate, Recurrent, Served, StateRule, hex};
+use crate::bundle::{self, Candidate, LoadError, Recurrent, Sandbox, Served, StateRule, Unconfined, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, forbid_files, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
@@ -217,32 +217,16 @@ fn carry_rules(
     }
 }
 
-/// Confines the calling thread before libtorch may see a file on it, and gives the backend to load with.
-fn confined(backend: Backend, allow_unsandboxed: bool) -> Result<Backend, DaemonError> {
-    if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
-        return Ok(backend);
-    }
-    permitted(backend, forbid_files(), allow_unsandboxed)
-}
-
-/// What may run where a thread could not be confined: `auto` still has the native engine, which runs nothing from the
-/// file.
-fn permitted(
-    backend: Backend,
-    sandbox: Result<(), SandboxError>,
-    allow_unsandboxed: bool,
-) -> Result<Backend, DaemonError> {
-    match sandbox {
-        Ok(()) => Ok(backend),
-        Err(reason) if allow_unsandboxed => {
-            tracing::warn!(%reason, "libtorch runs with write access to the filesystem, as policy.allow_unsandboxed_torch says");
-            Ok(backend)
-        }
-        Err(reason) if backend == Backend::Auto => {
+/// Logs what a thread that cannot be confined leads to.
+fn tell_unconfined(unconfined: Unconfined, reason: &SandboxError) {
+    match unconfined {
+        Unconfined::Allowed => tracing::warn!(
+            %reason,
+            "libtorch runs with write access to the filesystem, as policy.allow_unsandboxed_torch says"
+        ),
+        Unconfined::NativeOnly => {
             tracing::warn!(%reason, "torch cannot be confined, and so is no choice for auto");
-            Ok(Backend::Native)
         }
-        Err(reason) => Err(DaemonError::Unconfined(reason)),
     }
 }
 
@@ -256,8 +240,9 @@ fn within_time(
     let dimensions = config.dimensions;
     let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };
     let limit = config.policy.load_timeout;
-    let Execution { backend, weights } = Execution { backend: config.policy.backend, weights }.settled();
-    let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
+    let execution = Execution { backend: config.policy.backend, weights };
+    let allow_unconfined = config.policy.allow_unsandboxed_torch;
+    let sandbox = Sandbox::Thread { allow_unconfined, tell: tell_unconfined };
     let engine_core = config.engine.core;
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
@@ -265,8 +250,11 @@ fn within_time(
         .spawn(move || {
             // Beside a running engine, its core is left alone.
             engine_core.into_iter().for_each(keep_off);
-            let served = confined(backend, allow_unsandboxed)
-                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));
+            let served =
+                bundle::load(candidate.as_ref(), execution, widths, sandbox).map_err(|error| match error {
+                    LoadError::Unconfined(reason) => DaemonError::Unconfined(reason),
+                    LoadError::Bundle(error) => error.into(),
+                });
             // Nobody listens any more where the time has run out.
             drop(results.send(served));
         })
@@ -304,14 +292,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unconfined_torch_needs_permission() {
-        let unavailable = || Err(SandboxError::Unavailable);
-        let refused = permitted(Backend::Torch, unavailable(), false);
-        let text = refused.expect_err("nobody allowed it").to_string();
+    fn the_refusal_of_an_unconfined_torch_names_the_key() {
+        let text = DaemonError::Unconfined(SandboxError::Unavailable).to_string();
         assert!(text.contains("no Landlock") && text.contains("allow_unsandboxed_torch"), "{text}");
-        assert_eq!(permitted(Backend::Torch, unavailable(), true).ok(), Some(Backend::Torch));
-        assert_eq!(permitted(Backend::Auto, unavailable(), true).ok(), Some(Backend::Auto));
-        assert_eq!(permitted(Backend::Auto, unavailable(), false).ok(), Some(Backend::Native));
-        assert_eq!(permitted(Backend::Torch, Ok(()), false).ok(), Some(Backend::Torch));
     }
 }

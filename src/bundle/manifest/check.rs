@@ -5,7 +5,7 @@ use super::{
     ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, ObservationSpace, Recurrent, Segment,
     SegmentKind, Slo, Stack, State, StateRule, Statistics,
 };
-use crate::bundle::files::{GOLDEN, POLICY};
+use crate::bundle::names::{GOLDEN, POLICY};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 

@@ -6,7 +6,7 @@ mod raw;
 
 pub use raw::{NoiseKind, SegmentKind, Versions};
 
-use crate::bundle::files::hex;
+use crate::bundle::names::hex;
 use crate::policy::Signature;
 use sha2::{Digest, Sha256};
 

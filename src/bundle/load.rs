@@ -1,19 +1,123 @@
-//! From a path to a policy that is ready to serve, and what is known about it.
+//! Loading a policy: the one place that chooses its backend and its sandbox.
+//!
+//! libtorch executes code from the policy's file. Where it may run, the calling thread first gives up its access to
+//! files. The native engine executes nothing from the file, and needs no sandbox. So where a thread cannot be confined,
+//! `auto` means the native engine, and `torch` is refused unless the caller allows it.
+//!
+//! `auto` takes the native engine where it lowers the policy and agrees with the golden vectors, else libtorch.
 
+use super::Bundle;
+use super::candidate::Candidate;
 use super::error::BundleError;
 use super::golden::Proof;
-use super::trust::{SignatureState, Trust};
-use super::{Bundle, Manifest};
+use crate::os::{SandboxError, forbid_files};
 use crate::policy::{Backend, Execution, Policy, PolicyError, PolicyFile, Precision, Widths};
-use std::path::Path;
 
-/// What a path led to: a bundle, verified, or a TorchScript file for which nothing vouches.
-#[derive(Debug, Clone)]
-pub enum Candidate {
-    /// A bundle.
-    Bundle(Box<Bundle>),
-    /// A file that stands alone: no manifest, no golden vectors. It runs, and reports call it unproven.
-    Unproven(PolicyFile),
+/// Whether the calling thread is confined before libtorch may see the file.
+#[derive(Debug, Clone, Copy)]
+pub enum Sandbox {
+    /// It is not: the thread belongs to the caller and keeps its rights.
+    None,
+    /// It gives up its access to files, for good.
+    Thread {
+        /// Whether libtorch may run where the thread cannot be confined.
+        allow_unconfined: bool,
+        /// Called where the thread cannot be confined and loading goes on, before the file is loaded.
+        tell: fn(Unconfined, &SandboxError),
+    },
+}
+
+/// What happens where the thread cannot be confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unconfined {
+    /// libtorch may run with access to files, as the caller allowed.
+    Allowed,
+    /// `auto` has the native engine left.
+    NativeOnly,
+}
+
+/// Why a policy is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// libtorch cannot be confined, and the caller does not allow it to run all the same.
+    #[error("backend torch is refused, since it cannot be confined: {0}")]
+    Unconfined(SandboxError),
+    /// The policy is refused.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+}
+
+/// What [`load`] loads: a bundle, or a file that stands alone.
+#[derive(Debug, Clone, Copy)]
+pub enum Verified<'a> {
+    /// A bundle; its golden vectors are run.
+    Bundle(&'a Bundle),
+    /// A TorchScript file that stands alone.
+    Unproven(&'a PolicyFile),
+}
+
+impl<'a> From<&'a Candidate> for Verified<'a> {
+    fn from(candidate: &'a Candidate) -> Self {
+        match candidate {
+            Candidate::Bundle(bundle) => Self::Bundle(bundle),
+            Candidate::Unproven(file) => Self::Unproven(file),
+        }
+    }
+}
+
+impl<'a> From<&'a Bundle> for Verified<'a> {
+    fn from(bundle: &'a Bundle) -> Self {
+        Self::Bundle(bundle)
+    }
+}
+
+/// Loads a policy on the calling thread: confines the thread if necessary, and chooses the backend.
+///
+/// # Errors
+/// Fails if libtorch is asked for and may not run unconfined, and as [`Bundle::load`] and [`PolicyFile::load`].
+pub fn load<'a>(
+    policy: impl Into<Verified<'a>>,
+    execution: Execution,
+    widths: Widths,
+    sandbox: Sandbox,
+) -> Result<Served, LoadError> {
+    let execution = match sandbox {
+        Sandbox::Thread { allow_unconfined, tell } if needs_sandbox(execution) => {
+            permitted(execution.settled(), forbid_files(), allow_unconfined, tell)
+                .map_err(LoadError::Unconfined)?
+        }
+        Sandbox::Thread { .. } | Sandbox::None => execution,
+    };
+    Ok(match policy.into() {
+        Verified::Bundle(bundle) => bundle.load(execution, widths)?,
+        Verified::Unproven(file) => load_unproven(file, execution, widths)?,
+    })
+}
+
+/// Whether libtorch may run, so that [`load`] confines the calling thread. The caller must provide a thread for it.
+pub fn needs_sandbox(execution: Execution) -> bool {
+    cfg!(feature = "torch") && matches!(execution.settled().backend, Backend::Torch | Backend::Auto)
+}
+
+/// Returns what may run after the attempt to confine the thread.
+fn permitted(
+    execution: Execution,
+    confined: Result<(), SandboxError>,
+    allow_unconfined: bool,
+    tell: fn(Unconfined, &SandboxError),
+) -> Result<Execution, SandboxError> {
+    match confined {
+        Ok(()) => Ok(execution),
+        Err(reason) if allow_unconfined => {
+            tell(Unconfined::Allowed, &reason);
+            Ok(execution)
+        }
+        Err(reason) if execution.backend == Backend::Auto => {
+            tell(Unconfined::NativeOnly, &reason);
+            Ok(Execution { backend: Backend::Native, ..execution })
+        }
+        Err(reason) => Err(reason),
+    }
 }
 
 /// A policy that may serve.
@@ -47,54 +151,6 @@ impl std::fmt::Debug for Served {
 }
 
 impl Candidate {
-    /// Reads what is at `path`: a directory is a bundle, anything else a TorchScript file.
-    ///
-    /// # Errors
-    /// As [`Bundle::open`]; a file that stands alone is refused where `trust` requires a signature.
-    pub fn read(path: &Path, trust: &Trust) -> Result<Self, BundleError> {
-        let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
-        if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
-            return Bundle::open(path, trust).map(|bundle| Self::Bundle(Box::new(bundle)));
-        }
-        if trust.require_signature {
-            let reason = "a signature is required, and only a bundle can have one";
-            return Err(BundleError::refused(path, reason));
-        }
-        Ok(Self::Unproven(PolicyFile::read(path)?))
-    }
-
-    /// The hash that identifies it: of a bundle's manifest, of a file that stands alone.
-    pub fn sha256(&self) -> [u8; 32] {
-        match self {
-            Self::Bundle(bundle) => bundle.sha256(),
-            Self::Unproven(file) => file.sha256(),
-        }
-    }
-
-    /// The TorchScript file, read and not loaded.
-    pub fn policy_file(&self) -> &PolicyFile {
-        match self {
-            Self::Bundle(bundle) => bundle.policy_file(),
-            Self::Unproven(file) => file,
-        }
-    }
-
-    /// The manifest, where there is one.
-    pub fn manifest(&self) -> Option<&Manifest> {
-        match self {
-            Self::Bundle(bundle) => Some(bundle.manifest()),
-            Self::Unproven(_) => None,
-        }
-    }
-
-    /// What is known about its signature.
-    pub fn signature(&self) -> &SignatureState {
-        match self {
-            Self::Bundle(bundle) => bundle.signature(),
-            Self::Unproven(_) => &SignatureState::Absent,
-        }
-    }
-
     /// Loads the policy with a backend; a bundle's golden vectors are run on it.
     ///
     /// # Errors
@@ -200,5 +256,25 @@ fn load_unproven(file: &PolicyFile, execution: Execution, widths: Widths) -> Res
             Ok(served(policy, Some(passed_over)))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unconfined_torch_needs_permission() {
+        let backend = |backend: Backend, confined, allow| {
+            permitted(backend.into(), confined, allow, |_, _| ()).map(|execution| execution.backend)
+        };
+        let unavailable = || Err(SandboxError::Unavailable);
+        let refused = backend(Backend::Torch, unavailable(), false).map_err(LoadError::Unconfined);
+        let text = refused.expect_err("torch is not allowed to run").to_string();
+        assert!(text.contains("no Landlock"), "{text}");
+        assert_eq!(backend(Backend::Torch, unavailable(), true).ok(), Some(Backend::Torch));
+        assert_eq!(backend(Backend::Auto, unavailable(), true).ok(), Some(Backend::Auto));
+        assert_eq!(backend(Backend::Auto, unavailable(), false).ok(), Some(Backend::Native));
+        assert_eq!(backend(Backend::Torch, Ok(()), false).ok(), Some(Backend::Torch));
     }
 }

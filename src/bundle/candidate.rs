@@ -6,20 +6,20 @@ use super::{Bundle, Manifest};
 use crate::policy::PolicyFile;
 use std::path::Path;
 
-/// What a path led to: a bundle, verified, or a TorchScript file for which nothing vouches.
+/// What was read at a path: a verified bundle, or a TorchScript file that nothing verifies.
 #[derive(Debug, Clone)]
 pub enum Candidate {
     /// A bundle.
     Bundle(Box<Bundle>),
-    /// A file that stands alone: no manifest, no golden vectors. It runs, and reports call it unproven.
+    /// A TorchScript file without a manifest and golden vectors. It can run, and reports call it unproven.
     Unproven(PolicyFile),
 }
 
 impl Candidate {
-    /// Reads what is at `path`: a directory is a bundle, anything else a TorchScript file.
+    /// Reads what is at `path`. A directory is a bundle, anything else a TorchScript file.
     ///
     /// # Errors
-    /// As [`Bundle::open`]; a file that stands alone is refused where `trust` requires a signature.
+    /// As [`Bundle::open`]. Refuses a TorchScript file if `trust` requires a signature.
     pub fn read(path: &Path, trust: &Trust) -> Result<Self, BundleError> {
         let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
         if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
@@ -32,7 +32,7 @@ impl Candidate {
         Ok(Self::Unproven(PolicyFile::read(path)?))
     }
 
-    /// The hash that identifies it: of a bundle's manifest, of a file that stands alone.
+    /// Returns the hash that identifies it: of the bundle's manifest, or of the file.
     pub fn sha256(&self) -> [u8; 32] {
         match self {
             Self::Bundle(bundle) => bundle.sha256(),
@@ -40,7 +40,7 @@ impl Candidate {
         }
     }
 
-    /// The TorchScript file, read and not loaded.
+    /// Returns the TorchScript file, which is read and not loaded.
     pub fn policy_file(&self) -> &PolicyFile {
         match self {
             Self::Bundle(bundle) => bundle.policy_file(),
@@ -48,7 +48,7 @@ impl Candidate {
         }
     }
 
-    /// The manifest, where there is one.
+    /// Returns the manifest; `None` for a file without one.
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Self::Bundle(bundle) => Some(bundle.manifest()),
@@ -56,7 +56,7 @@ impl Candidate {
         }
     }
 
-    /// What is known about its signature.
+    /// Returns the state of its signature.
     pub fn signature(&self) -> &SignatureState {
         match self {
             Self::Bundle(bundle) => bundle.signature(),

@@ -1,10 +1,11 @@
 //! Loading a policy: the one place that chooses its backend and its sandbox.
 //!
-//! libtorch executes code from the policy's file. Where it may run, the calling thread first gives up its access to
-//! files. The native engine executes nothing from the file, and needs no sandbox. So where a thread cannot be confined,
-//! `auto` means the native engine, and `torch` is refused unless the caller allows it.
+//! libtorch executes code from the policy's file. Where it may run, the calling thread first gives up its
+//! access to files. The native engine executes nothing from the file, and needs no sandbox. So where a thread
+//! cannot be confined, `auto` means the native engine, and `torch` is refused unless the caller allows it.
 //!
-//! `auto` takes the native engine where it lowers the policy and agrees with the golden vectors, else libtorch.
+//! `auto` takes the native engine where it lowers the policy and agrees with the golden vectors, else
+//! libtorch.
 
 use super::Bundle;
 use super::candidate::Candidate;
@@ -74,7 +75,8 @@ impl<'a> From<&'a Bundle> for Verified<'a> {
 /// Loads a policy on the calling thread: confines the thread if necessary, and chooses the backend.
 ///
 /// # Errors
-/// Fails if libtorch is asked for and may not run unconfined, and as [`Bundle::load`] and [`PolicyFile::load`].
+/// Fails if libtorch is asked for and may not run unconfined, and as [`Bundle::load`] and
+/// [`PolicyFile::load`].
 pub fn load<'a>(
     policy: impl Into<Verified<'a>>,
     execution: Execution,
@@ -94,7 +96,8 @@ pub fn load<'a>(
     })
 }
 
-/// Whether libtorch may run, so that [`load`] confines the calling thread. The caller must provide a thread for it.
+/// Whether libtorch may run, so that [`load`] confines the calling thread. The caller must provide a thread
+/// for it.
 pub fn needs_sandbox(execution: Execution) -> bool {
     cfg!(feature = "torch") && matches!(execution.settled().backend, Backend::Torch | Backend::Auto)
 }
@@ -124,18 +127,18 @@ fn permitted(
 pub struct Served {
     /// The policy, in its initial state.
     pub policy: Box<dyn Policy>,
-    /// What its golden vectors have shown on this very policy; `None` where there are none.
+    /// The result of its golden vectors on this policy and backend; `None` if there are none.
     pub proof: Option<Proof>,
-    /// The backend that `auto` would rather have taken, and why it did not.
+    /// The backend that `auto` prefers, if it could not be used, with the reason.
     pub passed_over: Option<PassedOver>,
 }
 
-/// A backend that was not taken.
+/// A backend that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PassedOver {
-    /// Its name.
+    /// The backend's name.
     pub backend: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -151,7 +154,8 @@ impl std::fmt::Debug for Served {
 }
 
 impl Candidate {
-    /// Loads the policy with a backend; a bundle's golden vectors are run on it.
+    /// Loads the policy with a backend, on a thread that the caller has confined if necessary. Runs a
+    /// bundle's golden vectors.
     ///
     /// # Errors
     /// As [`Bundle::load`] and [`PolicyFile::load`].
@@ -165,12 +169,14 @@ impl Candidate {
 }
 
 impl Bundle {
-    /// Loads the policy with a backend and runs the golden vectors on it. `auto` takes the native engine where it
-    /// lowers the graph and agrees with the vectors, else libtorch where it is built in and agrees. Weights other than
-    /// in single precision leave it no choice: they agree on the native engine, or the bundle is refused.
+    /// Loads the policy with a backend and runs the golden vectors on it. `auto` takes the native engine if
+    /// it lowers the graph and agrees with the vectors, else libtorch if it is built in and agrees. Only the
+    /// native engine has weights other than in single precision: with those, it agrees or the bundle is
+    /// refused.
     ///
     /// # Errors
-    /// When the widths are not the manifest's, when the backend cannot run the policy, and when any vector differs.
+    /// Fails if the widths are not the manifest's, if the backend cannot run the policy, and if any vector
+    /// differs.
     pub fn load(&self, execution: impl Into<Execution>, widths: Widths) -> Result<Served, BundleError> {
         let execution = execution.into().settled();
         execution.check()?;
@@ -208,8 +214,8 @@ impl Bundle {
         self.policy.load(execution, widths)
     }
 
-    /// Loads the policy and runs the vectors, on a thread of its own: what a backend does to its thread (libtorch's
-    /// grad mode, the mode of the floating-point unit) must not stay behind on the caller's.
+    /// Loads the policy and runs the vectors on a thread of its own. A backend changes its thread (libtorch's
+    /// grad mode, the mode of the floating-point unit), and the caller's thread must not keep those changes.
     fn proven(&self, execution: Execution) -> Result<Served, BundleError> {
         let mut policy = self.instance(execution)?;
         let proof = on_a_thread(|| self.golden.prove(policy.as_mut()));
@@ -231,8 +237,9 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Resu
     })
 }
 
-/// `auto` for a file that stands alone: the native engine, else libtorch for graphs that the native one does not know.
-/// A file that the native reader calls damaged goes no further: without a hash, that is all there is to go by.
+/// Loads a file that has no manifest. `auto` takes the native engine, else libtorch for graphs that the
+/// native engine does not support. A file that the native reader finds damaged is refused: without a hash,
+/// nothing else can detect damage.
 fn load_unproven(file: &PolicyFile, execution: Execution, widths: Widths) -> Result<Served, BundleError> {
     execution.check()?;
     if execution.weights != Precision::F32 {
@@ -250,7 +257,7 @@ fn load_unproven(file: &PolicyFile, execution: Execution, widths: Widths) -> Res
     match file.load(Backend::Native, widths) {
         Ok(policy) => Ok(served(policy, None)),
         Err(error @ PolicyError::Unsupported { .. }) => {
-            // Says both reasons where libtorch is not there, or cannot run it either.
+            // If libtorch is not built in, or cannot run it either, the error gives both reasons.
             let policy = file.load(Backend::Auto, widths)?;
             let passed_over = PassedOver { backend: Backend::Native.name(), reason: error.to_string() };
             Ok(served(policy, Some(passed_over)))

@@ -1,9 +1,9 @@
-//! L2. Policy bundles that prove themselves: a directory with a policy, its manifest, and golden vectors that show, on
-//! the machine and backend that will serve, that it still computes what the trained model did.
+//! L2. Policy bundles: directories with a policy, its manifest, and golden vectors. The vectors prove, on the
+//! machine and backend that will serve, that the policy computes what the trained model computed.
 //!
-//! The order of checks is that of `docs/BUNDLE.md`: manifest, signature, every size and hash, shapes, golden vectors.
-//! Each file is read once, so that the bytes which were hashed are the bytes that run. The first thing that is wrong
-//! ends the loading with the file and the reason, and nothing stays in use.
+//! The order of checks is that of `docs/BUNDLE.md`: manifest, signature, every size and hash, shapes, golden
+//! vectors. Each file is read once, so that the hashed bytes are the bytes that run. The first problem ends
+//! the loading with the file and the reason. Then no part of the bundle stays in use.
 //!
 //! | module | holds |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `trust` | signatures |
 //! | `manifest` | `bundle.toml` |
 //! | `safetensors`, `golden` | the vectors, and running them |
-//! | `agreement` | whether two policies answer alike |
+//! | `agreement` | comparing the answers of two policies |
 //! | `candidate` | what was read at a path, verified and not loaded |
 //! | `load` | the choice of backend and sandbox, and a policy that may serve |
 
@@ -73,8 +73,8 @@ impl Bundle {
     /// Reads and verifies the bundle in a directory.
     ///
     /// # Errors
-    /// [`BundleError::Unreadable`] where there is no directory; [`BundleError::Refused`] with the first file that is
-    /// not what it should be.
+    /// Fails with [`BundleError::Unreadable`] if there is no directory, and with [`BundleError::Refused`] for
+    /// the first file that is wrong.
     pub fn open(path: &Path, trust: &Trust) -> Result<Self, BundleError> {
         let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
         if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
@@ -82,7 +82,7 @@ impl Bundle {
         }
         files::refuse_strangers(path)?;
         let manifest_bytes = files::read_manifest(path)?;
-        // Before the manifest is parsed, so that with a required signature nobody else's bytes reach the parser.
+        // Before the manifest is parsed: with a required signature, unsigned bytes never reach the parser.
         let signature = files::read_signature(path)?;
         let signature = trust.judge(path, &manifest_bytes, signature.as_deref())?;
         let refused = |name: &str, reason: String| BundleError::refused(&path.join(name), reason);
@@ -100,32 +100,32 @@ impl Bundle {
         Ok(Self { path: path.to_owned(), manifest, sha256, signature, policy, golden })
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says about itself.
+    /// Returns the manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The hash of the manifest's bytes, which identifies all of the bundle.
+    /// Returns the hash of the manifest's bytes, which identifies the whole bundle.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
 
-    /// What is known about its signature.
+    /// Returns the state of its signature.
     pub fn signature(&self) -> &SignatureState {
         &self.signature
     }
 
-    /// Its policy, verified and not loaded.
+    /// Returns the policy's file, which is verified and not loaded.
     pub fn policy_file(&self) -> &PolicyFile {
         &self.policy
     }
 
-    /// Its golden vectors.
+    /// Returns the golden vectors.
     pub fn golden(&self) -> &Golden {
         &self.golden
     }

@@ -9,7 +9,7 @@ pub const GOLDEN: &str = "golden.safetensors";
 /// The signature's name in the bundle.
 pub const SIGNATURE: &str = "bundle.toml.minisig";
 
-/// A hash as it is written.
+/// Returns a hash as lower-case hexadecimal text.
 pub fn hex(hash: &[u8; 32]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! `escapement check -c FILE`: says whether a configuration is good and what it means, without touching the machine.
+//! `escapement check -c FILE`: checks a configuration and explains it, without touching the machine.
 //!
 //! ```text
 //! $ escapement check -c config/agent.toml
@@ -11,8 +11,9 @@
 //! escapement: wrong.toml:113: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
 //! 78
 //! ```
-//! With `--json`, the configuration with every default filled in, under the names of the file's own keys; what is not
-//! set, and a limit that is infinite, is `null`. A file that is refused gives `{"ok": false, "problems": [...]}`.
+//! With `--json`, it prints the configuration with every default filled in, under the names of the file's own
+//! keys. A key that is not set, and an infinite limit, is `null`. A refused file gives `{"ok": false,
+//! "problems": [...]}`.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
@@ -53,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// A reader that went away has read enough.
+/// Prints to standard output. A closed pipe is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -64,7 +65,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// What a person should know who thinks that this file is good: it is, but.
+/// Returns warnings about a file that is valid.
 fn notes(config: &AgentConfig) -> Vec<String> {
     let mut notes = Vec::new();
     if let PolicySource::Path(path) = &config.policy.source {
@@ -219,7 +220,7 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     text
 }
 
-/// What a policy must show before it is taken, and how it is called.
+/// Returns the text about signatures, noise and the input check.
 fn trust(config: &AgentConfig) -> String {
     let trust = &config.policy.trust;
     let signature = match (trust.require_signature, trust.public_keys.len()) {

@@ -1,5 +1,5 @@
-//! Where a command may run code from a policy's file: on a thread that gives up its access to files first, like the
-//! daemon's. A person who inspects a policy does not trust it yet.
+//! Where a command may run code from a policy's file: on a thread that gives up its access to files first,
+//! like the daemon's. A person who inspects a policy does not trust it yet.
 
 use super::exit::{ExitCode, Failure};
 use crate::bundle::{LoadError, Sandbox, Served, Verified, load, needs_sandbox};
@@ -38,8 +38,9 @@ impl Loader {
 }
 
 impl Confinement {
-    /// Does `work`, which loads policies and calls them. Where one of them may be libtorch, `work` runs on a thread of
-    /// its own, which cannot open files: the caller reads what it needs before, and writes what it makes after.
+    /// Does `work`, which loads policies and calls them. Where one of them may be libtorch, `work` runs on a
+    /// thread of its own, which cannot open files: the caller reads what it needs before, and writes what it
+    /// makes after.
     pub(super) fn run<T: Send>(
         &self,
         execution: Execution,

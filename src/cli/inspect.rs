@@ -1,4 +1,4 @@
-//! `escapement inspect POLICY`: the plan that the native engine makes of a policy, or what stopped it.
+//! `escapement inspect POLICY`: prints the native engine's plan for a policy, or what stopped the lowering.
 //!
 //! ```text
 //! $ escapement inspect config/example.bundle
@@ -15,12 +15,13 @@
 //! one call: 301 ns at the median of 20000; 36 % of the multiply-add limit, 68 % of the load limit
 //! ```
 //!
-//! The limits are those of the core it runs on, measured in the same run: multiply-adds from registers, and loads from
-//! the cache level that the weights fit in. With `--weights bf16` the same for weights that are held that way, and whether
-//! the bundle's golden vectors allow it.
+//! The limits are those of the core, measured in the same run: multiply-adds from registers, and loads from
+//! the cache level that the weights fit in. With `--weights bf16`, it shows the plan with such weights, and
+//! whether the bundle's golden vectors allow them.
 //!
-//! A file that is refused ends with exit code 65. What stopped it stands on standard output as well, with its file, line
-//! and operator apart, and whether libtorch may run it; `--json` gives either under `"lowered": true` or `false`.
+//! A refused file ends with exit code 65. Standard output shows the file, line and operator that stopped the
+//! lowering, and whether libtorch may run it. With `--json`, `"lowered"` is `true` for a plan and `false` for
+//! a refusal.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
@@ -49,7 +50,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Calls that the figure under the plan is the median of.
+/// Calls whose median is printed under the plan.
 const CALLS: u64 = 20_000;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
@@ -104,7 +105,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// What stopped the lowering, in full on standard output, before the one line that every failure gets.
+/// Prints what stopped the lowering in full on standard output, before the line that every failure gets.
 fn refused(arguments: &Arguments, path: &Path, refusal: Refusal) -> Failure {
     let unsupported = refusal.kind == RefusalKind::Unsupported;
     let torch = cfg!(feature = "torch");
@@ -138,9 +139,9 @@ fn refused(arguments: &Arguments, path: &Path, refusal: Refusal) -> Failure {
     refusal.at(path).into()
 }
 
-/// What golden vectors say about the weights as they are held.
+/// The result of the golden vectors with these weights.
 enum Golden {
-    /// There are none: the file stands alone.
+    /// There are no golden vectors: the file has no bundle.
     None,
     Agrees(Proof),
     Refuses(String),
@@ -182,7 +183,7 @@ impl Golden {
     }
 }
 
-/// How fast the plan runs, and how near the core's limits that is.
+/// How fast the plan runs, and its share of the core's limits.
 #[derive(serde::Serialize)]
 struct Speed {
     calls: u64,

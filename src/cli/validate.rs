@@ -8,14 +8,14 @@
 //! backend native, core 1: 100.0000 % within 100 us, 99 % asked for: pass
 //! ```
 //!
-//! The policy is called in a loop on a pinned core, after a warm-up, with nothing enforced. Beside its latencies stand
-//! the platform's own hiccups, measured in turn with them (see the `latency` module). Observations are made up,
-//! uniform in -1 to 1, unless a file of them is given. The objective is the one that a bundle claims in `[slo]`, unless
-//! another is given; without either it is 99 % within 100 µs. Exit code 0 when the share asked for met the deadline and no
-//! regression against the baseline was found, else 1.
+//! It calls the policy in a loop on a pinned core, after a warm-up, with nothing enforced. It measures the
+//! platform's own hiccups in turn with the calls (see the `latency` module). Observations are random, uniform
+//! in -1 to 1, unless a file is given. The objective is the given one, else the bundle's claim in `[slo]`,
+//! else 99 % within 100 µs. Exit code 0 if that share met the deadline and there is no regression against the
+//! baseline, else 1.
 //!
-//! A baseline is what an earlier `--json` printed. A run regresses when its median exceeds the baseline's by more than
-//! both runs vary by themselves, plus 5 %.
+//! A baseline is the output of an earlier run with `--json`. A run is a regression if its median exceeds the
+//! baseline's by more than the variation of both runs, plus 5 %.
 
 use super::CommandResult;
 use super::confinement::Confinement;
@@ -85,11 +85,11 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Observations that are made up when none are given.
+/// Random observations, if none are given.
 const MADE_UP: usize = 1024;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    // Everything that can be wrong with the arguments comes before the minutes that a long run may take.
+    // Checks all arguments first: a long run may take minutes.
     let execution = arguments.execution.execution()?;
     let baseline = arguments.baseline.as_deref().map(read_baseline).transpose()?;
     let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
@@ -115,7 +115,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             }
             None => "any".to_owned(),
         };
-        // Without the permission the figures show the page faults there are; the daemon's own start says so.
+        // Without the permission, the figures include page faults. The daemon reports that at its start.
         let _ = lock_all_memory();
         prefault_stack();
         let mut explainer = Explainer::new(objective.deadline);
@@ -156,7 +156,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(if report.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-/// Says why calls were late, by what the kernel records about this thread between two blocks of calls.
+/// Finds why calls were late, from what the kernel records about this thread between two blocks of calls.
 struct Explainer {
     watch: Option<ThreadWatch>,
     timeline: Timeline,
@@ -192,7 +192,7 @@ impl Explainer {
     }
 }
 
-/// What is asked of the policy: what was typed, else what its bundle claims, else 99 % within 100 µs.
+/// Returns the objective: the given one, else the bundle's claim, else 99 % within 100 µs.
 fn objective(arguments: &Arguments, claim: Option<Slo>) -> Objective {
     let deadline = match (arguments.deadline_us, claim) {
         (Some(microseconds), _) => Nanos::from_micros(microseconds),
@@ -254,7 +254,7 @@ fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Opt
     }
 }
 
-/// Both histograms in the interval-log format of HdrHistogram (version 1.3), tagged by what they are.
+/// Returns both histograms in the interval-log format of HdrHistogram (version 1.3), each with a tag.
 fn interval_log(report: &LatencyReport) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut serializer = V2Serializer::new();

@@ -1,4 +1,4 @@
-//! From settings that are right one by one to a configuration that is right as a whole.
+//! Checks settings, each right in itself, against each other, and builds the configuration.
 
 use super::built::{
     AgentConfig, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
@@ -18,14 +18,14 @@ use escapement_ring::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-// Every dimension that a file may ask for fits a slot, so that no file has to be refused for its slots.
+// Every dimension that a file may set fits a slot, so no file is refused for the size of its slots.
 const _: () = assert!(ObservationHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
 const _: () = assert!(ActionHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
 
 const DEFAULT_IDLE_SLEEP_US: u64 = 50;
 
-/// Builds the configuration, or notes what contradicts what. `directory` is the one that holds the file. `None` only
-/// where a problem was noted.
+/// Builds the configuration, or notes contradictions. `directory` holds the file. Returns `None` only if a
+/// problem was noted.
 pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<AgentConfig> {
     let policy = policy(document, raw, directory);
     let observation_dimension = raw.observation.dimension.value as usize;
@@ -158,7 +158,7 @@ fn recurrent(document: &Document<'_>, recurrent: &keys::Recurrent) -> RecurrentC
     RecurrentConfig { on_miss: rule(keys[0]), on_gap: rule(keys[1]) }
 }
 
-/// A guard on the engine's own core would wait for the engine to be done.
+/// A guard on the engine's own core could not run before the engine is done.
 fn guard(document: &Document<'_>, raw: &Raw) -> DeadlineGuardConfig {
     let core = &raw.guard.core;
     if let (Some(own), Some(engine)) = (core.value, &raw.engine.core)
@@ -170,7 +170,7 @@ fn guard(document: &Document<'_>, raw: &Raw) -> DeadlineGuardConfig {
     DeadlineGuardConfig { core: core.value.map(|core| core as usize), wake: raw.guard.wake.value }
 }
 
-/// A policy that hangs is one that is long past its deadline.
+/// The hang timeout must be longer than the deadline.
 fn hang_timeout(document: &Document<'_>, deadline: &keys::Deadline) -> Nanos {
     let (timeout, end_to_end) = (&deadline.hang_timeout_ms, &deadline.end_to_end_us);
     if timeout.value * 1_000 <= end_to_end.value {
@@ -198,7 +198,7 @@ fn action(document: &Document<'_>, action: &keys::Action) -> Option<ActionParts>
     Some((bounds?, safe_default?, neutral?))
 }
 
-/// The limits of every element, each low one at most its high one.
+/// Returns the limits of every element. Each lower limit must be at most the upper one.
 fn bounds(
     document: &Document<'_>,
     dimension: usize,
@@ -208,7 +208,7 @@ fn bounds(
     let (lows, highs) = (spread(document, dimension, low)?, spread(document, dimension, high)?);
     let inverted = lows.iter().zip(&highs).position(|(low, high)| low > high);
     let Some(index) = inverted else { return Bounds::new(lows, highs) };
-    // Told at the one that is written for this element alone, if there is one.
+    // Reported at the limit that is written for this element alone, if there is one.
     let (at, other, side, bound) = match (&low.value, &high.value) {
         (Numbers::Every(_), Numbers::Each(_)) => (high, low, "below", lows[index]),
         _ => (low, high, "above", highs[index]),
@@ -226,7 +226,7 @@ fn bounds(
     None
 }
 
-/// One number for each element.
+/// Returns one number for each element.
 fn spread(document: &Document<'_>, dimension: usize, setting: &Setting<Numbers>) -> Option<Vec<f32>> {
     match &setting.value {
         Numbers::Every(value) => Some(vec![*value; dimension]),
@@ -240,7 +240,7 @@ fn spread(document: &Document<'_>, dimension: usize, setting: &Setting<Numbers>)
     }
 }
 
-/// One number for each element, within the bounds where those are known.
+/// Returns one number for each element. They must be within the bounds, if those are known.
 fn elements(
     document: &Document<'_>,
     dimension: usize,
@@ -274,7 +274,7 @@ fn deadline(document: &Document<'_>, raw: &Raw) -> (Deadlines, BudgetSpec) {
     let deadline = &raw.deadline;
     let (inference, end_to_end) = (&deadline.inference_us, &deadline.end_to_end_us);
     if end_to_end.value < inference.value {
-        // The tick contains the call, so the call's own deadline could never be the one that is missed.
+        // The tick contains the call, so the call could never miss its own deadline alone.
         if end_to_end.place.is_some() {
             let what = format!("less than {}", named(inference));
             document.contradicts(end_to_end, what, format!("{} or more", inference.value));
@@ -288,7 +288,7 @@ fn deadline(document: &Document<'_>, raw: &Raw) -> (Deadlines, BudgetSpec) {
     {
         let what = "has no effect, as deadline.on_miss = \"safe_default\" never halts on a miss".to_owned();
         let allowed = Some("a budget only with deadline.on_miss = \"halt\"".to_owned());
-        // A table with a heading of its own is shown by its name alone.
+        // A table with its own heading is shown by its name alone.
         let value = document.written(&place).filter(|text| !text.starts_with('['));
         document.note("deadline.budget", place.start, value, what, allowed);
     }
@@ -302,7 +302,7 @@ fn deadline(document: &Document<'_>, raw: &Raw) -> (Deadlines, BudgetSpec) {
 
 fn budget(document: &Document<'_>, misses: &Setting<u64>, window: &Setting<u64>) -> BudgetSpec {
     if misses.value >= window.value {
-        // Not even a window full of failures would exceed it.
+        // Even a window full of failures would not exceed it.
         if misses.place.is_some() {
             let what = format!("never exceeded, with {}", named(window));
             document.contradicts(misses, what, format!("less than {}", window.value));
@@ -335,7 +335,7 @@ fn engine(document: &Document<'_>, engine: &keys::Engine) -> EngineConfig {
     }
 }
 
-/// A setting as a message about another one names it.
+/// Returns the text for a setting in a message about another one.
 fn named(setting: &Setting<u64>) -> String {
     let origin = if setting.place.is_none() { " (the default)" } else { "" };
     format!("{} = {}{origin}", setting.path, setting.value)

@@ -62,7 +62,8 @@ pub enum CheckText {
     Omitted,
 }
 
-/// Turns the table of keys into one structure and one reader for each table of the file, and into the list of keys.
+/// Turns the table of keys into one structure and one reader for each table of the file, and into the list of
+/// keys.
 ///
 /// An entry reads:
 ///
@@ -71,7 +72,8 @@ pub enum CheckText {
 ///     reload WHEN [FIELD OF AgentConfig], text SHOWN_OR_OMITTED, json |config| VALUE;
 /// ```
 ///
-/// The type is what the rule reads. A missing part does not compile; a key that nothing reads is an unused field.
+/// The type is what the rule reads. A missing part does not compile; a key that nothing reads is an unused
+/// field.
 macro_rules! config_keys {
     ($(
         $(#[$table_doc:meta])*

@@ -1,14 +1,14 @@
 //! The table of keys: one entry for each key of the file.
 //!
-//! An entry holds everything that is decided for its key alone: name, type, range or words, default, what a reload does
-//! with a change, whether the text of `check` shows it, and where its value stands in [`AgentConfig`]. From the table,
-//! `config_keys!` makes the reader of the file, the list for messages, the JSON of `check`, and the part of a reload
-//! that says which keys wait for a restart.
+//! An entry holds everything that is decided for its key alone: name, type, range or words, default, what a
+//! reload does with a change, whether the text of `check` shows it, and where its value stands in
+//! [`AgentConfig`]. From the table, `config_keys!` makes the reader of the file, the list for messages, the
+//! JSON of `check`, and the part of a reload that says which keys wait for a restart.
 //!
 //! To add a key:
 //! 1. Add its entry here. A part that is missing does not compile.
 //! 2. Use its value in `checked`. A value that nothing uses is an unused field, which the compiler reports.
-//! 3. Explain it in `config/agent.toml`. A test compares that file's keys, ranges and defaults with this table.
+//! 3. Explain it in `config/agent.toml`. A test compares that file with this table.
 //! 4. If `text` is `shown`, print it in `cli/check.rs`. A test changes every key and compares the output.
 
 use super::built::AgentConfig;
@@ -242,7 +242,8 @@ config_keys! {
             reload part_of engine.idle, text shown, json |config| idle_sleep_us(&config.engine.idle);
         /// Its priority under `SCHED_FIFO`.
         realtime_priority: u64 = optional(Whole(1, 99));
-            reload restart engine.realtime_priority, text shown, json |config| config.engine.realtime_priority;
+            reload restart engine.realtime_priority, text shown,
+            json |config| config.engine.realtime_priority;
         /// Whether all memory is locked and prefaulted.
         lock_memory: bool = default(Flag, true);
             reload restart engine.lock_memory, text shown, json |config| config.engine.lock_memory;

@@ -1,12 +1,12 @@
 //! L4. The configuration of an agent.
 //!
-//! Nothing falls back silently. An unknown key, a wrong type, a value out of range or a contradiction is refused with
-//! the file, line, key, value and what is allowed. One run reports everything that is wrong. `config/agent.toml`
-//! explains every key.
+//! Nothing falls back silently. An unknown key, a wrong type, a value out of range or a contradiction is
+//! refused with the file, line, key, value and what is allowed. One run reports everything that is wrong.
+//! `config/agent.toml` explains every key.
 //!
 //! # Design: one entry for each key
-//! Everything that is decided for one key alone stands in its entry in the table in `keys`. The macro in `entry` makes
-//! the rest from the table:
+//! Everything that is decided for one key alone stands in its entry in the table in `keys`. The macro in
+//! `entry` makes the rest from the table:
 //!
 //! | what | made from the entry's | forgetting it |
 //! |---|---|---|
@@ -28,8 +28,8 @@
 //! | `built` | [`AgentConfig`], which the daemon runs on |
 //! | `json`, `shown` | a configuration as JSON, and numbers in it |
 //!
-//! Keys are read one by one from the parser's tree, not through `serde`'s derive: the derive stops at the first error,
-//! and knows neither the key nor its range.
+//! Keys are read one by one from the parser's tree, not through `serde`'s derive: the derive stops at the
+//! first error, and knows neither the key nor its range.
 
 mod built;
 mod checked;
@@ -56,13 +56,13 @@ use document::Document;
 use std::io::Read;
 use std::path::Path;
 
-/// The largest file that is read, in bytes: some ten times one with the limits of 4096 features.
+/// The largest file that is read, in bytes: about ten times a file with the limits of 4096 features.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Reads and checks the file at `path`. Nothing but that file is touched.
+/// Reads and checks the file at `path`. It touches no other file.
 ///
 /// # Errors
-/// When it cannot be read, and when anything in it is wrong.
+/// Fails if the file cannot be read, and if anything in it is wrong.
 pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -82,10 +82,10 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     parse(text?, path)
 }
 
-/// Checks `text`, which errors call `path`; relative paths in it are relative to the directory of `path`.
+/// Checks `text`. Errors name `path` as the file. Paths in the text are relative to the directory of `path`.
 ///
 /// # Errors
-/// When anything in it is wrong.
+/// Fails if anything in it is wrong.
 pub fn parse(text: &str, path: &Path) -> Result<AgentConfig, ConfigError> {
     let document = Document::parse(text, path)?;
     let directory = path.parent().unwrap_or(Path::new(""));

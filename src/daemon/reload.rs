@@ -1,28 +1,29 @@
 //! What a new configuration changes in a running agent, and what waits for a restart.
 //!
-//! Everything that a tick goes by is taken over at the next tick, as one set. What the rings or the threads were made by
-//! waits for the next start, and is named. A configuration of another agent, or for vectors of other widths, is refused as a whole:
-//! half of it would be one that nobody wrote.
+//! Each key's entry in the configuration's table says what a reload does with it. The settings of a tick are
+//! replaced together, at the next tick. Keys that rings or threads were made from wait for the next start,
+//! and are named. A configuration of another agent, or with other widths, is refused as a whole: applying a
+//! part of it would make a configuration that is in no file.
 
 use crate::config::{self, AgentConfig, Reload};
 
 /// What a reload does.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// What runs from now on: what was asked for, but for the keys below.
+    /// The configuration in force from now on: the new one, except for the keys below.
     pub(super) config: AgentConfig,
-    /// Keys that were changed and wait for a restart.
+    /// Changed keys that wait for a restart.
     pub(super) waiting: Vec<&'static str>,
 }
 
-/// Keys without which nothing of the rest can be taken over.
+/// Changed keys without which the rest cannot be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over", keys.join(", "))]
 pub struct NeedsRestart {
     keys: Vec<&'static str>,
 }
 
-/// Compares what is asked for with what runs.
+/// Compares the new configuration with the running one.
 pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan, NeedsRestart> {
     let (mut refused, mut waiting) = (Vec::new(), Vec::new());
     for key in config::keys() {
@@ -40,7 +41,8 @@ pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan
     if !refused.is_empty() {
         return Err(NeedsRestart { keys: refused });
     }
-    // What the file promises of the two together is no longer so where one of them waits.
+    // The file was checked with its own hang timeout. Here the running one stays in force, so it is checked
+    // again.
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
     }

@@ -1,4 +1,5 @@
-//! A report as one self-contained HTML page: the table, and both latency distributions over their percentiles.
+//! A report as one self-contained HTML page: the table, and both latency distributions over their
+//! percentiles.
 
 use super::LatencyReport;
 use escapement_engine::telemetry::{Histogram, Percentiles};
@@ -44,7 +45,7 @@ pub fn html(report: &LatencyReport, title: &str) -> String {
     )
 }
 
-/// Late calls by cause; nothing where there are none.
+/// Renders late calls by cause; empty if there are none.
 fn causes(counts: &std::collections::BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
         return String::new();
@@ -122,7 +123,7 @@ fn plot(report: &LatencyReport) -> String {
     svg
 }
 
-/// Points of the curve: decades of rarity, and the latency there, as far as there are samples to say.
+/// Returns the points of the curve: the percentile in decades, and the latency. It ends where samples end.
 fn curve(histogram: &Histogram) -> impl Iterator<Item = (f64, u64)> + '_ {
     let samples = histogram.percentiles().count.max(1) as f64;
     let last = samples.log10().min(5.0);

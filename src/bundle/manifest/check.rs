@@ -1,4 +1,4 @@
-//! From keys that have the right types to a manifest that keeps to the specification.
+//! Checks ranges and relations of a manifest's keys, whose types are already right.
 
 use super::raw::{self, Numbers, Rule};
 use super::{
@@ -92,7 +92,7 @@ fn is_bundle_name(name: &str) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// Names are shown on terminals and in logs: no control characters, and no page of text.
+/// Names are shown on terminals and in logs, so that control characters and long texts are refused.
 fn printable(key: &str, text: &str, limit: usize) -> Checked<()> {
     ensure(!text.is_empty() && text.len() <= limit && !text.chars().any(char::is_control), || {
         let shown: String = text.chars().take(40).collect();
@@ -100,7 +100,7 @@ fn printable(key: &str, text: &str, limit: usize) -> Checked<()> {
     })
 }
 
-/// RFC 3339 in UTC, its form.
+/// Whether the text has the form of RFC 3339 in UTC.
 fn instant(key: &str, text: &str) -> Checked<()> {
     const FORM: &[u8] = b"0000-00-00T00:00:00";
     let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };

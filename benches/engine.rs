@@ -10,7 +10,7 @@
 //! of the cost.
 
 use escapement::clock::{Clock, MachineClock};
-use escapement::engine::{FeatureRange, GuardMode, GuardSpec, InputGuard};
+use escapement::engine::{FeatureRange, InputCheck, InputCheckMode, InputCheckSpec};
 use escapement::noise::{Distribution, Noise};
 use escapement::policy::Null;
 use escapement::telemetry::{Histogram, Percentiles};
@@ -99,8 +99,8 @@ fn parts(clock: &MachineClock, ticks: u64) {
     };
     let feature = |_| FeatureRange { low: -10.0, high: 10.0, statistics: Some((0.0, 2.0)) };
     let features: Vec<FeatureRange> = (0..DIMENSIONS.observation).map(feature).collect();
-    let spec = GuardSpec { mode: GuardMode::Clamp, deviations: 4.0 };
-    let guard = InputGuard::new(spec, &features).expect("the limits are paired");
+    let spec = InputCheckSpec { mode: InputCheckMode::Clamp, deviations: 4.0 };
+    let guard = InputCheck::new(spec, &features).expect("the limits are paired");
     let mut inside = vec![0.25f32; DIMENSIONS.observation];
     part("input guard, all within", Box::new(|| _ = black_box(guard.apply(black_box(&mut inside)))));
     let mut outside = inside.clone();

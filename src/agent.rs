@@ -1,4 +1,5 @@
-//! L4. A policy with its deadlines as a call, for programs that embed it: the daemon's semantics without its rings.
+//! L4. The embedded agent: a policy with its deadlines as a call, for programs that want the daemon's checks
+//! without its rings.
 //!
 //! ```
 //! use escapement::agent::{Agent, Options};
@@ -14,15 +15,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A missed deadline is a violation, and gives no action: whoever calls decides what it means. Everything else that goes
-//! wrong (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe default and
-//! says why.
+//! A missed deadline is a [`Violation`] and gives no action; the caller decides what it means. Every other
+//! fault (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe
+//! default and a reason.
 
-use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, StateRule, Trust, load};
+use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, Trust, load};
 use crate::latency::{LatencyError, LatencyReport, Objective, measure_latency};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{Bounds, Carried, Carry, CarryRules, Deadlines, all_finite, made_up_observations};
+use escapement_engine::{Bounds, CarriedState, Deadlines, all_finite, check_answer, synthetic_observations};
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use escapement_ring::wire::{Outcome, Reason};
@@ -30,30 +31,42 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 /// How to load an [`Agent`].
+///
+/// ```
+/// use escapement::agent::Options;
+/// use escapement::engine::Deadlines;
+/// use escapement::clock::Nanos;
+///
+/// let limit = Nanos::from_micros(250);
+/// let deadlines = Deadlines { inference: limit, end_to_end: limit, max_age: None };
+/// let options = Options { deadlines, safe_default: Some(vec![0.0, 0.0]), ..Options::default() };
+/// assert!(options.enforce);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// What runs the policy.
+    /// The backend that runs the policy.
     pub backend: Backend,
-    /// How it holds the weights. Bfloat16 ones need a bundle whose golden vectors they agree with.
+    /// The precision of the weights. Bfloat16 needs a bundle whose golden vectors agree with it.
     pub weights: Precision,
-    /// Whose bundles are taken.
+    /// The signers whose bundles are accepted.
     pub trust: Trust,
-    /// Both layers; the age of an observation is not known here, and its limit is not looked at.
+    /// Both deadlines. The age of an observation is not known here, so the maximum age is ignored.
     pub deadlines: Deadlines,
-    /// Whether a missed deadline is a violation. Where not, it is still measured and told.
+    /// Whether a missed deadline is a violation. If not, it is still measured and reported.
     pub enforce: bool,
-    /// What stands for an action where there is none; the bundle's suggestion, else zeros, if not given.
+    /// The action that replaces a missing one. If not given, the bundle's suggestion, or else zeros.
     pub safe_default: Option<Vec<f32>>,
-    /// What noise is drawn from.
+    /// The seed of the policy's noise.
     pub seed: u64,
-    /// The share of calls (0 to 1) that [`Agent::validate_slo_compliance`] asks to meet the inference deadline.
+    /// The share of calls (0 to 1) that [`Agent::validate_slo_compliance`] requires to meet the inference
+    /// deadline.
     pub required_share: f64,
-    /// Elements of one observation, for a file that stands alone and does not say.
+    /// The number of elements of one observation, for a file without a bundle that does not say it.
     pub observation: Option<usize>,
 }
 
 impl Default for Options {
-    /// 100 µs for both layers, enforced; 99 % of calls; no signature required.
+    /// Both deadlines at 100 µs and enforced, 99 % of calls required, no signature required.
     fn default() -> Self {
         let limit = Nanos::from_micros(100);
         Self {
@@ -70,27 +83,27 @@ impl Default for Options {
     }
 }
 
-/// What a call did beside giving an action.
+/// What is known about a call beside its action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Info {
-    /// Policy called to policy returned; zero where it was not called.
+    /// From the policy's call to its return; zero if it was not called.
     pub inference_ns: u64,
-    /// [`Agent::predict`] called to the verdict.
+    /// From the call of [`Agent::predict`] to the verdict.
     pub end_to_end_ns: u64,
     /// The policy's own action, or the safe default.
     pub outcome: Outcome,
     /// Why it is the safe default.
     pub reason: Reason,
-    /// The layer whose limit was exceeded, where that is not enforced.
+    /// The layer whose deadline was missed, if deadlines are not enforced.
     pub late: Option<Layer>,
 }
 
 /// A layer of deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
-    /// Policy called to policy returned.
+    /// From the policy's call to its return.
     Inference,
-    /// [`Agent::predict`] called to the verdict.
+    /// From the call of [`Agent::predict`] to the verdict.
     EndToEnd,
 }
 
@@ -98,18 +111,18 @@ pub enum Layer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{} took {} ns, its deadline is {} ns", self.layer.name(), self.taken.0, self.limit.0)]
 pub struct Violation {
-    /// Which deadline.
+    /// The layer whose deadline was missed.
     pub layer: Layer,
-    /// How long it took.
+    /// The time that it took.
     pub taken: Nanos,
-    /// How long it may take.
+    /// Its deadline.
     pub limit: Nanos,
     /// The policy's own time.
     pub inference_ns: u64,
 }
 
 impl Layer {
-    /// The name in messages.
+    /// Returns the name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Inference => "inference",
@@ -118,45 +131,64 @@ impl Layer {
     }
 }
 
-/// Why an agent cannot be made.
+/// Why an agent cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Its bundle or file.
+    /// The bundle or file was refused.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// Its policy cannot serve on this thread.
+    /// The policy cannot serve on this thread.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The safe default is none.
+    /// The safe default is not an action of this policy.
     #[error("safe_default: {0}")]
     SafeDefault(String),
 }
 
-/// A policy with its deadlines. It belongs to the thread that loaded it: backends keep state per thread.
+/// A policy with its deadlines. It belongs to the thread that loaded it, because backends keep state for each
+/// thread.
+///
+/// ```
+/// use escapement::agent::{Agent, Options};
+/// use escapement::wire::{Outcome, Reason};
+///
+/// let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/small.bundle");
+/// let options = Options { enforce: false, ..Options::default() };
+/// let mut agent = Agent::load(bundle, options)?;
+/// assert_eq!(agent.dimensions().observation, 3);
+///
+/// // An observation that is not finite gives the safe default, and says why.
+/// let (action, info) = agent.predict(&[f32::NAN, 0.0, 0.0], true)?;
+/// assert_eq!((info.outcome, info.reason), (Outcome::SafeDefault, Reason::ObservationNonFinite));
+/// assert!(action.iter().all(|element| element.is_finite()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Agent<C = MachineClock> {
     policy: Box<dyn Policy>,
     clock: C,
     deadlines: Deadlines,
     enforce: bool,
     required_share: f64,
-    bounds: Option<Bounds>,
+    bounds: Bounds,
     safe_default: Box<[f32]>,
     action: Box<[f32]>,
     noise: Option<Noise>,
-    carried: Option<Carried>,
+    carried: Option<CarriedState>,
     calls: u64,
     examples: Vec<Vec<f32>>,
     of_this_thread: PhantomData<*const ()>,
 }
 
-/// Observations that [`Agent::validate_slo_compliance`] calls the policy with.
+/// The number of observations that [`Agent::validate_slo_compliance`] calls the policy with.
 const EXAMPLES: usize = 256;
 
 impl Agent {
-    /// Loads a bundle, verified and proven, or a TorchScript file that stands alone.
+    /// Loads a bundle, which is verified and proven on its golden vectors, or a TorchScript file without a
+    /// bundle.
     ///
     /// # Errors
-    /// When it is refused, when it cannot serve on this thread, and when the safe default is not an action of it.
+    /// Fails if the bundle or file is refused, if the policy cannot serve on this thread, or if the safe
+    /// default is not an action of it.
     pub fn load(path: impl AsRef<Path>, options: Options) -> Result<Self, AgentError> {
         let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
@@ -170,7 +202,7 @@ impl Agent {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()
             }
-            Candidate::Unproven(_) => made_up_observations(policy.dimensions().observation, EXAMPLES),
+            Candidate::Unproven(_) => synthetic_observations(policy.dimensions().observation, EXAMPLES),
         };
         Self::new(policy, candidate.manifest(), examples, options, MachineClock::new())
     }
@@ -191,26 +223,20 @@ impl<C: Clock> Agent<C> {
             let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect();
             Bounds::new(single(&manifest.action.low), single(&manifest.action.high))
         });
+        let bounds = bounds.unwrap_or_else(|| Bounds::unlimited(width));
         let suggested = || manifest.and_then(|manifest| manifest.safe_default.clone());
         let safe_default = options.safe_default.or_else(suggested).unwrap_or_else(|| vec![0.0; width]);
         if safe_default.len() != width {
             let reason = format!("{} elements; an action has {width}", safe_default.len());
             return Err(AgentError::SafeDefault(reason));
         }
-        if !all_finite(&safe_default) || bounds.as_ref().is_some_and(|bounds| !bounds.contain(&safe_default))
-        {
+        if check_answer(Ok(()), &safe_default, &bounds).is_some() {
             return Err(AgentError::SafeDefault(format!("{safe_default:?} is out of the action's bounds")));
         }
         let noise = manifest.and_then(|manifest| manifest.noise);
         let noise = noise.map(|noise| Noise::new(options.seed, noise.kind.into()));
-        let rule = |rule| match rule {
-            StateRule::Keep => Carry::Keep,
-            StateRule::Reset => Carry::Reset,
-            StateRule::BurnIn(observations) => Carry::BurnIn(observations),
-        };
-        let carried = manifest.and_then(|manifest| manifest.recurrent).map(|recurrent| {
-            Carried::new(CarryRules { on_miss: rule(recurrent.on_miss), on_gap: rule(recurrent.on_gap) })
-        });
+        let carried = manifest.and_then(|manifest| manifest.recurrent);
+        let carried = carried.map(|recurrent| CarriedState::new(recurrent.into()));
         Ok(Self {
             clock,
             deadlines: options.deadlines,
@@ -228,11 +254,12 @@ impl<C: Clock> Agent<C> {
         })
     }
 
-    /// The action for one observation: the deterministic one, or with noise where the policy takes any. The state of a
-    /// recurrent policy is carried from call to call, see [`Agent::reset`].
+    /// Returns the action for one observation, or the safe default if there is none, and what is known about
+    /// the call. The action is the deterministic one if `deterministic` is true or the policy has no noise.
+    /// The state of a recurrent policy is carried from call to call; see [`Agent::reset`].
     ///
     /// # Errors
-    /// A [`Violation`] where a deadline was missed and is enforced. Any other fault gives the safe default.
+    /// Returns a [`Violation`] if a deadline was missed and deadlines are enforced.
     pub fn predict(&mut self, observation: &[f32], deterministic: bool) -> Result<(&[f32], Info), Violation> {
         let begun = self.clock.now();
         let _flush = FlushDenormals::enter();
@@ -245,39 +272,18 @@ impl<C: Clock> Agent<C> {
             None
         };
         if refused.is_none() {
-            match (&self.noise, deterministic) {
-                (Some(noise), false) => noise.fill(self.calls, self.policy.noise_mut()),
-                _ => self.policy.noise_mut().fill(0.0),
-            }
-            let called = self.clock.now();
-            let answer = self.policy.infer(observation, &mut self.action);
-            inference = self.clock.now().since(called);
-            refused = if answer.is_err() {
-                Some(Reason::PolicyError)
-            } else if !all_finite(&self.action) {
-                Some(Reason::ActionNonFinite)
-            } else if self.bounds.as_ref().is_some_and(|bounds| !bounds.contain(&self.action)) {
-                Some(Reason::ActionOutOfBounds)
-            } else {
-                self.carried.as_mut().is_some_and(Carried::is_burning_in).then_some(Reason::BurnIn)
-            };
+            (inference, refused) = self.consult_policy(observation, deterministic);
         }
         self.calls += 1;
         let taken = self.clock.now().since(begun);
-        let late = if inference > self.deadlines.inference {
-            Some((Layer::Inference, inference, self.deadlines.inference))
-        } else if taken > self.deadlines.end_to_end {
-            Some((Layer::EndToEnd, taken, self.deadlines.end_to_end))
-        } else {
-            None
-        };
+        let late = self.missed_deadline(inference, taken);
         let violation = late.filter(|_| self.enforce);
         let missed = violation.is_some() || refused.is_some_and(|reason| reason != Reason::BurnIn);
         if let Some(carried) = self.carried.as_mut().filter(|_| missed) {
             carried.on_miss(self.policy.as_mut());
         }
-        if let Some((layer, taken, limit)) = violation {
-            return Err(Violation { layer, taken, limit, inference_ns: inference.0 });
+        if let Some(violation) = violation {
+            return Err(violation);
         }
         let (action, outcome) = match refused {
             None => (&self.action, Outcome::Policy),
@@ -288,12 +294,41 @@ impl<C: Clock> Agent<C> {
             end_to_end_ns: taken.0,
             outcome,
             reason: refused.unwrap_or(Reason::None),
-            late: late.map(|(layer, ..)| layer),
+            late: late.map(|violation| violation.layer),
         };
         Ok((action, info))
     }
 
-    /// Begins an episode: carried state is back at its initial value.
+    /// Calls the policy. Returns the time that it took, and why its answer may not be used, if so.
+    fn consult_policy(&mut self, observation: &[f32], deterministic: bool) -> (Nanos, Option<Reason>) {
+        match (&self.noise, deterministic) {
+            (Some(noise), false) => noise.fill(self.calls, self.policy.noise_mut()),
+            _ => self.policy.noise_mut().fill(0.0),
+        }
+        let called = self.clock.now();
+        let answer = self.policy.infer(observation, &mut self.action);
+        let inference = self.clock.now().since(called);
+        let refused = check_answer(answer, &self.action, &self.bounds);
+        if refused.is_none() && self.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
+            return (inference, Some(Reason::BurnIn));
+        }
+        (inference, refused)
+    }
+
+    /// Returns which deadline these times miss, enforced or not.
+    fn missed_deadline(&self, inference: Nanos, taken: Nanos) -> Option<Violation> {
+        let violation = |layer, taken, limit| Violation { layer, taken, limit, inference_ns: inference.0 };
+        let Deadlines { inference: inference_limit, end_to_end, .. } = self.deadlines;
+        if inference > inference_limit {
+            Some(violation(Layer::Inference, inference, inference_limit))
+        } else if taken > end_to_end {
+            Some(violation(Layer::EndToEnd, taken, end_to_end))
+        } else {
+            None
+        }
+    }
+
+    /// Begins an episode: resets carried state to its initial value.
     pub fn reset(&mut self) {
         match &mut self.carried {
             Some(carried) => carried.on_episode(self.policy.as_mut()),
@@ -301,26 +336,26 @@ impl<C: Clock> Agent<C> {
         }
     }
 
-    /// What the policy said about its latest fault.
+    /// Returns the text of the policy's latest fault.
     pub fn last_fault(&self) -> Option<&str> {
         self.policy.last_fault()
     }
 
-    /// The widths of the policy's observation and action, in `f32` elements.
+    /// Returns the widths of the policy's observation and action, in `f32` elements.
     pub fn dimensions(&self) -> Dimensions {
         self.policy.dimensions()
     }
 
-    /// The name of the backend that runs the policy.
+    /// Returns the name of the backend that runs the policy.
     pub fn backend(&self) -> &'static str {
         self.policy.backend()
     }
 
-    /// Measures `trials` calls on this thread, with nothing enforced, against the inference deadline. Carried state is
-    /// back at its initial value afterwards.
+    /// Measures `trials` calls on this thread against the inference deadline, with nothing enforced. Resets
+    /// carried state afterwards.
     ///
     /// # Errors
-    /// When a call faults.
+    /// Fails if a call faults.
     pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<LatencyReport, LatencyError> {
         let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
         self.policy.noise_mut().fill(0.0);

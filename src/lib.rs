@@ -28,9 +28,11 @@ pub mod config;
 pub mod daemon;
 pub mod evidence;
 pub mod halt;
+mod hex;
 pub mod latency;
 pub mod os;
 pub mod policy;
+pub mod status;
 
 pub use escapement_engine::{self as engine, lease, noise, telemetry};
 pub use escapement_policy::denormals;

@@ -1,10 +1,11 @@
-//! The library's own way in, on a clock that is moved by hand.
+//! The embedded agent, on a clock that is moved by hand.
 
 use super::*;
+use crate::bundle::StateRule;
 use crate::policy::{Dimensions, Fault};
 use escapement_ring::clock::ManualClock;
 
-/// Takes as long as its first feature says, in nanoseconds, and answers with the second.
+/// Takes as many nanoseconds as its first feature says, and answers with the second.
 struct Scripted(ManualClock);
 
 impl Policy for Scripted {
@@ -32,7 +33,7 @@ fn agent(enforce: bool, end_to_end: u64) -> Agent<ManualClock> {
         ..Options::default()
     };
     Agent::new(Box::new(Scripted(clock.clone())), None, vec![vec![1.0, 1.0]], options, clock)
-        .expect("it serves")
+        .expect("the policy serves")
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn other_errors_become_the_safe_default() {
         let (action, info) = agent.predict(observation, true).expect("no deadline was missed");
         assert_eq!((action, info.outcome, info.reason), (&[-7.0][..], Outcome::SafeDefault, reason));
     }
-    // A late error is late first: nobody waits for a default.
+    // An error that is also late is a violation, because a safe default would be late too.
     assert!(agent(true, 1000).predict(&[500.0, 2e6], true).is_err());
 }
 
@@ -87,9 +88,10 @@ fn other_errors_become_the_safe_default() {
 fn a_bundle_is_loaded_and_answers_with_and_without_noise() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small.bundle");
     let options = Options { backend: Backend::Native, enforce: false, seed: 4, ..Options::default() };
-    let mut agent = Agent::load(&path, options.clone()).expect("it is good");
-    let mut answer =
-        |deterministic| agent.predict(&[0.5, -0.25, 1.0], deterministic).expect("free").0.to_vec();
+    let mut agent = Agent::load(&path, options.clone()).expect("the bundle is good");
+    let mut answer = |deterministic| {
+        agent.predict(&[0.5, -0.25, 1.0], deterministic).expect("nothing is enforced").0.to_vec()
+    };
     let plain = answer(true);
     let noisy = answer(false);
     assert_ne!(plain, noisy);
@@ -98,7 +100,8 @@ fn a_bundle_is_loaded_and_answers_with_and_without_noise() {
     let wrong = Options { safe_default: Some(vec![2.0, 0.0]), ..options };
     assert!(matches!(Agent::load(&path, wrong), Err(AgentError::SafeDefault(_))));
 }
-/// A clock that also moves by itself, a nanosecond at each look, so that a busy loop ends.
+
+/// A clock that also moves by a nanosecond at each look, so that a busy loop ends.
 struct Ticking(ManualClock);
 
 impl Clock for Ticking {
@@ -118,27 +121,28 @@ fn compliance_is_measured_against_the_inference_deadline() {
             ..Options::default()
         };
         let policy = Box::new(Scripted(clock.clone()));
-        let mut agent = Agent::new(policy, None, examples, options, Ticking(clock)).expect("it serves");
+        let mut agent =
+            Agent::new(policy, None, examples, options, Ticking(clock)).expect("the policy serves");
         agent.validate_slo_compliance(500)
     };
-    // A look at the clock adds one to what the first feature says: 100 and 101.
+    // A look at the clock adds one nanosecond to the first feature: 100 and 101.
     let half = measure(vec![vec![99.0, 1.0], vec![100.0, 1.0]]).expect("nothing is enforced");
     assert_eq!((half.inference.percentiles().count, half.within_deadline(), half.holds()), (500, 0.5, false));
     let all = measure(vec![vec![99.0, 1.0]]).expect("nothing is enforced");
     assert_eq!((all.within_deadline(), all.holds()), (1.0, true));
-    assert!(measure(vec![vec![1.0, 2e6]]).is_err(), "a fault's time says nothing");
+    assert!(measure(vec![vec![1.0, 2e6]]).is_err(), "the time of a fault is not measured");
 }
 
 fn recurrent(on_miss: StateRule) -> Agent {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recurrent.bundle");
     let options = Options { backend: Backend::Native, enforce: false, ..Options::default() };
-    let candidate = Candidate::read(&path, &options.trust).expect("it is good");
+    let candidate = Candidate::read(&path, &options.trust).expect("the bundle is good");
     let policy = candidate.load(options.backend, Widths { observation: None, action: None });
     let mut manifest = candidate.manifest().expect("a bundle has one").clone();
     manifest.recurrent = manifest.recurrent.map(|rules| crate::bundle::Recurrent { on_miss, ..rules });
     let examples = vec![vec![0.0; 3]];
-    let policy = policy.expect("it serves").policy;
-    Agent::new(policy, Some(&manifest), examples, options, MachineClock::new()).expect("it serves")
+    let policy = policy.expect("the policy serves").policy;
+    Agent::new(policy, Some(&manifest), examples, options, MachineClock::new()).expect("the policy serves")
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn state_is_carried_by_the_rules_of_the_manifest() {
     };
     let mut unbroken = recurrent(StateRule::Keep);
     let steps: Vec<_> = (0..4).map(|_| ask(&mut unbroken).0).collect();
-    assert!(steps.windows(2).all(|pair| pair[0] != pair[1]), "the state shows: {steps:?}");
+    assert!(steps.windows(2).all(|pair| pair[0] != pair[1]), "the state changes the action: {steps:?}");
     for (rule, expected) in [
         (StateRule::Keep, [(&steps[2], Reason::None), (&steps[3], Reason::None)]),
         (StateRule::Reset, [(&steps[0], Reason::None), (&steps[1], Reason::None)]),
@@ -164,7 +168,7 @@ fn state_is_carried_by_the_rules_of_the_manifest() {
         for (action, reason) in expected {
             assert_eq!(ask(&mut agent), (action.clone(), reason), "{rule:?}");
         }
-        // An episode begins without the burn-in of a miss before it.
+        // An episode begins without a burn-in, also after a miss.
         let _ = agent.predict(&[f32::NAN; 3], true);
         agent.reset();
         assert_eq!(ask(&mut agent), (steps[0].clone(), Reason::None), "{rule:?}");
@@ -174,14 +178,14 @@ fn state_is_carried_by_the_rules_of_the_manifest() {
 #[test]
 fn actions_out_of_the_manifests_bounds_become_the_safe_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small.bundle");
-    let manifest = Candidate::read(&path, &Trust::default()).expect("it is good");
+    let manifest = Candidate::read(&path, &Trust::default()).expect("the bundle is good");
     let clock = ManualClock::new(Nanos(0));
     let mut manifest = manifest.manifest().expect("a bundle has one").clone();
     (manifest.action.low, manifest.action.high) = (vec![-1.0], vec![1.0]);
     (manifest.safe_default, manifest.noise) = (Some(vec![0.5]), None);
     let policy = Box::new(Scripted(clock.clone()));
     let mut agent = Agent::new(policy, Some(&manifest), vec![vec![0.0; 2]], Options::default(), clock)
-        .expect("it serves");
+        .expect("the policy serves");
     for (answer, reason) in
         [(1.0, Reason::None), (1.01, Reason::ActionOutOfBounds), (-2.0, Reason::ActionOutOfBounds)]
     {

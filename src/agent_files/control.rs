@@ -1,8 +1,10 @@
-//! The control socket in the directory of an agent's rings: one line of JSON asks a running daemon, one line answers.
+//! The control socket in the directory of an agent's rings: a client sends one line of JSON, and the daemon
+//! answers with one line.
 //!
-//! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`, the answer `{"ok":…}` or `{"error":"…"}`. Both sides bound what they read in size and
-//! in time, so that neither can hold up the other. Who may connect is decided by the socket's permissions (the agent's user
-//! and group), and who did by the kernel.
+//! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`. The answer is
+//! `{"ok":…}` or `{"error":"…"}`. Both sides limit the size and the time of what they read, so neither can
+//! block the other. The socket's permissions decide who may connect (the agent's user and group); the kernel
+//! says who did.
 
 use crossbeam::channel::{Sender, bounded};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -15,45 +17,45 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 const NAME: &str = "control.sock";
-/// A request is a few words.
+/// A request is a few words long.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
-/// A status with the figures of 4096 features.
+/// Room for a status page with the figures of 4096 features.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
-/// How long a client may take for its request: it is a program that has it ready.
+/// How long a client may take to send its request. It is a program, and has the request ready.
 const REQUEST_TIME: Nanos = Nanos::from_millis(500);
-/// How long the supervisor may take for an answer before it counts as stuck.
+/// How long the supervisor may take to answer before it counts as stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// What can be asked.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// The snapshot that SIGUSR1 writes.
-    // With braces, so that further fields are refused here as well.
+    /// Asks for the status page.
+    // With braces, so that unknown fields are refused here as well.
     Status {},
-    /// Takes over a configuration. The answer is a ticket; status tells, under that number, how it ended.
+    /// Applies a configuration. The answer is a ticket; the status page lists the outcome under that number.
     Reload {
-        /// Which.
+        /// Which configuration.
         to: ReloadTarget,
     },
 }
 
-/// What a reload leads to.
+/// The configuration that a reload applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadTarget {
-    /// The configuration file as it is now.
+    /// The configuration file, as it is now.
     Configured,
-    /// What ran before the last reload.
+    /// The deployment that ran before the last reload.
     Previous,
 }
 
-/// A request that waits for its answer.
+/// A request that waits for an answer.
 #[derive(Debug)]
 pub struct Pending {
-    /// What is asked.
+    /// The request.
     pub request: ControlRequest,
-    /// The user who asks, as the kernel says.
+    /// The user who sent it, as the kernel says.
     pub uid: u32,
     reply: Sender<Answer>,
 }
@@ -61,9 +63,9 @@ pub struct Pending {
 type Answer = Result<Value, String>;
 
 impl Pending {
-    /// Answers it, or says why not.
+    /// Sends the answer, or the reason of a refusal.
     pub fn answer(self, answer: Answer) {
-        // The one who asked may have gone.
+        // The connection's thread may have stopped waiting.
         drop(self.reply.send(answer));
     }
 }
@@ -82,10 +84,10 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Makes the socket, in place of one that a predecessor left. Only for the holder of the daemon's role.
+    /// Makes the socket, and replaces one that a predecessor left. The caller must hold the daemon's role.
     ///
     /// # Errors
-    /// When it cannot be made; a path of more than 107 bytes is too long for one.
+    /// Fails if the socket cannot be made. Its path may have at most 107 bytes.
     pub fn bind(directory: &AgentDirectory) -> io::Result<Self> {
         let path = directory.path().join(NAME);
         match std::fs::remove_file(&path) {
@@ -97,11 +99,11 @@ impl ControlSocket {
         Ok(Self { listener })
     }
 
-    /// Hands every request to `ask`, one after the other, until that says that nobody answers any more.
+    /// Passes every request to `ask`, one after the other, until that returns false.
     pub fn serve(self, mut ask: impl FnMut(Pending) -> bool) {
         for stream in self.listener.incoming() {
             let Ok(mut stream) = stream else {
-                // Out of file descriptors, mostly; whoever asks will ask again.
+                // Usually the process is out of file descriptors. The client has to ask again.
                 MonotonicClock.sleep_until(MonotonicClock.now().plus(REQUEST_TIME));
                 continue;
             };
@@ -120,7 +122,7 @@ impl ControlSocket {
             };
             let mut text = serde_json::to_vec(&reply).unwrap_or_default();
             text.push(b'\n');
-            // A client that went away needs no answer.
+            // An error means that the client has gone; it needs no answer.
             let _ = stream.set_write_timeout(Some(REQUEST_TIME.to_duration()));
             let _ = stream.write_all(&text);
             if !listening {
@@ -130,7 +132,7 @@ impl ControlSocket {
     }
 }
 
-/// The request on a connection, and whose it is.
+/// Reads the request on a connection. Returns it with the client's user.
 fn receive(stream: &mut UnixStream) -> Result<(ControlRequest, u32), String> {
     let peer = rustix::net::sockopt::socket_peercred(&*stream).map_err(|error| error.to_string())?;
     let by = MonotonicClock.now().plus(REQUEST_TIME);
@@ -143,7 +145,7 @@ fn is_only_late(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Bytes up to the line's end or the stream's, at most so many and at most so long.
+/// Reads up to the end of the line or of the stream. Fails beyond `most` bytes, or after the instant `by`.
 fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
@@ -155,7 +157,7 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
         stream.set_read_timeout(Some(left.to_duration()))?;
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // The time that is left is looked at above.
+            // The remaining time is checked above.
             Err(error) if is_only_late(error.kind()) => continue,
             Err(error) => return Err(error),
         };
@@ -170,10 +172,11 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
     }
 }
 
-/// Asks the daemon whose rings are in `directory`, waiting at most so long for its answer.
+/// Sends a request to the daemon whose rings are in `directory`, and waits for the answer for at most
+/// `patience`.
 ///
 /// # Errors
-/// When nobody answers in time, or the answer is a refusal.
+/// Fails if no answer comes in time, or the daemon refuses the request.
 pub fn ask_daemon(
     directory: &AgentDirectory,
     request: &ControlRequest,

@@ -1,5 +1,5 @@
-//! `daemon.json` in the directory of an agent's rings: which process the daemon is, and where its state and its
-//! configuration are, for commands that are given a name alone.
+//! `daemon.json` in the directory of an agent's rings: the daemon's process, its state directory and its
+//! configuration. Commands that are given only an agent's name find these there.
 
 use escapement_ring::directory::AgentDirectory;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 const NAME: &str = "daemon.json";
 
-/// What a daemon says about itself when it starts. It is left behind when the daemon ends: where the state is stays true.
+/// What a daemon says about itself when it starts. The file stays after the daemon's end: the paths stay
+/// true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFile {
     /// The daemon's process.
     pub pid: u32,
-    /// When that process began, in clock ticks since the machine did: numbers of processes are used again.
+    /// When that process started, in clock ticks since the machine did. It tells the process from a later one
+    /// with the same number.
     pub started: u64,
     /// Its state directory.
     pub state: PathBuf,
@@ -23,27 +25,27 @@ pub struct RunFile {
     pub config: PathBuf,
 }
 
-/// A process that cannot be mistaken for another.
+/// A handle of a living daemon. It can never name another process.
 #[derive(Debug)]
 pub struct LiveDaemon {
     handle: OwnedFd,
 }
 
 impl RunFile {
-    /// What the calling process says about itself.
+    /// Describes the calling process.
     ///
     /// # Errors
-    /// When the kernel does not say when it began.
+    /// Fails if the kernel does not say when it started.
     pub fn of_this_process(state: PathBuf, config: PathBuf) -> io::Result<Self> {
         let pid = std::process::id();
-        let (started, _) = beginning_of(pid)?;
+        let (started, _) = start_of(pid)?;
         Ok(Self { pid, started, state, config })
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the file, completely or not at all.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if it cannot be written.
     pub fn write(&self, directory: &AgentDirectory) -> io::Result<()> {
         let path = directory.path().join(NAME);
         let temporary = path.with_extension("json.new");
@@ -51,7 +53,7 @@ impl RunFile {
         std::fs::rename(&temporary, path)
     }
 
-    /// The one in the directory; `None` where there is none that can be read.
+    /// Reads the file in the directory; `None` if there is none that can be read.
     pub fn read(directory: &AgentDirectory) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(directory.path().join(NAME)).ok()?).ok()
     }
@@ -60,8 +62,8 @@ impl RunFile {
     pub fn daemon(&self) -> Option<LiveDaemon> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Asked only once the handle is there, so that it cannot be about another process.
-        match beginning_of(self.pid) {
+        // Read only after the handle was opened, so that both are about the same process.
+        match start_of(self.pid) {
             Ok((started, alive)) if started == self.started && alive => Some(LiveDaemon { handle }),
             _ => None,
         }
@@ -72,22 +74,24 @@ impl LiveDaemon {
     /// Sends it a signal.
     ///
     /// # Errors
-    /// When the caller may not, or it has ended meanwhile.
+    /// Fails if the caller may not, or the daemon has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.handle, signal)?)
     }
 }
 
-/// When a process began, and whether it still runs.
-fn beginning_of(pid: u32) -> io::Result<(u64, bool)> {
+/// When a process started, and whether it still runs.
+fn start_of(pid: u32) -> io::Result<(u64, bool)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in parentheses, with anything in it.
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let mut fields = fields.split(' ');
     let alive = fields.next().is_some_and(|state| !matches!(state, "Z" | "X" | "x"));
-    // The third field is the first of these; the 22nd is the beginning.
+    // The first of these is the third field of the file; the 22nd is the start.
     let started = fields.nth(18).and_then(|field| field.parse().ok());
-    started.map(|started| (started, alive)).ok_or_else(|| io::Error::other("no beginning in /proc"))
+    started
+        .map(|started| (started, alive))
+        .ok_or_else(|| io::Error::other("/proc does not say when the process started"))
 }
 
 #[cfg(test)]
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_recognised_by_its_beginning() {
+    fn a_process_is_recognised_by_its_start() {
         let own = RunFile::of_this_process(PathBuf::new(), PathBuf::new()).expect("/proc is there");
         assert!(own.daemon().is_some());
         assert!(RunFile { started: own.started + 1, ..own }.daemon().is_none());

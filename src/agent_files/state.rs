@@ -1,6 +1,7 @@
-//! What outlives a restart and a reboot: the agent's state directory, with the latch and the audit file in it.
+//! The agent's state directory, which outlives a restart and a reboot. It holds the latch and the audit file.
 //!
-//! The rings lie in memory and vanish with the machine's power. A halt must not, so that it is kept here, on disk.
+//! The rings lie in memory and are lost when the machine stops. A halt must not be lost, so it is kept here,
+//! on disk.
 
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::shm::{RoleLock, ShmError};
@@ -12,16 +13,17 @@ use std::path::{Path, PathBuf};
 
 /// Where state directories are for agents that run as root.
 const SYSTEM_ROOT: &str = "/var/lib/escapement";
-/// The same, below the home directory of another user.
+/// The same for agents of another user, below that user's home directory.
 const USER_ROOT: &str = ".local/state/escapement";
-/// For the agent's user alone to write, and for its group to read.
+/// The agent's user may write, and its group may read.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
 const REARM_LOCK: &str = "rearm.lock";
-/// How often a lock that somebody holds is tried again.
-const LOOK_AGAIN: Nanos = Nanos::from_millis(1);
+/// How long to wait before a held lock is tried again.
+const RETRY_AFTER: Nanos = Nanos::from_millis(1);
 
-/// No re-arm is under way, or it is the caller's. The file stays, so that all find the same one.
+/// The lock that halts and re-arms exclude each other by. Its file is never removed, so that all lock the
+/// same one.
 #[derive(Debug)]
 pub struct RearmLock {
     _file: File,
@@ -56,9 +58,11 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// The state directory of the agent `name` below `root`. Without a root it is the one that systemd made for this
-    /// instance of the service, or else the agent's below `/var/lib/escapement` for root and below the user's own
-    /// directory for state (XDG) for everybody else.
+    /// The state directory of the agent `name` below `root`.
+    ///
+    /// Without a root it is the directory that systemd made for this instance of the service. Without that
+    /// either, it lies below `/var/lib/escapement` for root, and below the user's own state directory (XDG)
+    /// for other users.
     pub fn new(root: Option<&Path>, name: &str) -> Self {
         let path = match (root, std::env::var_os("STATE_DIRECTORY")) {
             (Some(root), _) => root.join(name),
@@ -68,12 +72,12 @@ impl StateDirectory {
         Self { path }
     }
 
-    /// The directory at `path`, as a running daemon names it.
+    /// The directory at `path`, as a daemon's run file names it.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Where the system's agents keep theirs, whoever asks.
+    /// The state directory of the system's agent `name`, whatever the environment says.
     pub fn of_the_system(name: &str) -> Self {
         Self { path: Path::new(SYSTEM_ROOT).join(name) }
     }
@@ -90,15 +94,15 @@ impl StateDirectory {
         }
     }
 
-    /// The directory itself.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the directory where it is missing, and shows that a halt could be kept in it.
+    /// Makes the directory if it is missing, and checks that it can be written.
     ///
     /// # Errors
-    /// When it cannot be made or written: an agent without a place for its latch must not start.
+    /// Fails if it cannot be made or written: an agent without a place for its latch must not start.
     pub fn create(&self) -> Result<(), StateError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(DIRECTORY_MODE);
@@ -108,23 +112,26 @@ impl StateDirectory {
             .map_err(|error| StateError::new(&self.path, "write to the state directory")(error.into()))
     }
 
-    /// Takes the state directory for the calling process, without waiting: the daemon while it runs, `rearm` while it
-    /// works. It is a lock of its own beside the one on the rings, because the rings' directory does not outlive a
-    /// reboot, and because no two agents may share a latch.
+    /// Locks the state directory for the calling process, without waiting. The daemon holds this lock while
+    /// it runs, and `rearm` while it works.
+    ///
+    /// It is separate from the lock on the rings: their directory does not outlive a reboot, and no two
+    /// agents may share a latch.
     ///
     /// # Errors
-    /// [`ShmError::Held`] when another process has it.
+    /// Fails with [`ShmError::Held`] if another process holds it.
     pub fn acquire(&self) -> Result<RoleLock, ShmError> {
-        // Made here where it is missing, so that it belongs to whoever the directory belongs to.
+        // Made here if it is missing, so that the lock's file gets the directory's owner.
         drop(self.open("daemon.lock", OpenOptions::new().append(true).create(true)));
         RoleLock::acquire(&self.path, "daemon")
     }
 
-    /// Keeps re-arms out, or is the re-arm: `rearm` holds this lock from its first look at the latch to the latch's removal,
-    /// `halt` takes it before it says that it halted. Somebody who may only read the directory may take it too.
+    /// Locks out re-arms and halts. `rearm` holds this lock from reading the latch to removing it; `halt`
+    /// takes it before it reports success. A caller that may only read the directory can take it as well.
     ///
     /// # Errors
-    /// When the lock's file cannot be had, or another process holds it for longer than `patience`.
+    /// Fails if the lock's file cannot be opened, or another process holds the lock for longer than
+    /// `patience`.
     pub fn lock_rearm(&self, patience: Nanos) -> Result<RearmLock, StateError> {
         let path = self.path.join(REARM_LOCK);
         let error = |action| StateError::new(&path, action);
@@ -132,20 +139,20 @@ impl StateDirectory {
             .open(REARM_LOCK, OpenOptions::new().append(true).create(true))
             .or_else(|_| self.open(REARM_LOCK, OpenOptions::new().read(true)))
             .map_err(error("open the lock"))?;
-        let begun = MonotonicClock.now();
+        let started = MonotonicClock.now();
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(RearmLock { _file: file }),
-                Err(rustix::io::Errno::WOULDBLOCK) if MonotonicClock.now().since(begun) < patience => {
-                    MonotonicClock.sleep_until(MonotonicClock.now().plus(LOOK_AGAIN));
+                Err(rustix::io::Errno::WOULDBLOCK) if MonotonicClock.now().since(started) < patience => {
+                    MonotonicClock.sleep_until(MonotonicClock.now().plus(RETRY_AFTER));
                 }
                 Err(failed) => return Err(error("wait for a re-arm or a halt under way")(failed.into())),
             }
         }
     }
 
-    /// Opens a file in the directory. What root makes in a directory of the agent's user is the agent's: root may press
-    /// the kill switch, and the daemon must be able to go on with the same files.
+    /// Opens a file in the directory, and gives it the directory's owner if the caller is root. Root may pull
+    /// the kill switch, and the daemon of another user must be able to use the same files afterwards.
     pub(crate) fn open(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
         let flags = libc::O_NOFOLLOW;
         let file = options.mode(FILE_MODE).custom_flags(flags).open(self.path.join(name))?;
@@ -159,7 +166,7 @@ impl StateDirectory {
         Ok(file)
     }
 
-    /// Makes what was created, renamed or removed in the directory survive a crash of the machine.
+    /// Makes files that were created, renamed or removed in the directory survive a crash of the machine.
     pub(crate) fn sync(&self) -> Result<(), StateError> {
         File::open(&self.path)
             .and_then(|directory| directory.sync_all())

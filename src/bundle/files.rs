@@ -2,7 +2,8 @@
 
 use super::error::BundleError;
 use super::manifest::FileEntry;
-use super::names::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
+use super::names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;

@@ -27,6 +27,7 @@ mod names;
 mod safetensors;
 mod trust;
 
+pub use crate::hex::hex;
 pub use agreement::{Agreement, AgreementError, Rows, agreement};
 pub use candidate::Candidate;
 pub use error::BundleError;
@@ -36,7 +37,7 @@ pub use manifest::{
     ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent,
     Segment, SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
 };
-pub use names::{GOLDEN, MANIFEST, POLICY, SIGNATURE, hex};
+pub use names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 pub use trust::{SignatureState, Trust, is_public_key};
 
 use crate::policy::PolicyFile;

@@ -20,7 +20,7 @@ use super::exit::{ExitCode, Failure};
 use crate::bundle;
 use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
-use escapement_engine::{Backlog, Bounds, BudgetSpec, GuardMode, IdleStrategy, OnFull, OnGap, OnMiss};
+use escapement_engine::{Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, OnFull, OnGap, OnMiss};
 use escapement_ring::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -235,7 +235,7 @@ fn trust(config: &AgentConfig) -> String {
     };
     let guard = config.policy.guard;
     let guard = match guard.mode {
-        GuardMode::Off => "features are not compared with the training's".to_owned(),
+        InputCheckMode::Off => "features are not compared with the training's".to_owned(),
         mode => format!("features beyond {} deviations: {}", guard.deviations, mode.name()),
     };
     format!("{signature}; {noise}; {guard}")

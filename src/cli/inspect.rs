@@ -28,7 +28,7 @@ use super::exit::{ExitCode, Failure};
 use crate::bundle::{Candidate, Proof, Sandbox, Served, Trust, load};
 use crate::latency::{Objective, measure_latency};
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
-use escapement_engine::made_up_observations;
+use escapement_engine::synthetic_observations;
 use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use serde_json::{Value, json};
@@ -194,7 +194,7 @@ struct Speed {
 
 fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
     let mut clock = MachineClock::new();
-    let observations = made_up_observations(policy.dimensions().observation, 64);
+    let observations = synthetic_observations(policy.dimensions().observation, 64);
     let objective = Objective { trials: CALLS, deadline: Nanos::from_millis(1), share: 0.0 };
     let p50_ns = measure_latency(policy, &mut clock, &observations, objective)
         .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?

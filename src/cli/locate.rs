@@ -4,6 +4,7 @@
 use super::agent::{AgentArguments, Named};
 use super::exit::{ExitCode, Failure};
 use crate::agent_files::{LiveDaemon, RunFile, StateDirectory};
+use crate::halt::Target;
 use escapement_ring::directory::{AgentDirectory, RingFile};
 use escapement_ring::ring::Header;
 
@@ -60,6 +61,11 @@ impl Located {
             self.state.path().display()
         );
         Err(Failure::new(ExitCode::InputMissing, message))
+    }
+
+    /// The agent as a halt or a re-arm takes it.
+    pub(super) fn target(&self) -> Target<'_> {
+        Target { directory: &self.directory, state: &self.state, daemon: self.daemon.as_ref() }
     }
 
     /// The action ring's header, if there are rings.

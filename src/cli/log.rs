@@ -5,7 +5,7 @@
 //! the count is logged as soon as there is room.
 
 use super::exit::{ExitCode, Failure};
-use crate::os::{unwaiting, write_at_once};
+use crate::os::{open_nonblocking, write_without_blocking};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +32,7 @@ pub(super) fn start(filter: &str) -> Result<(), Failure> {
 fn stderr() -> io::Result<OwnedFd> {
     let stderr = io::stderr();
     // A socket takes what it reports, and a file takes everything.
-    unwaiting(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
+    open_nonblocking(stderr.as_fd()).map_or_else(|| stderr.as_fd().try_clone_to_owned(), Ok)
 }
 
 /// A log into a file that may not have room for a line.
@@ -63,7 +63,7 @@ impl<F: AsFd> Log<F> {
         if state.lost > 0 {
             let end = if state.torn { "\n" } else { "" };
             let lost = format!("{end}{}\n", dropped(state.lost));
-            let written = write_at_once(self.file.as_fd(), lost.as_bytes());
+            let written = write_without_blocking(self.file.as_fd(), lost.as_bytes());
             if written < lost.len() {
                 state.lost += 1;
                 state.torn |= written > 0;
@@ -71,7 +71,7 @@ impl<F: AsFd> Log<F> {
             }
             *state = State::default();
         }
-        let written = write_at_once(self.file.as_fd(), line);
+        let written = write_without_blocking(self.file.as_fd(), line);
         if written < line.len() {
             *state = State { lost: 1, torn: written > 0 };
         }

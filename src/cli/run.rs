@@ -18,7 +18,7 @@ use super::exit::{ExitCode, Failure};
 use super::log;
 use crate::config::{self, AgentConfig, PolicySource};
 use crate::daemon::{self, End};
-use crate::halt::{Emergency, end_at_once};
+use crate::halt::{CrashCodes, end_at_once};
 use crate::policy::Backend;
 use escapement_ring::wire::Reason;
 use std::path::PathBuf;
@@ -48,14 +48,12 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         Ok(config)
     };
     log::start(&config.log)?;
-    let emergency = Emergency {
+    let codes = CrashCodes {
         panic_code: ExitCode::Internal as i32,
         bus_error_code: ExitCode::BusError as i32,
         hung_code: ExitCode::Hung as i32,
     };
-    emergency
-        .install()
-        .map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
+    codes.install().map_err(|error| Failure::new(ExitCode::Temporary, format!("SIGBUS handler: {error}")))?;
     let ending = match daemon::run(&config, &arguments.config, read_again) {
         Ok(ending) => ending,
         Err(error) if error.leaves_a_thread() => end_at_once(Failure::from(error).report() as i32),

@@ -23,7 +23,7 @@ use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Slo, Trust};
-use crate::evidence::{Question, Stretch, Timeline, judge};
+use crate::evidence::{Interval, MissKind, Timeline, judge};
 use crate::evidence::{ThreadWatch, steal_is_accounted};
 use crate::latency::{
     Baseline, Comparison, LatencyReport, MissCounts, Objective, html_report, measure_explained,
@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let width = policy.dimensions().observation;
         let observations = match &given {
             Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
-            None => escapement_engine::made_up_observations(width, MADE_UP),
+            None => escapement_engine::synthetic_observations(width, MADE_UP),
         };
         let core = match arguments.core.or_else(last_core) {
             Some(core) => {
@@ -119,7 +119,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let _ = lock_all_memory();
         prefault_stack();
         let mut explainer = Explainer::new(objective.deadline);
-        let explain = |late: &[Stretch], counts: &mut MissCounts| explainer.explain(late, counts);
+        let explain = |late: &[Interval], counts: &mut MissCounts| explainer.explain(late, counts);
         let clock = &mut MachineClock::new();
         let report = measure_explained(policy.as_mut(), clock, &observations, objective, explain)
             .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
@@ -180,13 +180,13 @@ impl Explainer {
         Self { watch: watch.ok(), timeline, limit: deadline.0 }
     }
 
-    fn explain(&mut self, late: &[Stretch], counts: &mut MissCounts) {
+    fn explain(&mut self, late: &[Interval], counts: &mut MissCounts) {
         if let Some(watch) = &mut self.watch {
             watch.drain(&mut self.timeline);
         }
         for call in late {
-            let question = Question::Late { window: *call, limit: self.limit };
-            let (cause, _) = judge(&self.timeline, question, late.len() == 1);
+            let kind = MissKind::Late { window: *call, limit: self.limit };
+            let (cause, _) = judge(&self.timeline, kind, late.len() == 1);
             *counts.entry(cause).or_default() += 1;
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::bundle::Trust;
 use crate::policy::{Dimensions, Precision};
-use escapement_engine::{Carry, GuardSpec, GuardWake, IdleStrategy, Settings, WarmUpSpec};
+use escapement_engine::{CarryRule, GuardWake, IdleStrategy, InputCheckSpec, Settings, WarmUpSpec};
 use escapement_ring::clock::Nanos;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub struct PolicyConfig {
     /// Whether libtorch may run where the kernel cannot take write access away from it.
     pub allow_unsandboxed_torch: bool,
     /// What happens with features unlike those of the training.
-    pub guard: GuardSpec,
+    pub guard: InputCheckSpec,
     /// The policy that answers if the main one fails, before the constant default: a bundle or a TorchScript
     /// file.
     pub fallback: Option<PathBuf>,
@@ -75,9 +75,9 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecurrentConfig {
     /// At a tick whose action did not come from the policy.
-    pub on_miss: Option<Carry>,
+    pub on_miss: Option<CarryRule>,
     /// At a break in the feed's sequence, or if observations were skipped.
-    pub on_gap: Option<Carry>,
+    pub on_gap: Option<CarryRule>,
 }
 
 /// How the deadline guard runs.

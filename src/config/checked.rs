@@ -10,7 +10,7 @@ use super::words::{CarryWord, IdleWord};
 use crate::bundle::Trust;
 use crate::policy::{Backend, Dimensions, Execution};
 use escapement_engine::{
-    Bounds, BudgetSpec, Carry, Deadlines, GuardSpec, IdleStrategy, OnMiss, Settings, WarmUpSpec,
+    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, OnMiss, Settings, WarmUpSpec,
 };
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::MAX_SLOT_SIZE;
@@ -118,7 +118,10 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
         seed: policy.seed.as_ref().map(|seed| seed.value),
         load_timeout: Duration::from_millis(policy.load_timeout_ms.value),
         allow_unsandboxed_torch: policy.allow_unsandboxed_torch.value,
-        guard: GuardSpec { mode: raw.input_guard.mode.value, deviations: raw.input_guard.deviations.value },
+        guard: InputCheckSpec {
+            mode: raw.input_guard.mode.value,
+            deviations: raw.input_guard.deviations.value,
+        },
         fallback: fallback(document, raw, directory),
         recurrent: recurrent(document, &raw.recurrent),
     })
@@ -137,9 +140,9 @@ fn recurrent(document: &Document<'_>, recurrent: &keys::Recurrent) -> RecurrentC
     let burn_in = recurrent.burn_in.as_ref();
     let rule = |key: Option<&Setting<CarryWord>>| {
         Some(match key?.value {
-            CarryWord::Keep => Carry::Keep,
-            CarryWord::Reset => Carry::Reset,
-            CarryWord::BurnIn => Carry::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
+            CarryWord::Keep => CarryRule::Keep,
+            CarryWord::Reset => CarryRule::Reset,
+            CarryWord::BurnIn => CarryRule::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
         })
     };
     let keys = [recurrent.on_miss.as_ref(), recurrent.on_gap.as_ref()];

@@ -24,7 +24,7 @@ use super::shown::{limits, numbers};
 use super::words::{CarryWord, IdleWord, burn_in, idle_sleep_us};
 use crate::bundle::{MAX_BURN_IN, is_public_key};
 use crate::policy::{Backend, Precision};
-use escapement_engine::{Backlog, BudgetSpec, GuardMode, GuardWake, OnFull, OnGap, OnMiss};
+use escapement_engine::{Backlog, BudgetSpec, GuardWake, InputCheckMode, OnFull, OnGap, OnMiss};
 use escapement_ring::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use escapement_ring::wire::MAX_DIMENSION;
 use serde_json::json;
@@ -154,7 +154,7 @@ config_keys! {
     /// The input check: features unlike those of the training.
     ["observation.guard"] input_guard: InputGuard {
         /// What a feature outside its limits leads to.
-        mode: GuardMode = default(one_of::<GuardMode>(), GuardMode::Count);
+        mode: InputCheckMode = default(one_of::<InputCheckMode>(), InputCheckMode::Count);
             reload next_tick, text shown, json |config| config.policy.guard.mode.name();
         /// The limit, in standard deviations from the mean of the training.
         deviations: f64 = default(Number(0.5, 1_000.0), 10.0);

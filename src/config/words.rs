@@ -1,7 +1,7 @@
 //! Words for values that consist of two keys: a word, and a number that belongs to one of the words.
 
 use super::built::RecurrentConfig;
-use escapement_engine::{Carry, IdleStrategy};
+use escapement_engine::{CarryRule, IdleStrategy};
 use escapement_policy::words;
 
 /// The word for what happens to carried state. The length of a burn-in is a key of its own.
@@ -15,11 +15,11 @@ pub(super) enum CarryWord {
 words!(CarryWord { Keep = "keep", Reset = "reset", BurnIn = "burn_in" });
 
 impl CarryWord {
-    pub(super) fn of(carry: Carry) -> Self {
+    pub(super) fn of(carry: CarryRule) -> Self {
         match carry {
-            Carry::Keep => Self::Keep,
-            Carry::Reset => Self::Reset,
-            Carry::BurnIn(_) => Self::BurnIn,
+            CarryRule::Keep => Self::Keep,
+            CarryRule::Reset => Self::Reset,
+            CarryRule::BurnIn(_) => Self::BurnIn,
         }
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn idle_sleep_us(idle: &IdleStrategy) -> Option<u64> {
 /// Returns the length of the burn-in, in observations; `None` if the file asks for no burn-in.
 pub(super) fn burn_in(recurrent: &RecurrentConfig) -> Option<u32> {
     [recurrent.on_miss, recurrent.on_gap].into_iter().flatten().find_map(|rule| match rule {
-        Carry::BurnIn(observations) => Some(observations),
-        Carry::Keep | Carry::Reset => None,
+        CarryRule::BurnIn(observations) => Some(observations),
+        CarryRule::Keep | CarryRule::Reset => None,
     })
 }

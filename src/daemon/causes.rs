@@ -1,25 +1,20 @@
-//! The causes of misses in the running daemon: evidence in, counts, log lines and the status's figures out.
+//! The causes of misses in the running daemon: takes in the evidence, counts and logs misses, and reports
+//! them.
 
+use super::event::WatchedThread;
 use super::planted::moved_in_time_if_planted;
-use crate::evidence::{Cause, GapReader, LogAllowance, Miss, MissReport, Misses, Timeline};
+use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 
-/// Whose thread is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watched {
-    Engine,
-    Guard,
-}
-
-/// What the supervisor knows about why ticks missed.
+/// The misses of the running engine, and the evidence about them.
 pub(super) struct Causes {
     misses: Misses,
     engine: Option<ThreadWatch>,
     guard: Option<(ThreadWatch, Timeline)>,
     gaps: GapReader,
-    allowance: LogAllowance,
+    rate_limit: LogRateLimit,
     cannot_tell: Vec<String>,
 }
 
@@ -31,33 +26,33 @@ impl Causes {
             misses.timeline().rely_on_steal();
         } else {
             cannot_tell.push(
-                "policy_slow from core_taken where a hypervisor took the engine's core alone: it has never said that it \
-                 took one"
+                "policy_slow from core_taken where a hypervisor took the engine's core alone: \
+                 it has never said that it took one"
                     .to_owned(),
             );
         }
-        Self { misses, engine: None, guard: None, gaps, allowance: LogAllowance::default(), cannot_tell }
+        Self { misses, engine: None, guard: None, gaps, rate_limit: LogRateLimit::default(), cannot_tell }
     }
 
-    /// A thread is watched from now on, or cannot be.
-    pub(super) fn watched(&mut self, who: Watched, watch: Result<ThreadWatch, WatchError>) {
-        match (who, watch) {
-            (Watched::Engine, Ok(watch)) => {
-                // Until now nothing was known about it.
+    /// Takes in that a thread is watched from now on, or cannot be watched.
+    pub(super) fn watched(&mut self, thread: WatchedThread, watch: Result<ThreadWatch, WatchError>) {
+        match (thread, watch) {
+            (WatchedThread::Engine, Ok(watch)) => {
+                // Nothing is known about the thread before that.
                 self.misses.begin(watch.since());
                 self.engine = Some(watch);
             }
-            (Watched::Guard, Ok(watch)) => {
+            (WatchedThread::Guard, Ok(watch)) => {
                 let timeline = Timeline::new(watch.since().0);
                 self.guard = Some((watch, timeline));
             }
-            (Watched::Engine, Err(error)) => {
+            (WatchedThread::Engine, Err(error)) => {
                 tracing::warn!(%error, "causes of misses: most will be undetermined");
                 self.misses.begin_blind();
                 self.cannot_tell
                     .push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
             }
-            (Watched::Guard, Err(error)) => {
+            (WatchedThread::Guard, Err(error)) => {
                 self.cannot_tell.push(format!("the platform's gaps from the guard's own: {error}"));
             }
         }
@@ -67,22 +62,22 @@ impl Causes {
         self.misses.note(&moved_in_time_if_planted(record));
     }
 
-    pub(super) fn expect(&mut self, generation: u32, deadlines: Deadlines) {
-        self.misses.expect(generation, deadlines);
+    pub(super) fn expect(&mut self, revision: u32, deadlines: Deadlines) {
+        self.misses.expect(revision, deadlines);
     }
 
-    /// Gathers the evidence and judges what waits for it.
-    pub(super) fn look(&mut self, now: Nanos) {
+    /// Gathers the evidence, and judges the misses that wait for it.
+    pub(super) fn judge(&mut self, now: Nanos) {
         self.gather();
-        let allowance = &mut self.allowance;
-        self.misses.judge(now, |miss| say(miss, now, allowance));
+        let rate_limit = &mut self.rate_limit;
+        self.misses.judge(now, |miss| log(miss, now, rate_limit));
     }
 
-    /// The engine is at its end, or is left behind.
+    /// Judges the remaining misses, when the engine ends or is abandoned.
     pub(super) fn close(&mut self, now: Nanos) {
         self.gather();
-        let allowance = &mut self.allowance;
-        self.misses.close(now, |miss| say(miss, now, allowance));
+        let rate_limit = &mut self.rate_limit;
+        self.misses.close(now, |miss| log(miss, now, rate_limit));
     }
 
     pub(super) fn report(&self) -> MissReport {
@@ -98,7 +93,7 @@ impl Causes {
             watch.drain(timeline);
         }
         while let Some(gap) = self.gaps.take() {
-            // A guard that nobody watches may have lost its core to anybody.
+            // If the guard is not watched, another thread may have taken its core.
             if let Some((_, timeline)) = &self.guard {
                 self.misses.timeline().add_gap(gap, timeline);
             }
@@ -106,8 +101,8 @@ impl Causes {
     }
 }
 
-fn say(miss: &Miss, now: Nanos, allowance: &mut LogAllowance) {
-    let Some(suppressed) = allowance.ask(now) else { return };
+fn log(miss: &Miss, now: Nanos, rate_limit: &mut LogRateLimit) {
+    let Some(suppressed) = rate_limit.allow(now) else { return };
     let Miss { sequence, reason, cause, evidence, .. } = miss;
     if *cause == Cause::ActionRingFull {
         tracing::warn!(sequence, reason = reason.name(), cause = cause.name(), suppressed, "missed");

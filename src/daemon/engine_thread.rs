@@ -1,32 +1,32 @@
 //! The engine's thread, from its first instruction to its last report.
 
-use super::DaemonError;
-use super::causes::Watched;
-use super::guard_thread::Handed;
+use super::error::DaemonError;
+use super::event::{Event, WatchedThread};
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
-use super::supervisor::Event;
+use super::tail::check_tail;
 use crate::config::AgentConfig;
 use crate::evidence::ThreadWatch;
-use crate::halt::Latch;
+use crate::halt::{Latch, halt_reason, state_of};
 use crate::os::{CoreError, lock_all_memory, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
 use escapement_engine::lease;
 use escapement_engine::telemetry::Counters;
-use escapement_engine::{CommandWord, Company, Engine, OnMiss, Parts, RunEnd, Serving, Update, WarmUp};
-use escapement_ring::clock::{Clock, MachineClock};
+use escapement_engine::{
+    CommandWord, DeadlineGuard, Engine, Parts, Policies, PolicyExtras, RunEnd, Update, WarmUp,
+};
+use escapement_ring::clock::{Clock, FollowingClock, MachineClock};
 use escapement_ring::ring::{Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
 
-/// What the supervisor hands to the engine's thread; the clock is made there.
+/// What the supervisor hands to the engine's thread. The clock is made on that thread.
 pub(super) struct EngineParts {
-    pub(super) serving: Serving,
-    pub(super) company: Company,
-    /// What this thread does before it calls the policy.
+    pub(super) policies: Policies,
+    pub(super) extras: PolicyExtras,
+    /// The sandbox that this thread must enter before it calls the policy; `None` if it needs none.
     pub(super) confine: Option<Sandbox>,
-    /// Where the guard goes, and what it says about its place.
-    pub(super) guard: (Sender<Handed>, Receiver<Vec<String>>),
+    pub(super) guard: GuardLink,
     pub(super) updates: lease::Receiver<Update>,
     pub(super) observations: Consumer,
     pub(super) observation_header: Header,
@@ -38,6 +38,14 @@ pub(super) struct EngineParts {
     pub(super) latch: Latch,
 }
 
+/// The engine's link to the guard's thread.
+pub(super) struct GuardLink {
+    /// Takes the guard once the engine is made.
+    pub(super) guards: Sender<DeadlineGuard<FollowingClock>>,
+    /// Tells what the machine refused to the guard's thread.
+    pub(super) missing: Receiver<Vec<String>>,
+}
+
 /// Warms up, arms, answers observations, and reports each step.
 pub(super) fn serve(
     config: &AgentConfig,
@@ -46,26 +54,26 @@ pub(super) fn serve(
     events: &Sender<Event>,
 ) {
     let (action_header, latch) = (parts.action_header.clone(), parts.latch.clone());
-    // The receiver outlives this thread, except where the process is ending anyway.
+    // Sending fails only if the process is ending anyway.
     let report = |event| drop(events.send(event));
     let (mut engine, warm_up, degraded) = match make_ready(config, parts) {
         Ok(ready) => ready,
-        Err(error) => return report(Event::Refused(error)),
+        Err(error) => return report(Event::EngineFailed(error)),
     };
-    if gate(config, &warm_up) {
+    if check_tail(&config.settings, Some(warm_up.tail)).is_err() {
         engine.halt(Reason::WarmUpTooSlow);
     }
-    report(Event::Watched(Watched::Engine, Box::new(ThreadWatch::of_this_thread())));
+    report(Event::ThreadWatched(WatchedThread::Engine, Box::new(ThreadWatch::of_this_thread())));
     engine.beat(engine.clock().now());
-    // The last look before the agent is armed. Whoever halts makes the latch first and the state word after: a latch
-    // that is made after this look comes with a word that does not let the agent be armed, or takes it back.
+    // The last check before the agent is armed. A halt makes the latch first and sets the state word after.
+    // If the latch is made after this check, its state word either prevents the arming or undoes it.
     if latch.is_engaged() {
         engine.halt(Reason::Operator);
     }
     let armed = action_header.advance(AgentState::Armed.number(), 0);
     report(Event::Warmed { warm_up, degraded });
     if !armed {
-        return report(Event::Ended(RunEnd::Halted(halt_reason(&action_header))));
+        return report(Event::Ended(RunEnd::Halted(halt_reason(state_of(&action_header)))));
     }
     panic_if_planted("engine");
     let end = escapement_engine::run(&mut engine, config.engine.idle, commands);
@@ -75,19 +83,8 @@ pub(super) fn serve(
     report(Event::Ended(end));
 }
 
-/// Why the state word says that the agent is halted.
-pub(super) fn halt_reason(action_header: &Header) -> Reason {
-    let (_, reason) = action_header.state();
-    u16::try_from(reason).ok().and_then(Reason::from_number).unwrap_or(Reason::Operator)
-}
-
-/// A policy whose measured tail does not fit the deadline would halt at its first slow call: better not to arm it.
-fn gate(config: &AgentConfig, warm_up: &WarmUp) -> bool {
-    let settings = &config.settings;
-    settings.enforce && settings.on_miss == OnMiss::Halt && warm_up.tail > settings.deadlines.inference
-}
-
-/// Makes the calling thread the engine's, and the engine ready.
+/// Places the calling thread as the configuration asks, and makes and warms up the engine. Returns what the
+/// machine refused as well.
 fn make_ready(
     config: &AgentConfig,
     parts: EngineParts,
@@ -114,7 +111,7 @@ fn make_ready(
 
     let mut engine = Engine::new(Parts {
         clock: MachineClock::new(),
-        serving: parts.serving,
+        policies: parts.policies,
         observations: parts.observations,
         observation_header: parts.observation_header,
         actions: parts.actions,
@@ -124,17 +121,17 @@ fn make_ready(
         settings: config.settings.clone(),
         epoch: parts.epoch,
     })?;
-    engine.join(parts.company);
-    engine.listen(parts.updates);
+    engine.set_extras(parts.extras);
+    engine.take_updates_from(parts.updates);
     if let Some(sandbox) = parts.confine {
         sandbox.confine();
     }
-    let (guards, placed) = parts.guard;
-    for missing in placed.recv().unwrap_or_default() {
+    let GuardLink { guards, missing } = parts.guard;
+    for missing in missing.recv().unwrap_or_default() {
         demand(Err(missing))?;
     }
     if let Some(guard) = engine.guard(config.guard.wake, Some(config.hang_timeout)) {
-        // The guard's thread outlives this one.
+        // The guard's thread outlives this one, so it takes the guard.
         drop(guards.send(guard));
     }
     let warm_up = engine.warm_up(config.warm_up, |engine| engine.beat(engine.clock().now()))?;

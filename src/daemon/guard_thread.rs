@@ -1,36 +1,30 @@
-//! The guard's thread: on a core of its own, or any but the engine's.
+//! The guard's thread: on a core of its own, or on any core but the engine's.
 //!
-//! It is this thread that ends a process whose policy hangs. It is awake at that moment, and has the core: the supervisor would
-//! have to be woken, and may be waiting for a disk.
+//! This thread ends a process whose policy hangs. It is awake at that moment, and has a core. The supervisor
+//! would have to be woken, and may be waiting for a disk.
 
-use super::causes::Watched;
-use super::halting::{HaltKeeper, not_kept};
+use super::event::{Event, WatchedThread};
 use super::planted::has_no_guard;
-use super::supervisor::Event;
 use crate::config::{AgentConfig, DeadlineGuardConfig};
-use crate::evidence::GapMeter;
-use crate::evidence::ThreadWatch;
-use crate::halt::{Emergency, halt_for_good};
+use crate::evidence::{GapMeter, ThreadWatch};
+use crate::halt::{EndedBy, HaltKeeper, end_hung, halt_for_good, report_unkept};
 use crate::os::{keep_off, pin_to, prefault_stack, use_fifo_scheduler};
 use crossbeam::channel::{Receiver, Sender};
-use escapement_engine::{DeadlineGuard, GuardEnd, GuardWake, Moment};
+use escapement_engine::{DeadlineGuard, GuardEnd, GuardEvent, GuardWake};
 use escapement_ring::clock::FollowingClock;
 use escapement_ring::ring::Header;
 use escapement_ring::wire::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the engine's thread hands over once the engine is made.
-pub(super) type Handed = DeadlineGuard<FollowingClock>;
-
-/// How long the supervisor may take to end a process, once it has said so.
+/// How long the supervisor may take to end a process after it has written how the process ends.
 const END_GRACE: Duration = Duration::from_secs(1);
 
 /// What the guard's thread needs.
 pub(super) struct GuardParts {
-    /// The guard itself, once the engine is made.
-    pub(super) guards: Receiver<Handed>,
-    /// What could not be had of its place.
+    /// Delivers the guard once the engine is made.
+    pub(super) guards: Receiver<DeadlineGuard<FollowingClock>>,
+    /// Takes what the machine refused to this thread.
     pub(super) placed: Sender<Vec<String>>,
     pub(super) events: Sender<Event>,
     pub(super) meter: GapMeter,
@@ -38,19 +32,20 @@ pub(super) struct GuardParts {
     pub(super) action_header: Header,
 }
 
-/// Takes its place, says how far it got it, waits for the engine to be made, and guards until the engine is gone.
+/// Places this thread, reports what was refused, waits for the engine to be made, and guards until the engine
+/// is gone.
 pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     let GuardParts { guards, placed, events, mut meter, keeper, action_header } = parts;
-    // The engine's thread waits for it, except where the process is ending anyway.
+    // The engine's thread waits for this, unless the process is ending anyway.
     drop(placed.send(take_place(config)));
     let Ok(mut guard) = guards.recv() else { return };
     if has_no_guard() {
         return;
     }
-    drop(events.send(Event::Watched(Watched::Guard, Box::new(ThreadWatch::of_this_thread()))));
+    drop(events.send(Event::ThreadWatched(WatchedThread::Guard, Box::new(ThreadWatch::of_this_thread()))));
     let between = |moment| {
-        if let Moment::Overdue(hang) = moment {
-            // A supervisor that is behind does not get to it.
+        if let GuardEvent::Overdue(hang) = moment {
+            // If the queue is full, the supervisor is too far behind to prepare for a hang.
             drop(events.try_send(Event::Overdue(hang)));
         }
         meter.note(moment);
@@ -61,21 +56,22 @@ pub(super) fn serve(config: &AgentConfig, parts: GuardParts) {
     }
 }
 
-/// The state word says halted. What is left is to make that last, and to end a process of which a thread does not come back.
+/// Makes the halt of a hung policy last, and ends the process. The guard has set the state word to halted.
 fn give_up(keeper: &HaltKeeper, action_header: &Header, sequence: Option<u64>) -> ! {
-    // The guard has said so; not over a reason that does not last, which a dying process may have given meanwhile.
+    // The guard's halt does not replace an earlier reason. A dying process may have given one that does not
+    // last.
     halt_for_good(action_header, Reason::PolicyHung);
     match keeper.keep_in_haste(action_header, sequence) {
-        Ok(true) => {}
-        // Halted or stopped in the same moment: the supervisor has said how this process ends, and ends it.
-        Ok(false) => std::thread::sleep(END_GRACE),
-        Err(error) => not_kept(&error),
+        Ok(EndedBy::Caller) => {}
+        // The agent was halted or stopped at the same moment. The supervisor ends the process.
+        Ok(EndedBy::OtherThread) => std::thread::sleep(END_GRACE),
+        Err(error) => report_unkept(&error),
     }
-    tracing::error!(sequence, "the policy does not return; its thread is left behind: halted");
-    Emergency::end_hung()
+    tracing::error!(sequence, "halted: the policy does not return; its thread is abandoned");
+    end_hung()
 }
 
-/// Where it runs and how; gives what could not be had.
+/// Places the calling thread as the configuration asks. Returns what the machine refused.
 fn take_place(config: &AgentConfig) -> Vec<String> {
     let DeadlineGuardConfig { core, .. } = config.guard;
     let mut missing = Vec::new();
@@ -88,9 +84,10 @@ fn take_place(config: &AgentConfig) -> Vec<String> {
         (None, Some(engine)) => keep_off(engine),
         (None, None) => {}
     }
-    // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is needed. The
-    // engine's thread says what is missing for that; it is the same.
-    // One that spins stays an ordinary thread: it would leave its core to nobody, the kill switch included.
+    // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is
+    // needed. A refusal is not reported here: the engine's thread gets the same one. A guard that spins stays
+    // an ordinary thread: otherwise it would leave its core to no other thread, that of the kill switch
+    // included.
     if let (Some(priority), GuardWake::Sleep) = (config.engine.realtime_priority, config.guard.wake) {
         let _ = use_fifo_scheduler(priority);
     }

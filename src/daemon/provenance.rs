@@ -1,40 +1,40 @@
-//! What runs, where it comes from and what vouches for it: as status and log say it.
+//! What runs, where it comes from, and what vouches for it. The status page and the log show it.
 
 use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
+use crate::status::{
+    FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+};
 use escapement_engine::telemetry::FeatureCounts;
-use escapement_engine::{Company, GuardMode, InputGuard};
-use serde::Serialize;
+use escapement_engine::{InputCheck, InputCheckMode, PolicyExtras};
 use std::sync::{Arc, OnceLock};
 
-/// Whether the thread that serves is confined; empty where it need not be. The engine's thread says so once.
+/// Whether the thread that serves is confined. The engine's thread sets it once, if it has to be confined.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sandbox(Arc<OnceLock<bool>>);
 
 impl Sandbox {
-    /// Confines the calling thread, which serves with libtorch. Loading has shown that it can be, or that it need not.
+    /// Confines the calling thread, which serves with libtorch. Loading has shown that it can be confined, or
+    /// that the configuration does not require it.
     pub(super) fn confine(&self) {
         let _ = self.0.set(forbid_files().is_ok());
     }
-}
 
-impl Serialize for Sandbox {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self.0.get() {
-            None => "not_needed",
-            Some(true) => "confined",
-            Some(false) => "none",
-        })
+    fn status(&self) -> SandboxStatus {
+        match self.0.get() {
+            None => SandboxStatus::NotNeeded,
+            Some(true) => SandboxStatus::Confined,
+            Some(false) => SandboxStatus::None,
+        }
     }
 }
 
-/// What status says about the policy.
-#[derive(Debug, Clone, Serialize)]
+/// What is known about the policy that serves.
+#[derive(Debug, Clone)]
 pub(super) struct Provenance {
-    /// `bundle`, `unproven` (a file that stands alone) or `none`.
-    kind: &'static str,
+    kind: PolicyKind,
     name: Option<String>,
     algorithm: Option<String>,
     backend: &'static str,
@@ -44,42 +44,25 @@ pub(super) struct Provenance {
     golden: Option<Proof>,
     signature: &'static str,
     public_key: Option<String>,
-    /// The policy that stands in, by its bundle's name or its file.
+    /// The fallback policy, by its bundle's name or its hash.
     fallback: Option<String>,
     input_guard: &'static str,
-    /// `deterministic`: with zero noise, or because the policy has no randomness.
+    /// Whether the policy draws no noise: with zero noise, or because it has no randomness.
     deterministic: bool,
     seed: Option<u64>,
-    /// The seed that was drawn because none was given. It is kept while noise is off, or another seed is given.
-    #[serde(skip)]
+    /// The seed that was drawn because none was given. It is kept while noise is off or another seed is
+    /// given.
     drawn: Option<u64>,
-    /// `confined`, `not_needed` (nothing from the file is executed) or `none`.
     sandbox: Sandbox,
-    #[serde(skip)]
     counts: Option<Arc<FeatureCounts>>,
-    #[serde(skip)]
     feature_names: Option<Vec<String>>,
 }
 
-/// How often the input guard found features outside.
-#[derive(Debug, Serialize)]
-pub(super) struct GuardFigures {
-    observations: u64,
-    features: Vec<FeatureFigure>,
-}
-
-#[derive(Debug, Serialize)]
-struct FeatureFigure {
-    feature: usize,
-    name: Option<String>,
-    outside: u64,
-}
-
 impl Provenance {
-    /// Of nothing: the `null` backend.
+    /// The provenance of the `null` backend, which loads nothing.
     pub(super) fn of_nothing(policy: &dyn Policy) -> Self {
         Self {
-            kind: "none",
+            kind: PolicyKind::None,
             name: None,
             algorithm: None,
             backend: policy.backend(),
@@ -89,7 +72,7 @@ impl Provenance {
             signature: SignatureState::Absent.name(),
             public_key: None,
             fallback: None,
-            input_guard: GuardMode::Off.name(),
+            input_guard: InputCheckMode::Off.name(),
             deterministic: true,
             seed: None,
             drawn: None,
@@ -99,7 +82,7 @@ impl Provenance {
         }
     }
 
-    /// Of a policy that was loaded.
+    /// The provenance of a policy that was loaded.
     pub(super) fn of(
         config: &AgentConfig,
         candidate: &Candidate,
@@ -108,7 +91,7 @@ impl Provenance {
     ) -> Self {
         let manifest = candidate.manifest();
         Self {
-            kind: if manifest.is_some() { "bundle" } else { "unproven" },
+            kind: if manifest.is_some() { PolicyKind::Bundle } else { PolicyKind::Unproven },
             name: manifest.map(|manifest| manifest.name.clone()),
             algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
             backend: served.policy.backend(),
@@ -123,35 +106,40 @@ impl Provenance {
         }
     }
 
-    /// The same policy, verified anew: what vouches for it may have changed.
+    /// The same policy after it was verified again: what vouches for it may have changed.
     pub(super) fn verified_by(mut self, candidate: &Candidate) -> Self {
         self.signature = candidate.signature().name();
         self.public_key = public_key(candidate);
         self
     }
 
-    /// The same with what stands beside the policy now.
-    pub(super) fn beside(mut self, config: &AgentConfig, company: &Company, drawn: Option<u64>) -> Self {
-        let guard = company.input_guard.as_ref();
-        self.input_guard = guard.map_or(GuardMode::Off, |_| config.policy.guard.mode).name();
-        self.counts = guard.map(InputGuard::counts);
-        self.deterministic = company.noise.is_none();
-        self.seed = company.noise.as_ref().map(|noise| noise.seed());
+    /// The same policy with its current input guard and noise.
+    pub(super) fn with_extras(
+        mut self,
+        config: &AgentConfig,
+        extras: &PolicyExtras,
+        drawn: Option<u64>,
+    ) -> Self {
+        let guard = extras.input_check.as_ref();
+        self.input_guard = guard.map_or(InputCheckMode::Off, |_| config.policy.guard.mode).name();
+        self.counts = guard.map(InputCheck::counts);
+        self.deterministic = extras.noise.is_none();
+        self.seed = extras.noise.as_ref().map(|noise| noise.seed());
         self.drawn = if config.policy.seed.is_none() { self.seed.or(drawn) } else { drawn };
         self
     }
 
-    /// The seed that was drawn, where none was given.
+    /// The seed that was drawn because none was given.
     pub(super) fn drawn_seed(&self) -> Option<u64> {
         self.drawn
     }
 
-    /// What the input guard counts into.
+    /// The counters of the input guard.
     pub(super) fn counts(&self) -> Option<Arc<FeatureCounts>> {
         self.counts.clone()
     }
 
-    /// Where the thread that serves says whether it is confined.
+    /// The sandbox of the thread that serves.
     pub(super) fn sandbox(&self) -> Sandbox {
         self.sandbox.clone()
     }
@@ -160,18 +148,42 @@ impl Provenance {
         self.backend
     }
 
-    /// What the input guard has counted; `None` where there is none.
-    pub(super) fn guard_figures(&self) -> Option<GuardFigures> {
+    /// What the status page says about the policy.
+    pub(super) fn status(&self) -> PolicyStatus {
+        let passed_over = self.passed_over.as_ref().map(|PassedOver { backend, reason }| PassedOverStatus {
+            backend: (*backend).to_owned(),
+            reason: reason.clone(),
+        });
+        PolicyStatus {
+            kind: self.kind,
+            name: self.name.clone(),
+            algorithm: self.algorithm.clone(),
+            backend: self.backend.to_owned(),
+            weights: self.weights.to_owned(),
+            passed_over,
+            golden: self.golden.map(|Proof { vectors, worst }| ProofStatus { vectors, worst }),
+            signature: self.signature.to_owned(),
+            public_key: self.public_key.clone(),
+            fallback: self.fallback.clone(),
+            input_guard: self.input_guard.to_owned(),
+            deterministic: self.deterministic,
+            seed: self.seed,
+            sandbox: self.sandbox.status(),
+        }
+    }
+
+    /// What the input guard has counted; `None` if there is no guard.
+    pub(super) fn input_guard_status(&self) -> Option<InputGuardStatus> {
         let counts = self.counts.as_ref()?;
         let name = |feature: usize| self.feature_names.as_ref()?.get(feature).cloned();
         let outside = counts.outside().into_iter();
         let features = outside
-            .map(|(feature, outside)| FeatureFigure { feature, name: name(feature), outside })
+            .map(|(feature, outside)| FeatureStatus { feature, name: name(feature), outside })
             .collect();
-        Some(GuardFigures { observations: counts.observations(), features })
+        Some(InputGuardStatus { observations: counts.observations(), features })
     }
 
-    /// Says in the log what runs, and why not something else.
+    /// Logs what runs, and why another backend does not.
     pub(super) fn log(&self) {
         if let Some(PassedOver { backend, reason }) = &self.passed_over {
             tracing::warn!(backend, reason, "passed over");
@@ -185,7 +197,7 @@ impl Provenance {
                 signature = self.signature,
                 "the policy agrees with its golden vectors"
             ),
-            (None, "none") => {}
+            (None, PolicyKind::None) => {}
             (None, _) => tracing::warn!(
                 backend = self.backend,
                 "unproven: the policy has no manifest and no golden vectors"

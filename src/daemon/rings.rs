@@ -1,35 +1,22 @@
-//! The agent's pair of rings: taken over from the last daemon where they fit, made anew where there are none.
+//! The agent's pair of rings: taken over from the last daemon if they fit, made anew if there are none.
 
+use super::error::{DaemonError, RingsError};
 use crate::config::AgentConfig;
 use escapement_ring::clock::wall_clock_ns;
 use escapement_ring::directory::{AgentDirectory, DirectoryError, RingFile};
 use escapement_ring::ring::{Region, Spec};
 
-/// Both rings, of one generation.
+/// Both rings. They were made together, with the same generation.
 #[derive(Debug)]
 pub(super) struct Rings {
     pub(super) observations: Region,
     pub(super) actions: Region,
 }
 
-/// Why existing rings can be neither taken over nor replaced.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{}: the rings there have {found}, the configuration asks for {asked}, and {unread}; drain them, or remove the \
-     directory if nobody needs what is in them",
-    directory.display()
-)]
-pub struct RingsError {
-    directory: std::path::PathBuf,
-    found: String,
-    asked: String,
-    unread: String,
-}
-
 impl Rings {
-    /// Takes over rings of the configured geometry with all that is in them. Rings of another geometry are replaced if
-    /// nothing is left in them; what was committed is never thrown away.
-    pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, super::DaemonError> {
+    /// Takes over rings of the configured geometry, with everything that is in them. Rings of another
+    /// geometry are replaced if they are empty; committed records are never discarded.
+    pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, DaemonError> {
         let found = Self::attach(directory)?;
         if let Some(rings) = &found
             && rings.fit(config)
@@ -41,14 +28,14 @@ impl Rings {
         }
         let generation = wall_clock_ns();
         let [observations, actions] = wanted(config, generation);
-        // A feed attaches to the observation ring; when it sees the new one, the new action ring is there already.
+        // A feed waits for the observation ring, so the action ring is made first.
         let actions = directory.make(RingFile::Actions, actions)?;
         let observations = directory.make(RingFile::Observations, observations)?;
         Ok(Self { observations, actions })
     }
 
-    /// The rings in the directory; `None` where one is missing, which is how a daemon that died between making the two
-    /// leaves it.
+    /// The rings in the directory. Returns `None` if one is missing: a daemon may have died between making
+    /// the two.
     fn attach(directory: &AgentDirectory) -> Result<Option<Self>, DirectoryError> {
         let attach = |ring| match directory.attach(ring) {
             Ok(region) => Ok(Some(region)),

@@ -1,24 +1,22 @@
-//! What the supervisor knows about the agent: the snapshot that SIGUSR1 writes.
+//! Gathers what the status page says about the agent.
 
-use super::provenance::{GuardFigures, Provenance};
-use super::reloading::{ReloadFigures, Standing};
+use super::load::Deployment;
 use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
-use escapement_engine::telemetry::{Counters, Histogram, Percentiles};
+use crate::status::{DeadlineStatus, FeedState, LatencyStatus, ReloadStatus, StatusPage, WarmUpStatus};
+use escapement_engine::telemetry::{Counters, Histogram};
 use escapement_engine::{TickRecord, WarmUp};
 use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
-use escapement_ring::wire::{AgentState, Reason};
-use serde::Serialize;
-use serde_json::Value;
+use escapement_ring::wire::{AgentState, Reason, StateWord};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A feed that has been silent for this long counts as lost.
+/// A feed whose heartbeat is older than this counts as lost.
 const FEED_LOST_AFTER: Nanos = Nanos::from_millis(1_000);
 
-/// Everything that was gathered since the start.
+/// The figures gathered since the start.
 pub(super) struct Status {
     name: String,
     epoch: u64,
@@ -28,18 +26,18 @@ pub(super) struct Status {
     queue: Histogram,
     inference: Histogram,
     tick_to_action: Histogram,
-    /// From a deadline to the guard's action committed.
+    /// From a deadline to the commit of the guard's action.
     guard_lateness: Histogram,
     feed: FeedState,
     last_sequence: Option<u64>,
-    state: u32,
+    state: Option<AgentState>,
     since_ns: u64,
 }
 
-/// What others say about the agent at the moment of a snapshot.
-pub(super) struct Observed {
+/// What is read for a status page at the moment when it is made.
+pub(super) struct LiveReadings {
     /// The state word.
-    pub(super) state: (u32, u32),
+    pub(super) word: StateWord,
     /// The engine's heartbeat.
     pub(super) heartbeat: Nanos,
     /// The latch.
@@ -48,75 +46,6 @@ pub(super) struct Observed {
     pub(super) misses: MissReport,
     /// Whether the policy has not returned for most of the hang timeout.
     pub(super) overdue: bool,
-}
-
-/// What is known of the feed's life, by its heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum FeedState {
-    /// It has never been there.
-    Absent,
-    Alive,
-    Lost,
-}
-
-#[derive(Serialize)]
-struct Snapshot<'a> {
-    agent: &'a str,
-    state: &'static str,
-    /// Since when the supervisor has seen this state.
-    since: String,
-    reason: &'static str,
-    epoch: u64,
-    backend: &'static str,
-    bundle_sha256: String,
-    policy: &'a Provenance,
-    input_guard: Option<GuardFigures>,
-    degraded: &'a [String],
-    feed: FeedState,
-    warm_up: Option<WarmUpFigures>,
-    counters: escapement_engine::telemetry::CounterSnapshot,
-    deadline: DeadlineFigures,
-    misses: &'a MissReport,
-    reloads: ReloadFigures<'a>,
-    latency_ns: Latencies,
-    /// The last observation that was answered.
-    last_sequence: Option<u64>,
-    /// How long the engine has not said that it is alive.
-    heartbeat_age_ns: u64,
-    /// Whether the policy has not returned for most of the hang timeout, a second ago or less.
-    overdue: bool,
-    /// `null`, or what the latch says.
-    latch: Value,
-    pid: u32,
-    at_ns: u64,
-}
-
-/// The deadlines in force, and who holds them.
-#[derive(Serialize)]
-struct DeadlineFigures {
-    enforce: bool,
-    inference_us: u64,
-    end_to_end_us: u64,
-    guard: &'static str,
-    hang_timeout_ms: u64,
-}
-
-#[derive(Serialize)]
-struct WarmUpFigures {
-    calls: u64,
-    tail_ns: u64,
-    stable: bool,
-    inference_ns: Percentiles,
-}
-
-#[derive(Serialize)]
-struct Latencies {
-    queue: Percentiles,
-    inference: Percentiles,
-    tick_to_action: Percentiles,
-    /// How long after its deadline a tick that the guard took over had its action.
-    guard_past_deadline: Percentiles,
 }
 
 impl Status {
@@ -133,12 +62,12 @@ impl Status {
             guard_lateness: Histogram::new(),
             feed: FeedState::Absent,
             last_sequence: None,
-            state: 0,
+            state: None,
             since_ns: wall_clock_ns(),
         }
     }
 
-    /// The sequence number answered last.
+    /// The last sequence number that was answered.
     pub(super) fn last_sequence(&self) -> Option<u64> {
         self.last_sequence
     }
@@ -156,12 +85,13 @@ impl Status {
         self.degraded = degraded;
     }
 
-    /// Takes one tick into the figures. Latencies are those of observations that were answered.
+    /// Adds one tick to the figures. Latencies are those of observations that were answered.
     pub(super) fn note(&mut self, record: &TickRecord) {
         let guards = record.reason == Reason::GuardTakeover.number();
         if record.outcome == 0 {
             if guards && record.inference_ns > 0 {
-                // The policy has returned after it was answered for: this is how long it took.
+                // The guard has answered for the policy, and now the policy has returned: this is its
+                // latency.
                 self.inference.record(record.inference_ns);
             }
             return;
@@ -196,74 +126,72 @@ impl Status {
         }
     }
 
-    /// Notes when the state word changed.
-    pub(super) fn watch_state(&mut self, state: u32) {
-        if state != self.state {
-            self.state = state;
+    /// Notes the time of a change of the state.
+    pub(super) fn watch_state(&mut self, word: StateWord) {
+        if word.state != self.state {
+            self.state = word.state;
             self.since_ns = wall_clock_ns();
         }
     }
 
-    /// Everything, as JSON.
-    pub(super) fn snapshot(
+    /// The status page of this moment.
+    pub(super) fn page(
         &mut self,
-        observed: &Observed,
-        standing: &Standing,
-        reloads: ReloadFigures<'_>,
+        readings: LiveReadings,
+        deployment: &Deployment,
+        reloads: ReloadStatus,
         now: Nanos,
-    ) -> Value {
-        let Standing { config, sources, provenance } = standing;
+    ) -> StatusPage {
+        let Deployment { config, sources, provenance } = deployment;
         let settings = &config.settings;
-        let (state, reason) = observed.state;
-        self.watch_state(state);
-        let snapshot = Snapshot {
-            agent: &self.name,
-            state: AgentState::from_number(state).map_or("unknown", AgentState::name),
+        self.watch_state(readings.word);
+        StatusPage {
+            agent: self.name.clone(),
+            state: readings.word.state_name().to_owned(),
             since: rfc3339(self.since_ns),
-            reason: u16::try_from(reason).ok().and_then(Reason::from_number).map_or("unknown", Reason::name),
+            reason: readings.word.reason_name().to_owned(),
             epoch: self.epoch,
-            backend: provenance.backend(),
+            backend: provenance.backend().to_owned(),
             bundle_sha256: hex(&sources.sha256()),
-            policy: provenance,
-            input_guard: provenance.guard_figures(),
-            degraded: &self.degraded,
+            policy: provenance.status(),
+            input_guard: provenance.input_guard_status(),
+            degraded: self.degraded.clone(),
             feed: self.feed,
-            warm_up: self.warm_up.map(|warm_up| WarmUpFigures {
+            warm_up: self.warm_up.map(|warm_up| WarmUpStatus {
                 calls: warm_up.calls,
                 tail_ns: warm_up.tail.0,
                 stable: warm_up.stable,
                 inference_ns: warm_up.latency_ns,
             }),
             counters: self.counters.snapshot(),
-            deadline: DeadlineFigures {
+            deadline: DeadlineStatus {
                 enforce: settings.enforce,
                 inference_us: settings.deadlines.inference.0 / 1_000,
                 end_to_end_us: settings.deadlines.end_to_end.0 / 1_000,
-                guard: config.guard.wake.name(),
+                guard: config.guard.wake.name().to_owned(),
                 hang_timeout_ms: config.hang_timeout.0 / 1_000_000,
             },
-            misses: &observed.misses,
+            misses: readings.misses,
             reloads,
-            latency_ns: Latencies {
+            latency_ns: LatencyStatus {
                 queue: self.queue.percentiles(),
                 inference: self.inference.percentiles(),
                 tick_to_action: self.tick_to_action.percentiles(),
                 guard_past_deadline: self.guard_lateness.percentiles(),
             },
             last_sequence: self.last_sequence,
-            heartbeat_age_ns: now.since(observed.heartbeat).0,
-            overdue: observed.overdue,
-            latch: observed.latch.to_json(),
+            heartbeat_age_ns: now.since(readings.heartbeat).0,
+            overdue: readings.overdue,
+            latch: readings.latch,
             pid: std::process::id(),
             at_ns: now.0,
-        };
-        serde_json::to_value(snapshot).expect("a snapshot has only strings and numbers")
+        }
     }
 }
 
-/// Writes a snapshot beside the rings, complete or not at all.
-pub(super) fn write(path: &Path, snapshot: &Value) -> std::io::Result<()> {
+/// Writes a status page beside the rings, completely or not at all.
+pub(super) fn write(path: &Path, page: &StatusPage) -> std::io::Result<()> {
     let temporary = path.with_extension("json.new");
-    std::fs::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
+    std::fs::write(&temporary, serde_json::to_vec_pretty(&page.to_json())?)?;
     std::fs::rename(&temporary, path)
 }

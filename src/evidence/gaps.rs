@@ -1,24 +1,23 @@
-//! The platform's own gaps, as a thread sees them that does nothing but look at the clock.
+//! Gaps of the platform, as a thread sees them that reads the clock all the time.
 //!
-//! A hypervisor that takes a core away tells nobody. But a thread that reads the clock over and over sees that time is
-//! missing. The deadline guard is such a thread, so it keeps the meter; what it sees on its core is, more often than not,
-//! what happens to the whole machine.
+//! A hypervisor does not report when it takes a core away. But a thread that reads the clock over and over
+//! sees that time is missing. The deadline guard is such a thread, so it runs the meter. A gap on its core
+//! usually hits the whole machine.
 
-use super::timeline::Stretch;
-use escapement_engine::Moment;
+use super::attribution::{Interval, NOTABLE_GAP};
+use escapement_engine::GuardEvent;
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A gap shorter than this is the kernel's timer tick or an interrupt, and the engine's core has those as well.
-pub const NOTABLE_GAP: Nanos = Nanos::from_micros(30);
-/// A timed wake-up takes this long often enough; on a virtual machine 25 to 40 us, and 150 in one of a hundred.
+/// How late a timed wake-up usually is, at most. On a virtual machine most are 25 to 40 us late, and one in a
+/// hundred 150 us.
 pub const USUAL_OVERSLEEP: Nanos = Nanos::from_micros(200);
-/// Gaps that fit between two looks of the supervisor.
+/// Gaps that fit into the ring between two reads of the supervisor.
 const CAPACITY: u64 = 256;
 const SLOT_BYTES: u32 = 64;
 
-/// A stretch as it goes through the ring.
+/// A gap as a record of the ring.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Gap {
@@ -28,20 +27,20 @@ struct Gap {
     lost_before: u64,
 }
 
-/// The end of the thread that looks at the clock. Never blocks, never allocates.
+/// The writing end, for the thread that reads the clock. It never blocks and never allocates.
 pub struct GapMeter {
     gaps: Producer,
     last: Option<Nanos>,
     lost: u64,
 }
 
-/// The end of whoever wants to know.
+/// The reading end.
 pub struct GapReader {
     gaps: Consumer,
     lost: u64,
 }
 
-/// A meter and its reader.
+/// Makes a meter and its reader.
 pub fn gap_meter() -> (GapMeter, GapReader) {
     let spec =
         Spec { kind: 0, slot_size: SLOT_BYTES, dimension: SLOT_BYTES / 4, capacity: CAPACITY, generation: 0 };
@@ -52,15 +51,15 @@ pub fn gap_meter() -> (GapMeter, GapReader) {
 }
 
 impl GapMeter {
-    /// The thread says where it is. Time that is missing between two moments in which it was awake is a gap; of a sleep,
-    /// what it overslept beyond what is usual.
+    /// Takes in what the thread reports. A gap is time that is missing between two moments at which it was
+    /// awake, or the part of an oversleep that is longer than usual.
     #[inline]
-    pub fn note(&mut self, moment: Moment) {
+    pub fn note(&mut self, moment: GuardEvent) {
         let (expected, now) = match moment {
-            Moment::Awake(now) => (self.last.unwrap_or(now), now),
-            Moment::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
-            // Nothing was waited for.
-            Moment::Overdue(_) => return,
+            GuardEvent::Awake(now) => (self.last.unwrap_or(now), now),
+            GuardEvent::Woke { due, now } => (due.plus(USUAL_OVERSLEEP), now),
+            // The thread did not wait for a time, so nothing can be missing.
+            GuardEvent::Overdue(_) => return,
         };
         self.last = Some(now);
         if now.since(expected) >= NOTABLE_GAP {
@@ -83,16 +82,16 @@ impl GapMeter {
 
 impl GapReader {
     /// Takes out the oldest gap.
-    pub fn take(&mut self) -> Option<Stretch> {
+    pub fn take(&mut self) -> Option<Interval> {
         let peek = self.gaps.peek().ok()??;
         let mut gap = Gap::default();
         peek.read(0, gap.as_mut_bytes());
         peek.release();
         self.lost = gap.lost_before;
-        Some(Stretch::new(gap.begin_ns, gap.end_ns))
+        Some(Interval::new(gap.begin_ns, gap.end_ns))
     }
 
-    /// Gaps that found no room, as far as the gaps taken out so far say.
+    /// Gaps that found no room before the gaps taken out so far.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -106,25 +105,25 @@ mod tests {
     fn a_gap_in_spinning_and_an_oversleep_are_seen_and_a_sleep_is_not() {
         let (mut meter, mut reader) = gap_meter();
         let micros = Nanos::from_micros;
-        let awake = |at| Moment::Awake(micros(at));
-        let woke = |due, now| Moment::Woke { due: micros(due), now: micros(now) };
+        let awake = |at| GuardEvent::Awake(micros(at));
+        let woke = |due, now| GuardEvent::Woke { due: micros(due), now: micros(now) };
         let moments =
             [awake(1_000), awake(1_029), awake(1_059), woke(5_000, 5_229), woke(6_000, 6_230), awake(6_259)];
         moments.into_iter().for_each(|moment| meter.note(moment));
         let gaps: Vec<_> = std::iter::from_fn(|| reader.take()).collect();
-        assert_eq!(gaps, [Stretch::new(1_029_000, 1_059_000), Stretch::new(6_200_000, 6_230_000)]);
+        assert_eq!(gaps, [Interval::new(1_029_000, 1_059_000), Interval::new(6_200_000, 6_230_000)]);
     }
 
     #[test]
     fn what_finds_no_room_is_counted() {
         let (mut meter, mut reader) = gap_meter();
         for at in 0..CAPACITY + 6 {
-            meter.note(Moment::Awake(Nanos::from_micros(100 * at)));
+            meter.note(GuardEvent::Awake(Nanos::from_micros(100 * at)));
         }
         assert_eq!(std::iter::from_fn(|| reader.take()).count() as u64, CAPACITY);
-        meter.note(Moment::Awake(Nanos::from_millis(1_000)));
+        meter.note(GuardEvent::Awake(Nanos::from_millis(1_000)));
         let last = 100_000 * (CAPACITY + 5);
-        assert_eq!(reader.take().map(Stretch::length), Some(1_000_000_000 - last));
+        assert_eq!(reader.take().map(Interval::length), Some(1_000_000_000 - last));
         assert_eq!(reader.lost(), 5);
     }
 }

@@ -1,24 +1,25 @@
-//! L3. Why a tick missed: the cause of each miss, and the evidence for it.
+//! Why a tick missed: the cause of each miss, and the evidence for it.
 //!
-//! Nothing here costs the engine anything. Its tick records say when it did what; the kernel keeps record of when its
-//! thread was off the core and in page faults (`host` reads that, on the supervisor's thread); and the guard,
-//! which looks at the clock all the time, sees when the platform stood still ([`GapMeter`]). [`Misses`] brings these
-//! together on one [`Timeline`]; the verdict, by a rule that `docs/CAUSES.md` explains, is a pure function of it.
+//! Nothing here costs the engine anything. Its tick records say when it did what. The kernel records when its
+//! thread was off the core and in page faults; [`ThreadWatch`] reads that on the supervisor's thread. The
+//! guard reads the clock all the time, and so sees when the platform stood still ([`GapMeter`]).
+//!
+//! | module | holds |
+//! |---|---|
+//! | `attribution` | the verdict: pure, from evidence to cause |
+//! | `thread_watch` | evidence from the kernel about one thread |
+//! | `gaps` | evidence from the guard about the platform |
+//! | `log_rate` | how many misses the log shows |
 
-mod cause;
+mod attribution;
 mod gaps;
-mod ledger;
-mod log_line;
-#[cfg(test)]
-mod tests;
+mod log_rate;
 mod thread_watch;
-mod timeline;
-mod verdict;
 
-pub use cause::Cause;
-pub use gaps::{GapMeter, GapReader, NOTABLE_GAP, USUAL_OVERSLEEP, gap_meter};
-pub use ledger::{Miss, MissReport, Misses};
-pub use log_line::LogAllowance;
+pub use attribution::{
+    Cause, Evidence, Interval, Miss, MissKind, MissReport, Misses, NOTABLE_GAP, Segment, StealEstimate,
+    ThreadState, Timeline, judge,
+};
+pub use gaps::{GapMeter, GapReader, USUAL_OVERSLEEP, gap_meter};
+pub use log_rate::LogRateLimit;
 pub use thread_watch::{ThreadWatch, WatchError, steal_is_accounted};
-pub use timeline::{Kind, Piece, Stolen, Stretch, Timeline};
-pub use verdict::{Evidence, Question, judge};

@@ -1,53 +1,15 @@
-//! The audit file: an append-only line for every start, stop, halt, re-arm and reload, refused ones too, with
-//! who and why.
+//! The audit file: one line for every start, stop, halt, re-arm and reload, refused reloads included. Lines
+//! are only appended. Each says who did it and why.
 
 use super::latch::Halt;
+use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 const NAME: &str = "audit.jsonl";
-
-/// Who did something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// The user's number.
-    pub uid: u32,
-    /// Its name, where it has one.
-    pub name: Option<String>,
-    /// Who became this user with `sudo`.
-    pub sudo_uid: Option<u32>,
-}
-
-impl User {
-    /// The user that has this number.
-    pub fn of(uid: u32) -> Self {
-        let name = uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned());
-        Self { uid, name, sudo_uid: None }
-    }
-
-    /// The user that runs this process, and who it was before `sudo`.
-    pub fn current() -> Self {
-        let sudo_uid = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
-        Self { sudo_uid, ..Self::of(rustix::process::getuid().as_raw()) }
-    }
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(out, "{name}")?,
-            None => write!(out, "uid {}", self.uid)?,
-        }
-        match self.sudo_uid {
-            Some(uid) => write!(out, " (sudo by uid {uid})"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,14 +30,14 @@ pub struct AuditLine {
     pub pid: u32,
     /// The epoch.
     pub epoch: Option<u64>,
-    /// The sequence number answered last.
+    /// The last sequence number that was answered.
     pub sequence: Option<u64>,
     /// SHA-256 of the policy.
     pub bundle_sha256: Option<String>,
 }
 
 impl AuditLine {
-    /// The line about a halt that a latch explains in the same words.
+    /// The line about a halt, with the same content as the latch.
     pub fn of_halt(halt: &Halt) -> Self {
         let Halt { reason, text, at, at_ns, sequence, epoch, bundle_sha256, user, pid } = halt.clone();
         let (what, reason) = ("halt".to_owned(), Some(reason));
@@ -95,30 +57,31 @@ impl Audit {
         Self { directory: directory.clone() }
     }
 
-    /// How long the file is: whatever is written later stands behind. Zero where there is none.
+    /// The length of the file; zero if there is none. Later lines come after this many bytes.
     pub fn length(&self) -> u64 {
         std::fs::metadata(self.directory.path().join(NAME)).map_or(0, |found| found.len())
     }
 
-    /// The last halt in the file behind its first `length` bytes.
+    /// The last halt in the file after its first `length` bytes.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if the file cannot be read.
     pub fn halt_since(&self, length: u64) -> Result<Option<AuditLine>, StateError> {
         Ok(self.halts_since(length)?.pop())
     }
 
-    /// Adds the line about a halt that a latch explains, where there is none: whoever made it was killed, or the machine crashed,
-    /// before the line was on disk. For one who keeps out everybody that halts or re-arms.
+    /// Adds the line about a halt that a latch explains, if it is missing: the process was killed, or the
+    /// machine crashed, before the line was on disk. The caller must hold the lock that keeps out other halts
+    /// and re-arms.
     ///
     /// # Errors
-    /// When the file cannot be read, written or synced.
+    /// Fails if the file cannot be read, written or synced.
     pub fn complete(&self, halt: &Halt) -> Result<(), StateError> {
-        let told = self.halts_since(0)?.iter().any(|line| line.at_ns == halt.at_ns);
-        if told { Ok(()) } else { self.append(&AuditLine::of_halt(halt)) }
+        let is_known = self.halts_since(0)?.iter().any(|line| line.at_ns == halt.at_ns);
+        if is_known { Ok(()) } else { self.append(&AuditLine::of_halt(halt)) }
     }
 
-    /// The halts in the file behind its first `length` bytes, as far as their lines can be read.
+    /// The halts in the file after its first `length` bytes. Lines that cannot be read are left out.
     fn halts_since(&self, length: u64) -> Result<Vec<AuditLine>, StateError> {
         let path = self.directory.path().join(NAME);
         let mut text = Vec::new();
@@ -138,24 +101,25 @@ impl Audit {
     /// Adds a line and makes it survive a crash of the machine.
     ///
     /// # Errors
-    /// When it cannot be written or synced.
+    /// Fails if it cannot be written or synced.
     pub fn append(&self, line: &AuditLine) -> Result<(), StateError> {
         let (file, is_new) = self.write(std::slice::from_ref(line))?;
         file.sync_all().map_err(StateError::new(&self.directory.path().join(NAME), "sync the audit file"))?;
         if is_new { self.directory.sync() } else { Ok(()) }
     }
 
-    /// Adds lines that survive the process, but not a crash of the machine within the next seconds: where there is no time for
-    /// more.
+    /// Adds lines without syncing them. They survive the process, but not a crash of the machine within the
+    /// next seconds. For a process that has no time to sync.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if they cannot be written.
     pub fn append_in_haste(&self, lines: &[AuditLine]) -> Result<(), StateError> {
         self.write(lines).map(drop)
     }
 
-    /// Writes lines, all in one write. A torn last line of a process that was killed is closed first, so that it stays the only one
-    /// that cannot be read. Gives the file, and whether it is new.
+    /// Writes all lines in one write. Returns the file, and whether it is new.
+    ///
+    /// The torn last line of a killed process is closed first, so that only that line cannot be read.
     fn write(&self, lines: &[AuditLine]) -> Result<(File, bool), StateError> {
         let path = self.directory.path().join(NAME);
         let error = |action| StateError::new(&path, action);

@@ -1,13 +1,11 @@
 //! The latch: a halt that outlives the process, the restart and the reboot.
 //!
-//! The *presence* of the file `halted` in the state directory is the halt; its content only explains it. So a halt is one
-//! system call away at any moment, a torn or empty file halts as well as a whole one, and where nothing can be told
-//! (the directory cannot be read) the answer is the safe one.
+//! The *presence* of the file `halted` in the state directory is the halt; its content only explains it. So a
+//! halt takes one system call at any moment, and a torn or empty file halts like a whole one. If the
+//! directory cannot be read, the agent counts as halted.
 
-use super::audit::User;
+use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
-use escapement_ring::ring::Header;
-use escapement_ring::wire::Reason;
 use rustix::fs::{FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -15,33 +13,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// Reasons of halts that hold no longer than the process. A defect of ours and a truncated file are answered by a restart,
-/// as the table of exit codes says.
-const PASSING: [Reason; 2] = [Reason::Panic, Reason::BusError];
-/// Their numbers.
-const REPLACEABLE: [u32; 2] = [PASSING[0].number() as u32, PASSING[1].number() as u32];
-
-/// Whether a halt for this reason holds until a person lifts it.
-pub fn latches(reason: Reason) -> bool {
-    !PASSING.contains(&reason)
-}
-
-/// Sets the state word to halted for a reason that latches. It replaces one that does not: a halt that is to last must not
-/// be lost to a process that dies, and is started again, at the same moment. Async-signal-safe.
-pub fn halt_for_good(header: &Header, reason: Reason) -> bool {
-    debug_assert!(latches(reason), "{reason:?} is answered by a restart");
-    header.halt_over(reason.number().into(), &REPLACEABLE)
-}
-
 const NAME: &str = "halted";
-/// A latch that may have to be there soon, beside its place.
+/// A latch that is prepared beside its place, for a halt that may come soon.
 const PREPARED: &str = "halted.new";
-/// Both of a file's times, as the kernel has them.
+/// Sets both times of a file to the kernel's current time.
 const NOW: Timestamps = Timestamps {
     last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
     last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
 };
-/// More than any explanation has; a file longer than that is damage.
+/// Longer than any explanation. Of a longer file, which is damaged, only this much is read.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Why an agent is halted, as the latch explains it.
@@ -55,9 +35,9 @@ pub struct Halt {
     pub at: String,
     /// The same in nanoseconds since 1970.
     pub at_ns: u64,
-    /// The sequence number answered last, where one is known.
+    /// The last sequence number that was answered, if one is known.
     pub sequence: Option<u64>,
-    /// The epoch that was halted; `None` where there were no rings.
+    /// The epoch that was halted; `None` if there were no rings.
     pub epoch: Option<u64>,
     /// SHA-256 of the policy that was answering.
     pub bundle_sha256: Option<String>,
@@ -67,19 +47,21 @@ pub struct Halt {
     pub pid: u32,
 }
 
-/// What a look at the latch says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the latch says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "LatchJson", from = "LatchJson")]
 pub enum LatchState {
-    /// Nothing is halted.
+    /// The agent is not halted.
     Open,
     /// Halted, and this is why.
     Halted(Box<Halt>),
-    /// Halted, and nobody can tell why: the file is torn, empty or unreadable, or cannot even be looked for.
+    /// Halted, and the reason cannot be read: the file is torn, empty or unreadable, or the directory cannot
+    /// be read.
     Unexplained(String),
 }
 
 impl LatchState {
-    /// In one line, why the agent is halted; `None` where it is not.
+    /// Why the agent is halted, in one line; `None` if it is not.
     pub fn summary(&self) -> Option<String> {
         match self {
             Self::Open => None,
@@ -90,10 +72,35 @@ impl LatchState {
 
     /// As JSON: `null`, the halt, or `{"unexplained": …}`.
     pub fn to_json(&self) -> serde_json::Value {
-        match self {
-            Self::Open => serde_json::Value::Null,
-            Self::Halted(halt) => serde_json::json!(halt),
-            Self::Unexplained(why) => serde_json::json!({ "unexplained": why }),
+        serde_json::json!(self)
+    }
+}
+
+/// The JSON form of a [`LatchState`].
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum LatchJson {
+    Open,
+    Halted(Box<Halt>),
+    Unexplained { unexplained: String },
+}
+
+impl From<LatchState> for LatchJson {
+    fn from(latch: LatchState) -> Self {
+        match latch {
+            LatchState::Open => Self::Open,
+            LatchState::Halted(halt) => Self::Halted(halt),
+            LatchState::Unexplained(unexplained) => Self::Unexplained { unexplained },
+        }
+    }
+}
+
+impl From<LatchJson> for LatchState {
+    fn from(json: LatchJson) -> Self {
+        match json {
+            LatchJson::Open => Self::Open,
+            LatchJson::Halted(halt) => Self::Halted(halt),
+            LatchJson::Unexplained { unexplained } => Self::Unexplained(unexplained),
         }
     }
 }
@@ -104,7 +111,7 @@ pub struct Latch {
     directory: StateDirectory,
 }
 
-/// The latch's file, just made and still empty.
+/// The latch's file, newly made and still empty.
 #[derive(Debug)]
 pub struct Engaged {
     file: File,
@@ -116,17 +123,19 @@ impl Latch {
         Self { directory: directory.clone() }
     }
 
-    /// Where it is.
+    /// The path of its file.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join(NAME)
     }
 
-    /// Whether the agent must not be armed: unless the file is known to be absent. One system call.
+    /// Whether the agent must not be armed: true unless the file is known to be absent. Makes one system
+    /// call.
     pub fn is_engaged(&self) -> bool {
-        !matches!(std::fs::symlink_metadata(self.path()), Err(error) if error.kind() == io::ErrorKind::NotFound)
+        let found = std::fs::symlink_metadata(self.path());
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// What it says.
+    /// Reads what it says.
     pub fn read(&self) -> LatchState {
         let path = self.path();
         let text = match std::fs::symlink_metadata(&path) {
@@ -143,7 +152,7 @@ impl Latch {
         match text {
             Err(error) => unexplained(&error.to_string()),
             Ok(text) if text.trim().is_empty() => {
-                unexplained("empty: whoever halted it was killed before it could say why")
+                unexplained("empty: the process that halted it was killed before it could say why")
             }
             Ok(text) => match serde_json::from_str(&text) {
                 Ok(halt) => LatchState::Halted(Box::new(halt)),
@@ -152,42 +161,43 @@ impl Latch {
         }
     }
 
-    /// Halts: makes the file, empty. `None` where it is there already: the first halt's reason stands.
+    /// Halts: makes the empty file. Returns `None` if it is there already; the first halt's reason stands
+    /// then.
     ///
     /// # Errors
-    /// When the file can neither be made nor is there.
+    /// Fails if the file is not there and cannot be made.
     pub fn engage(&self) -> Result<Option<Engaged>, StateError> {
         match self.directory.open(NAME, OpenOptions::new().write(true).create_new(true)) {
             Ok(file) => {
-                // Says that somebody is about to explain it, for as long as that one lives. Where the file system has no
-                // locks, the halt stands all the same.
+                // The lock says that a living process is about to explain the latch. On a file system without
+                // locks the halt stands all the same.
                 let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
                 Ok(Some(Engaged { file }))
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            // It may have been made, and something after that have failed.
+            // The file was made, and a later step failed (its owner could not be changed).
             Err(_) if std::fs::symlink_metadata(self.path()).is_ok() => Ok(None),
             Err(error) => Err(StateError::new(&self.path(), "write the latch")(error)),
         }
     }
 
-    /// Takes over a latch that is there without a word, and whose maker is gone; `None` for any other.
+    /// Takes over an empty latch whose maker is gone. Returns `None` for any other latch.
     pub fn adopt(&self) -> Option<Engaged> {
         let file = self.directory.open(NAME, OpenOptions::new().write(true)).ok()?;
         let is_empty = || file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
         let is_orphaned = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        // Its maker explains it before it lets go: empty is to be looked at under the lock.
+        // Its maker explains it before releasing the lock, so its length is read again under the lock.
         (is_empty() && is_orphaned() && is_empty()).then_some(Engaged { file })
     }
 
     /// Explains a halt that was just made, and makes it survive a crash of the machine.
     ///
     /// # Errors
-    /// When it cannot be written or synced. The halt stands all the same, as far as the file is there.
+    /// Fails if it cannot be written or synced. The halt stands all the same, as long as the file is there.
     pub fn explain(&self, engaged: Engaged, halt: &Halt) -> Result<(), StateError> {
         engaged
             .file
-            // Whoever took it over before its maker had locked it may have written something.
+            // Another process may have adopted the latch before its maker locked it, and have written to it.
             .set_len(0)
             .and_then(|()| engaged.file.write_all_at(&halt.to_line(), 0))
             .and_then(|()| engaged.file.sync_all())
@@ -195,23 +205,24 @@ impl Latch {
         self.directory.sync()
     }
 
-    /// Makes a halt that was found survive a crash of the machine: whoever made it may not have come to that.
+    /// Makes a halt that was found survive a crash of the machine, since its maker may have been killed
+    /// before syncing.
     ///
     /// # Errors
-    /// When it cannot be synced.
+    /// Fails if it cannot be synced.
     pub fn keep(&self) -> Result<(), StateError> {
-        // What cannot be opened is no plain file of ours; its entry is synced with the directory.
+        // A latch that cannot be opened is not a plain file; its entry is synced with the directory.
         if let Ok(file) = File::open(self.path()) {
             file.sync_all().map_err(StateError::new(&self.path(), "sync the latch"))?;
         }
         self.directory.sync()
     }
 
-    /// Writes beside the latch's place what it is going to say, and syncs it: what [`Latch::engage_prepared`] has left to do is
-    /// half the work. Nothing is halted by it.
+    /// Writes and syncs the latch's content beside its place. This is half the work of a halt;
+    /// [`Latch::engage_prepared`] does the rest. It does not halt the agent.
     ///
     /// # Errors
-    /// When it cannot be written or synced.
+    /// Fails if it cannot be written or synced.
     pub fn prepare(&self, halt: &Halt) -> Result<(), StateError> {
         let mut options = OpenOptions::new();
         self.directory
@@ -223,11 +234,11 @@ impl Latch {
             .map_err(StateError::new(&self.prepared_path(), "prepare the latch"))
     }
 
-    /// Halts with what was prepared; false where there is a latch already, whose reason stands.
+    /// Halts with the prepared latch. Returns false if there is a latch already; its reason stands then.
     ///
     /// # Errors
-    /// When nothing was prepared, the file system cannot rename without replacing, or the directory cannot be synced. The halt
-    /// stands as far as the file is there.
+    /// Fails if nothing was prepared, the file system cannot rename without replacing, or the directory
+    /// cannot be synced. In the last case the halt stands all the same.
     pub fn engage_prepared(&self) -> Result<bool, StateError> {
         let (from, to) = (self.prepared_path(), self.path());
         let at = rustix::fs::CWD;
@@ -238,19 +249,19 @@ impl Latch {
         }
     }
 
-    /// Makes the disk work on what was prepared, without changing what it says: one that has just been awake is faster.
+    /// Syncs the prepared latch again without changing its content: a disk that has just been used is faster.
     pub fn touch_prepared(&self) {
         let touched = File::options().write(true).open(self.prepared_path()).and_then(|file| {
             rustix::fs::futimens(&file, &NOW)?;
             file.sync_all()
         });
-        // It is as good as before.
+        // After a failure, the prepared latch is what it was.
         drop(touched);
     }
 
-    /// Removes what was prepared, if anything was.
+    /// Removes the prepared latch, if there is one.
     pub fn discard_prepared(&self) {
-        // What stays is nothing but a file that nobody reads.
+        // A file that cannot be removed does no harm: it is never read.
         let _ = std::fs::remove_file(self.prepared_path());
     }
 
@@ -258,10 +269,11 @@ impl Latch {
         self.directory.path().join(PREPARED)
     }
 
-    /// Lifts the halt. Only for a person's word, under the state directory's lock, and after the audit line.
+    /// Lifts the halt. The caller must act for a person, hold the locks of the state directory, and have
+    /// written the audit line.
     ///
     /// # Errors
-    /// When the file cannot be removed; the agent stays halted then.
+    /// Fails if the file cannot be removed; the agent stays halted then.
     pub fn release(&self) -> Result<(), StateError> {
         std::fs::remove_file(self.path()).map_err(StateError::new(&self.path(), "remove the latch"))?;
         self.directory.sync()
@@ -301,14 +313,15 @@ mod tests {
         }
     }
 
-    /// However much of the explanation reached the disk, the agent is halted, and nothing wrong is said about why.
+    /// However much of the explanation reached the disk, the agent is halted, and no wrong reason is given.
     #[test]
     fn a_latch_torn_anywhere_halts() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let state = StateDirectory::at(directory.path().to_owned());
         let latch = Latch::of(&state);
         assert_eq!((latch.is_engaged(), latch.read()), (false, LatchState::Open));
-        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        let engaged =
+            latch.engage().expect("the directory can be written").expect("it was not halted before");
         assert!(latch.is_engaged(), "the halt is there before its explanation");
         latch.explain(engaged, &halt()).expect("the directory can be written");
         assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
@@ -332,7 +345,7 @@ mod tests {
         let longer = Halt { text: Some("x".repeat(1000)), ..halt() };
         latch.prepare(&longer).expect("the directory can be written");
         latch.prepare(&halt()).expect("the directory can be written");
-        assert!(!latch.is_engaged(), "a halt that may come is none");
+        assert!(!latch.is_engaged(), "a prepared latch halts nothing");
         assert!(latch.engage_prepared().expect("it was prepared"));
         assert_eq!(latch.read(), LatchState::Halted(Box::new(halt())));
         latch.prepare(&longer).expect("the directory can be written");
@@ -342,14 +355,15 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 1);
     }
 
-    /// An empty latch is explained by whoever finds it, once its maker is gone; one that says something, however little, and
-    /// one whose maker is about to explain it are left alone.
+    /// An empty latch whose maker is gone can be adopted. A latch with any content, and one whose maker
+    /// lives, cannot.
     #[test]
     fn only_an_orphan_is_adopted() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let latch = Latch::of(&StateDirectory::at(directory.path().to_owned()));
         assert!(latch.adopt().is_none(), "there is none");
-        let engaged = latch.engage().expect("the directory can be written").expect("nobody halted before");
+        let engaged =
+            latch.engage().expect("the directory can be written").expect("it was not halted before");
         assert!(latch.adopt().is_none(), "its maker lives");
         drop(engaged);
         let adopted = latch.adopt().expect("its maker is gone");

@@ -15,7 +15,7 @@ mod report;
 pub use baseline::{Baseline, Comparison};
 pub use report::html as html_report;
 
-use crate::evidence::{Cause, Stretch};
+use crate::evidence::{Cause, Interval};
 use crate::policy::{Fault, Policy, PolicyError};
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_policy::denormals::FlushDenormals;
@@ -172,7 +172,7 @@ pub fn measure_explained(
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
-    mut explain: impl FnMut(&[Stretch], &mut MissCounts),
+    mut explain: impl FnMut(&[Interval], &mut MissCounts),
 ) -> Result<LatencyReport, LatencyError> {
     assert!(!observations.is_empty(), "there is nothing to call the policy with");
     let _flush = FlushDenormals::enter();
@@ -187,7 +187,7 @@ pub fn measure_explained(
         let returned = clock.now();
         let this = calls;
         calls += 1;
-        answer.map(|()| Stretch::new(called.0, returned.0)).map_err(|fault| LatencyError::Fault {
+        answer.map(|()| Interval::new(called.0, returned.0)).map_err(|fault| LatencyError::Fault {
             call: this,
             fault,
             detail: policy.last_fault().map(str::to_owned),

@@ -3,49 +3,49 @@
 use rustix::thread::CpuSet;
 use std::io;
 
-/// Why a thread does not run as it was asked to.
+/// Why a thread does not run where, or how, it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// There is no such core, or this process may not use it.
     #[error("core {core} is not among those this process may use ({allowed})")]
     NotAllowed {
-        /// The core asked for.
+        /// The requested core.
         core: usize,
-        /// Those that may be used.
+        /// The cores that may be used.
         allowed: String,
     },
-    /// The request was made, but the thread still runs elsewhere.
+    /// The request succeeded, but the thread still runs elsewhere.
     #[error("pinning to core {core} had no effect")]
     NotPinned {
-        /// The core asked for.
+        /// The requested core.
         core: usize,
     },
-    /// The real-time scheduler is not to be had.
+    /// The real-time scheduler was refused.
     #[error("SCHED_FIFO priority {priority}: {source}")]
     Scheduler {
-        /// The priority asked for.
+        /// The requested priority.
         priority: u8,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The kernel would take the core away for a part of every second.
+    /// The kernel would take the core away for part of every second.
     #[error(
-        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): a busy loop under SCHED_FIFO loses \
-         the rest of every second; set it to -1"
+        "real-time throttling is on (kernel.sched_rt_runtime_us = {runtime_us}): \
+         a busy loop under SCHED_FIFO loses the rest of every second; set it to -1"
     )]
     Throttled {
-        /// Microseconds a second that real-time threads may run.
+        /// Microseconds of each second that real-time threads may run.
         runtime_us: i64,
     },
 }
 
-/// Pins the calling thread to one core and makes sure that it is there.
+/// Pins the calling thread to one core and checks that it runs there.
 ///
-/// `core_affinity` sees only the cores that the process may use, and says no more than whether the call went through;
-/// so both are looked at here.
+/// `core_affinity` lists only the cores that the process may use, and returns only whether the call
+/// succeeded. So the list and the thread's actual core are both checked here.
 ///
 /// # Errors
-/// When the core may not be used, or the thread is not on it afterwards.
+/// Fails if the core may not be used, or the thread is not on it afterwards.
 pub fn pin_to(core: usize) -> Result<(), CoreError> {
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let Some(id) = allowed.iter().find(|id| id.id == core) else {
@@ -55,7 +55,7 @@ pub fn pin_to(core: usize) -> Result<(), CoreError> {
     let requested = core_affinity::set_for_current(*id);
     let mask = rustix::thread::sched_getaffinity(None);
     let pinned = mask.is_ok_and(|mask| mask.count() == 1 && mask.is_set(core));
-    // The scheduler moves a thread when its mask changes, but it may take until the next time it is looked at.
+    // The scheduler may move a thread whose mask changed only at its next decision; yielding is one.
     std::thread::yield_now();
     if requested && pinned && rustix::thread::sched_getcpu() == core {
         Ok(())
@@ -64,24 +64,26 @@ pub fn pin_to(core: usize) -> Result<(), CoreError> {
     }
 }
 
-/// Keeps the calling thread, and those it starts, off one core, where it may use another: what is done beside a busy loop is
-/// not to take turns with it.
+/// Keeps the calling thread, and the threads that it starts, off one core, if it may use another. Work beside
+/// a busy loop must not share the loop's core.
 pub fn keep_off(core: usize) {
     let Ok(mut mask) = rustix::thread::sched_getaffinity(None) else { return };
     if mask.count() > 1 && mask.is_set(core) {
         mask.unset(core);
-        // Refused, the scheduler may still place the thread elsewhere; that is what it is for.
+        // If this is refused, the scheduler may still place the thread elsewhere.
         let _ = rustix::thread::sched_setaffinity(None, &mask);
     }
 }
 
-/// Runs `start` with the calling thread kept on the core that it is on, and tells it where it may be otherwise. What it starts
-/// begins there: a new task may be placed on any core that it may use, also behind a thread that spins.
+/// Runs `start` with the calling thread pinned to its current core. `start` is given the thread's usual
+/// cores, if known.
+///
+/// A task that `start` starts begins on this core. Otherwise it could be placed behind a thread that spins.
 pub fn on_this_core(start: impl FnOnce(Option<&CpuSet>)) {
     let Ok(before) = rustix::thread::sched_getaffinity(None) else { return start(None) };
     let mut here = CpuSet::new();
     here.set(rustix::thread::sched_getcpu());
-    // Refused, what is started may have to wait for its core.
+    // If this is refused, the new task may have to wait for a core.
     let _ = rustix::thread::sched_setaffinity(None, &here);
     start(Some(&before));
     let _ = rustix::thread::sched_setaffinity(None, &before);
@@ -90,8 +92,8 @@ pub fn on_this_core(start: impl FnOnce(Option<&CpuSet>)) {
 /// Puts the calling thread under `SCHED_FIFO`.
 ///
 /// # Errors
-/// When the permission is missing. When the kernel throttles real-time threads, which would make matters worse than
-/// the ordinary scheduler does: then nothing is changed.
+/// Fails if the permission is missing, or the kernel throttles real-time threads. Nothing is changed then. A
+/// throttled thread would do worse than one under the ordinary scheduler.
 pub fn use_fifo_scheduler(priority: u8) -> Result<(), CoreError> {
     let runtime_us = std::fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us")
         .ok()
@@ -101,7 +103,7 @@ pub fn use_fifo_scheduler(priority: u8) -> Result<(), CoreError> {
         return Err(CoreError::Throttled { runtime_us });
     }
     let parameter = libc::sched_param { sched_priority: priority.into() };
-    // SAFETY: the parameter is a live struct of the type that the call reads; zero means the calling thread.
+    // SAFETY: the parameter is a live struct of the type that the call reads. Zero names the calling thread.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
     if result == 0 {
         Ok(())

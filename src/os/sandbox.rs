@@ -1,10 +1,13 @@
-//! Takes the filesystem away from the threads that run code out of a policy's file.
+//! The sandbox: takes filesystem access from the threads that run code from a policy's file.
 //!
-//! A TorchScript file is code: with libtorch 2.13 a crafted module creates files while it loads, and maps and overwrites
-//! existing ones when it is called, an action ring among them. The native engine runs nothing from the file and needs none
-//! of this. Before libtorch sees a file, the thread that loads it, and later the one that serves, give up every right
-//! to open, create or change a file, to reach the network, and to signal other processes (Landlock). What is open and
-//! mapped by then stays usable; threads that libtorch starts inherit it; there is no way back.
+//! A TorchScript file is code. With libtorch 2.13 a crafted module creates files while it loads. When it is
+//! called, it maps and overwrites existing files, an action ring among them. The native engine runs no code
+//! from the file and needs no sandbox.
+//!
+//! Before libtorch sees a file, the thread that loads it gives up every right to open, create or change a
+//! file, to reach the network, and to signal other processes (Landlock). The thread that serves does the same
+//! later. Open files and mapped memory stay usable. Threads that libtorch starts inherit the sandbox, and no
+//! thread can leave it.
 //!
 //! Other threads of the process keep their rights: the supervisor still writes its status.
 
@@ -13,12 +16,13 @@ use landlock::{
     RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-/// What stays readable: the processor's own description, by which libtorch chooses its kernels when it first runs.
+/// What stays readable: the description of the processor. libtorch chooses its kernels by it when it first
+/// runs.
 const READABLE: &[&str] = &["/proc/cpuinfo", "/sys/devices/system/cpu"];
 
 thread_local! {
-    /// Whether this thread has confined itself. (One that was started by a confined thread is confined, too, and does not
-    /// know it; that costs one more ruleset.)
+    /// Whether this thread has confined itself. A thread that a confined thread started is confined as well,
+    /// but this is false in it; confining it again costs one more ruleset.
     static IS_CONFINED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
@@ -36,13 +40,15 @@ pub enum SandboxError {
 /// Confines the calling thread, and every thread that it starts from now on.
 ///
 /// # Errors
-/// When the kernel cannot take away at least the rights to read, write and create files; then nothing has changed.
+/// Fails if the kernel cannot take away at least the rights to read, write and create files. Nothing is
+/// changed then.
 pub fn forbid_files() -> Result<(), SandboxError> {
     if IS_CONFINED.get() {
-        // Once is for ever, and the kernel counts: it takes sixteen rulesets on top of each other and no more.
+        // Once is enough, and the kernel allows at most sixteen rulesets on top of each other.
         return Ok(());
     }
-    // The rights of the first version are those that this is about; what later kernels add is taken along.
+    // The rights of the first version are required. Those that later kernels add are taken away where
+    // possible.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?
@@ -66,7 +72,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn a_confined_thread_opens_nothing_and_keeps_what_is_open() {
+    fn a_confined_thread_opens_nothing_and_keeps_its_open_files() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("file");
         let mut open = std::fs::File::create(&path).expect("a new file");
@@ -95,6 +101,6 @@ mod tests {
             assert_eq!((read, write, create, remove), (Err(denied), Err(denied), Err(denied), Err(denied)));
             assert_eq!(inherited, Err(denied));
         }
-        assert!(std::fs::read(&path).is_ok(), "this thread has lost nothing");
+        assert!(std::fs::read(&path).is_ok(), "this thread keeps its rights");
     }
 }

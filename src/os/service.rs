@@ -1,4 +1,4 @@
-//! The service manager: readiness, status line, watchdog. Silent where there is none.
+//! The service manager (systemd): readiness, status line, watchdog. Does nothing if there is none.
 
 use escapement_ring::clock::Nanos;
 use sd_notify::NotifyState;
@@ -12,17 +12,17 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Looks up what the service manager expects of this process.
+    /// Reads what the service manager expects of this process from the environment.
     pub fn from_environment() -> Self {
         Self { watchdog: sd_notify::watchdog_enabled(), fed: Nanos(0) }
     }
 
-    /// The agent is armed.
+    /// Reports that the agent is ready, with a status line.
     pub fn ready(&self, status: &str) {
         notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// A reload begins; [`ServiceManager::ready`] ends it.
+    /// Reports that a reload begins. [`ServiceManager::ready`] ends it.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -30,31 +30,31 @@ impl ServiceManager {
         }
     }
 
-    /// What `systemctl status` shows.
+    /// Sets the line that `systemctl status` shows.
     pub fn status(&self, status: &str) {
         notify(&[NotifyState::Status(status)]);
     }
 
-    /// The process is going to end.
+    /// Reports that the process is about to end.
     pub fn stopping(&self, status: &str) {
         notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Says so where the watchdog may end a hung agent before the agent has kept its halt.
+    /// Warns if the watchdog may end a hung agent before the agent has kept its halt.
     pub fn warn_if_shorter_than(&self, hang_timeout: Nanos) {
         if let Some(watchdog) = self.watchdog.filter(|watchdog| forestalls_the_halt(*watchdog, hang_timeout))
         {
             tracing::warn!(
                 watchdog_ms = watchdog.as_millis(),
                 hang_timeout_ms = hang_timeout.0 / 1_000_000,
-                "WatchdogSec is not more than twice deadline.hang_timeout_ms: a hung agent may be aborted and started \
-                 again before its halt is kept"
+                "WatchdogSec is not more than twice deadline.hang_timeout_ms: \
+                 a hung agent may be aborted and started again before its halt is kept"
             );
         }
     }
 
-    /// Feeds the watchdog, twice in its interval, but only while the engine's own heartbeat is younger than that: a
-    /// live supervisor beside a dead engine must not look healthy.
+    /// Feeds the watchdog twice in its interval, but only while the engine's heartbeat is younger than half
+    /// of it. A live supervisor beside a dead engine must not look healthy.
     pub fn feed_watchdog(&mut self, now: Nanos, engine_heartbeat: Nanos) {
         let Some(interval) = self.watchdog else { return };
         let half = Nanos(u64::try_from(interval.as_nanos() / 2).unwrap_or(u64::MAX));
@@ -65,13 +65,17 @@ impl ServiceManager {
     }
 }
 
-/// The watchdog is fed until the engine has been silent for half its interval, and barks an interval after it was fed last.
-/// The guard halts after `hang_timeout` of silence: that, and what it takes to keep a halt, is to fit into half of it.
+/// Whether the watchdog may end the process before the guard has halted it.
+///
+/// The watchdog is fed until the engine has been silent for half the interval, and fires one interval after
+/// it was last fed. The guard halts after `hang_timeout` of silence. That, and the time to keep the halt,
+/// must fit into half an interval.
 fn forestalls_the_halt(watchdog: Duration, hang_timeout: Nanos) -> bool {
     watchdog.as_nanos() <= 2 * u128::from(hang_timeout.0)
 }
 
-/// Without a socket this does nothing; with a broken one there is nobody to tell.
+/// Sends a notification. Does nothing without a socket; an error is only logged, since it has no other
+/// receiver.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "service manager notification");

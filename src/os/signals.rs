@@ -1,4 +1,4 @@
-//! The signals that a daemon acts on, and who sent them.
+//! The signals that a daemon acts on, and the users who sent them.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
@@ -8,33 +8,33 @@ use std::io;
 /// What a signal asks of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// Answer what is in the ring, then stop (TERM, INT).
+    /// Answer the observations in the ring, then stop (TERM, INT).
     Drain,
     /// Read the configuration anew (HUP).
     Reload,
     /// Write the status file (USR1).
     Dump,
-    /// Halt (USR2). The state word says so by the time that this is told.
+    /// Halt (USR2). The state word already says halted when this is delivered.
     Halt,
 }
 
-/// A request and the user it came from.
+/// A request and the user who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Requested {
-    /// What is asked.
+    /// The request.
     pub request: Request,
-    /// The sender's user; `None` for the kernel.
+    /// The sender; `None` for the kernel.
     pub uid: Option<u32>,
 }
 
-/// The process's signals, waited for by one thread.
+/// The process's signals. One thread waits for them.
 pub struct Signals {
     inner: SignalsInfo<WithRawSiginfo>,
 }
 
 impl Signals {
-    /// Installs the handlers. The caller installs the kill switch before, so that the state word says halted by the time
-    /// that [`Request::Halt`] is delivered.
+    /// Installs the handlers. The caller must have installed the kill switch, so that the state word says
+    /// halted before [`Request::Halt`] is delivered.
     ///
     /// # Errors
     /// Fails if one of them cannot be installed.
@@ -43,7 +43,7 @@ impl Signals {
         Ok(Self { inner })
     }
 
-    /// Tells `listener` of every signal, for as long as it wants to hear.
+    /// Passes every signal to `listener` until that returns false.
     pub fn listen(mut self, mut listener: impl FnMut(Requested) -> bool) {
         for info in self.inner.forever() {
             let request = match info.si_signo {
@@ -53,7 +53,8 @@ impl Signals {
                 _ => Request::Drain,
             };
             let sent = matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
-            // SAFETY: for signals that a process sent, by kill, sigqueue or tgkill, the kernel fills in the sender's user.
+            // SAFETY: for a signal that a process sent, by kill, sigqueue or tgkill, the kernel fills in the
+            // sender.
             let uid = sent.then(|| unsafe { info.si_uid() });
             if !listener(Requested { request, uid }) {
                 return;

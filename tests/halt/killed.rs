@@ -9,24 +9,13 @@
 
 use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Reason};
+use escapement_policy::random::SplitMix64;
 use escapement_test_support::{Agent, Process, escapement, wait_for};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-
-/// Draws the actions and the moments of the kills. SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 fn cycles() -> u64 {
     std::env::var("ESCAPEMENT_HALT_CYCLES").map_or(60, |text| text.parse().expect("a number of cycles"))
@@ -147,14 +136,14 @@ impl Rig {
 }
 
 /// Kills a process after a random time. Some have ended by then.
-fn cut_off(dice: &mut Dice, mut process: Process, within_us: u64) {
+fn cut_off(dice: &mut SplitMix64, mut process: Process, within_us: u64) {
     std::thread::sleep(Duration::from_micros(dice.below(within_us)));
     process.kill();
 }
 
 /// Runs the cycles. Returns the first failure.
 fn judge(cycles: u64, seed: u64, ignores_latch: bool) -> Result<BTreeMap<&'static str, u64>, String> {
-    let mut dice = Dice(seed);
+    let mut dice = SplitMix64::new(seed);
     let mut rig = Rig::new(ignores_latch);
     let mut running = rig.judge()?;
     for _ in 0..cycles {

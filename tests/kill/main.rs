@@ -11,6 +11,7 @@ use escapement::directory::RingFile;
 use escapement::gateway::check_log;
 use escapement::ring::{Consumer, Producer};
 use escapement::wire::{ActionHeader, ObservationHeader, Outcome, Reason};
+use escapement_policy::random::SplitMix64;
 use escapement_test_support::{Agent, Process, escapement, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,18 +22,6 @@ const ACTION: usize = 2;
 
 /// Room for everything that arrives while a tap is down, on a busy machine too.
 const ROOMY: &[(&str, &str)] = &[("observation.capacity", "65536"), ("action.capacity", "65536")];
-
-/// Draws the moments of the kills and the victims. SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 fn cycles() -> u64 {
     std::env::var("ESCAPEMENT_KILL_CYCLES").map_or(300, |text| text.parse().expect("a number of cycles"))
@@ -60,7 +49,7 @@ fn judge(agent: &Agent, kills: u64, seed: u64, daemon: impl Fn() -> Command) -> 
     let (observations, actions) = wait_for("the rings", rings);
     wait_for("the first action", || (actions.positions().0 > 0).then_some(()));
 
-    let mut dice = Dice(seed);
+    let mut dice = SplitMix64::new(seed);
     for _ in 0..kills {
         std::thread::sleep(Duration::from_micros(1_000 + dice.below(30_000)));
         let victim = dice.below(3) as usize;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
-fn in_package(path: &str) -> PathBuf {
+pub fn in_package(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -179,7 +179,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the C compiler. Without one it prints that the C header is not tested.
-fn c_compiler() -> Option<&'static str> {
+pub fn c_compiler() -> Option<&'static str> {
     let found =
         ["cc", "gcc", "clang"].into_iter().find(|name| Command::new(name).arg("--version").output().is_ok());
     if found.is_none() {
@@ -188,12 +188,12 @@ fn c_compiler() -> Option<&'static str> {
     found
 }
 
-fn compile(compiler: &str, arguments: &[&Path]) -> Output {
+pub fn compile(compiler: &str, arguments: &[&Path]) -> Output {
     let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I"];
     Command::new(compiler).args(flags).arg(in_package("include")).args(arguments).output().unwrap()
 }
 
-fn assert_compiled(output: &Output) {
+pub fn assert_compiled(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -1,22 +1,23 @@
-//! A budget of failures over a sliding window of ticks: O(1) a tick, nothing allocated after it is built.
+//! A budget of failures over a sliding window of ticks. It takes constant time for each tick, and allocates
+//! only when it is built.
 
 /// How many failures are forgiven in how many ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetSpec {
-    /// Failures forgiven within the window; one more exceeds the budget.
+    /// The number of failures forgiven within the window. One more exceeds the budget.
     pub misses: u32,
-    /// Ticks that the window reaches back, this one included.
+    /// The length of the window in ticks, including the current one.
     pub window: u32,
 }
 
 impl BudgetSpec {
     /// The largest window.
     pub const MAX_WINDOW: u32 = 1 << 20;
-    /// The first failure exceeds it.
+    /// A budget that the first failure exceeds.
     pub const NONE: Self = Self { misses: 0, window: 1 };
 }
 
-/// The window: one bit a tick, and how many of them are set.
+/// The window: one bit for each tick, and the number of bits that are set.
 #[derive(Debug, Clone)]
 pub struct Budget {
     spec: BudgetSpec,
@@ -26,14 +27,14 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// An unspent budget.
+    /// Creates an unspent budget.
     pub fn new(spec: BudgetSpec) -> Self {
         let window = spec.window.clamp(1, BudgetSpec::MAX_WINDOW);
         let bits = vec![0; window.div_ceil(64) as usize].into();
         Self { spec: BudgetSpec { window, ..spec }, bits, next: 0, failures: 0 }
     }
 
-    /// Notes one tick; says whether the failures in the window now exceed the budget.
+    /// Notes one tick. Returns true if the failures in the window now exceed the budget.
     #[inline]
     pub fn note(&mut self, failed: bool) -> bool {
         let word = &mut self.bits[(self.next / 64) as usize];
@@ -45,12 +46,12 @@ impl Budget {
         self.failures > self.spec.misses
     }
 
-    /// What it forgives.
+    /// Returns what it forgives.
     pub fn spec(&self) -> BudgetSpec {
         self.spec
     }
 
-    /// Failures in the window.
+    /// Returns the number of failures in the window.
     pub fn failures(&self) -> u32 {
         self.failures
     }

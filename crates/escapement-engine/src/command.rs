@@ -1,39 +1,39 @@
-//! What other threads ask of the engine: one word, looked at between ticks.
+//! Commands from other threads to the engine: one word, which the engine reads between ticks.
 
 use escapement_ring::sync::{AtomicU64, Ordering};
 
-/// What the engine is asked to do.
+/// A command to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Answer observations.
     Run,
-    /// Answer what is in the ring, then stop.
+    /// Answer the observations that are in the ring, then stop.
     Drain,
-    /// Stop at once, answering nothing more.
+    /// Stop at once, without answering any more.
     Stop,
-    /// Halt at once: a person said so.
+    /// Halt at once, because a person asked for it.
     Halt,
 }
 
-/// The word. Requests only escalate, so that a late drain cannot undo a halt.
+/// The word that holds the command. Requests only escalate, so a late drain cannot undo a halt.
 #[derive(Debug, Default)]
 pub struct CommandWord {
     word: AtomicU64,
 }
 
 impl CommandWord {
-    /// A word that says [`Command::Run`].
+    /// Creates a word that says [`Command::Run`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for something; ignored when something stronger has been asked for already. Relaxed: the word orders
-    /// nothing but itself.
+    /// Requests a command. Ignored if a stronger one was requested before. Relaxed, because the word orders
+    /// no other memory.
     pub fn request(&self, command: Command) {
         self.word.fetch_max(Self::rank(command), Ordering::Relaxed);
     }
 
-    /// What is asked for now.
+    /// Returns the strongest command requested so far.
     #[inline]
     pub fn get(&self) -> Command {
         match self.word.load(Ordering::Relaxed) {

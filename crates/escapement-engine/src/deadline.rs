@@ -1,43 +1,44 @@
-//! The deadlines and the verdict on one tick's times. Pure: instants in, lateness out.
+//! The deadlines, and whether one tick's times are late. Pure functions of instants.
 
 use escapement_ring::clock::Nanos;
 
-/// Limits on one tick. A time equal to its limit is on time; one nanosecond more is late.
+/// Limits on one tick. A time equal to its limit is on time. One nanosecond more is late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Policy called → policy returned.
+    /// From the policy's call to its return.
     pub inference: Nanos,
-    /// Observation peeked → action about to be committed.
+    /// From the peek of the observation to the moment before the commit of the action.
     pub end_to_end: Nanos,
-    /// Observation committed by the feed → peeked; `None` for any age.
+    /// From the feed's commit of the observation to the peek; `None` for any age.
     pub max_age: Option<Nanos>,
 }
 
 impl Deadlines {
-    /// The last instant at which an action of this tick is on time, by both layers.
+    /// Returns the last instant at which an action of this tick is on time under both deadlines.
     #[inline]
-    pub fn of_tick(&self, peeked: Nanos, called: Nanos) -> Nanos {
+    pub fn tick_deadline(&self, peeked: Nanos, called: Nanos) -> Nanos {
         peeked.plus(self.end_to_end).min(called.plus(self.inference))
     }
 
-    /// The shortest time that a tick may be given.
+    /// Returns the shorter of the two deadlines.
     pub fn shortest(&self) -> Nanos {
         self.inference.min(self.end_to_end)
     }
 
-    /// Whether the inference took too long.
+    /// Returns true if the inference took too long.
     #[inline]
     pub fn inference_is_late(&self, called: Nanos, returned: Nanos) -> bool {
         returned.since(called) > self.inference
     }
 
-    /// Whether the tick took too long.
+    /// Returns true if the tick took too long.
     #[inline]
     pub fn end_to_end_is_late(&self, peeked: Nanos, about_to_commit: Nanos) -> bool {
         about_to_commit.since(peeked) > self.end_to_end
     }
 
-    /// Whether the observation was too old when it was peeked. A stamp in the future is no age at all.
+    /// Returns true if the observation was too old when it was peeked. A stamp in the future counts as age
+    /// zero.
     #[inline]
     pub fn is_stale(&self, published: Nanos, peeked: Nanos) -> bool {
         self.max_age.is_some_and(|max_age| peeked.since(published) > max_age)

@@ -1,28 +1,29 @@
-//! What the loop does between ticks when there is nothing to do.
+//! How the loop waits if there is nothing to do.
 
 use std::time::Duration;
 
 /// How to wait for the next observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleStrategy {
-    /// Look again at once. For an isolated core: lowest latency, all of its power.
+    /// Look again at once. For an isolated core: the lowest latency, at full power.
     Spin,
-    /// Look again after a PAUSE: some 25 ns later, kinder to a sibling hyper-thread.
+    /// Look again after a PAUSE instruction, about 25 ns later. Leaves more of the core to a sibling
+    /// hyper-thread.
     Pause,
-    /// Spin for a while, then PAUSE for a while, then sleep between looks. For shared cores and tests: the first
-    /// observation after a quiet spell is answered late by a timed wake-up.
+    /// Spin for a while, then PAUSE for a while, then sleep between looks. For shared cores and tests. The
+    /// first observation after a quiet period is answered late, by up to one timed wake-up.
     Backoff {
-        /// How long to sleep between looks once nothing has come for a while.
+        /// How long to sleep between looks, once nothing has come for a while.
         sleep: Duration,
     },
 }
 
-/// Looks of the backoff's spinning phase.
+/// The number of looks in the backoff's spinning phase.
 const BACKOFF_SPINS: u32 = 1_000;
-/// Looks of its pausing phase.
+/// The number of looks in its pausing phase.
 const BACKOFF_PAUSES: u32 = 1_000;
 
-/// The strategy and how long it has been idle.
+/// The strategy, and the number of looks since the last work.
 #[derive(Debug)]
 pub(super) struct Idle {
     strategy: IdleStrategy,
@@ -34,13 +35,13 @@ impl Idle {
         Self { strategy, looks: 0 }
     }
 
-    /// There was work.
+    /// Notes that there was work.
     #[inline]
     pub(super) fn reset(&mut self) {
         self.looks = 0;
     }
 
-    /// There was none.
+    /// Waits, because there was no work.
     #[inline]
     pub(super) fn wait(&mut self) {
         match self.strategy {

@@ -1,46 +1,47 @@
-//! L1. The noise of a stochastic policy, drawn so that a seed and a sequence number determine it: a journal replays
-//! exactly, whatever was skipped, restarted or answered in between.
+//! L1. The noise of a stochastic policy. A seed and a sequence number determine it, so a run can be repeated
+//! exactly, even if observations were skipped or the engine was restarted in between.
 //!
-//! Uniform words come from Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: "Parallel random
-//! numbers: as easy as 1, 2, 3", SC 2011): ten rounds of multiplication turn a counter and a key into four words, and
-//! nothing is carried from one draw to the next. The counter is the sequence and the number of the block, the key is the
-//! seed. Gaussian values are made by Box and Muller's method (1958), Gumbel ones as −ln(−ln u).
+//! Uniform words come from Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: "Parallel
+//! random numbers: as easy as 1, 2, 3", SC 2011). Ten rounds of multiplication turn a counter and a key into
+//! four words, and nothing is carried from one draw to the next. The counter is the sequence and the number
+//! of the block; the key is the seed. Gaussian values come from Box and Muller's method (1958), Gumbel values
+//! are −ln(−ln u).
 
-/// A distribution that noise is drawn from, independently for every element.
+/// A distribution from which noise is drawn, independently for every element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Distribution {
-    /// The standard normal one.
+    /// The standard normal distribution.
     Gaussian,
-    /// The standard Gumbel one.
+    /// The standard Gumbel distribution.
     Gumbel,
 }
 
-/// A source of noise. It has no state but its seed.
+/// A source of noise. Its only state is its seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise {
     seed: u64,
     distribution: Distribution,
 }
 
-/// Values that one block of the generator makes.
+/// The number of values in one block of the generator.
 const BLOCK: usize = 4;
 const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
 const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 const ROUNDS: usize = 10;
 
 impl Noise {
-    /// A source for a seed.
+    /// Creates a source for a seed.
     pub const fn new(seed: u64, distribution: Distribution) -> Self {
         Self { seed, distribution }
     }
 
-    /// What it draws from.
+    /// Returns the seed.
     pub const fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Fills `noise` with what the seed and `sequence` determine. Allocates nothing and takes the same way whatever the
-    /// values are.
+    /// Fills `noise` with the values that the seed and `sequence` determine. Does not allocate, and does not
+    /// branch on the values.
     pub fn fill(&self, sequence: u64, noise: &mut [f32]) {
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         for (block, values) in noise.chunks_mut(BLOCK).enumerate() {
@@ -70,7 +71,8 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The middle of one of 2³² equal parts of the interval from 0 to 1, so that neither end is ever drawn.
+/// Returns the middle of one of 2³² equal parts of the interval from 0 to 1, so that neither end is ever
+/// drawn.
 fn uniform(word: u32) -> f64 {
     (f64::from(word) + 0.5) * (1.0 / 4_294_967_296.0)
 }
@@ -94,7 +96,7 @@ fn gumbel(word: u32) -> f32 {
 mod tests {
     use super::*;
 
-    /// The known answers that the authors publish with their code.
+    /// The known answers that the authors published with their code.
     #[test]
     fn philox_gives_the_known_answers() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);

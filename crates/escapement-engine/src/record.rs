@@ -1,4 +1,4 @@
-//! The plain record of one tick that the engine hands to the supervisor, and the in-process ring it goes through.
+//! The record of one tick, which the engine sends to the supervisor through a ring inside the process.
 
 use crate::telemetry::Counters;
 use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
@@ -18,49 +18,49 @@ pub struct TickRecord {
     pub ts_publish_ns: u64,
     /// When the engine peeked it.
     pub ts_peek_ns: u64,
-    /// When the policy was called; zero where it was not.
+    /// When the policy was called; zero if it was not.
     pub ts_called_ns: u64,
-    /// When the verdict fell.
+    /// The instant of the verdict.
     pub ts_commit_ns: u64,
-    /// When the guard had committed; zero where the engine committed itself.
+    /// When the guard had committed; zero if the engine committed.
     pub ts_done_ns: u64,
-    /// The instant after which this tick was late; zero where nothing is enforced.
+    /// The instant after which this tick was late; zero if nothing is enforced.
     pub deadline_ns: u64,
-    /// Policy called to policy returned; zero where it was not called.
+    /// From the policy's call to its return; zero if it was not called.
     pub inference_ns: u64,
-    /// Observations skipped just before this one.
+    /// The number of observations skipped just before this one.
     pub skipped_before: u64,
-    /// Number of the outcome; zero where there was no action.
+    /// Number of the outcome; zero if there was no action.
     pub outcome: u16,
     /// Number of the reason.
     pub reason: u16,
     /// Bits of [`escapement_ring::wire::ActionFlags`].
     pub flags: u32,
-    /// Which settings the tick went by: 1 at the start, one more with each reload.
-    pub generation: u32,
+    /// The revision of the settings that the tick used: 1 at the start, one more after each reload.
+    pub revision: u32,
     /// Zero: the record has no padding.
     pub reserved: u32,
 }
 
 const RECORD_BYTES: usize = size_of::<TickRecord>();
 
-/// A ring of `capacity` records (a power of two) and its two ends.
+/// Creates a ring of `capacity` records, which must be a power of two, and returns its two ends.
 ///
 /// # Panics
-/// When `capacity` is not one that the ring allows.
+/// Panics if the ring does not allow this capacity.
 pub fn record_ring(capacity: u64) -> (Producer, Consumer) {
     let slot_size = RECORD_BYTES.next_multiple_of(64) as u32;
     let spec = Spec { kind: 0, slot_size, dimension: slot_size / 4, capacity, generation: 0 };
-    let region = HeapRegion::ring(spec).expect("the capacity is one that the ring allows");
+    let region = HeapRegion::ring(spec).expect("the ring allows this capacity");
     let producer = Producer::attach(region.clone()).expect("a new ring has both positions at zero");
     let consumer = Consumer::attach(region).expect("a new ring has both positions at zero");
     (producer, consumer)
 }
 
 impl TickRecord {
-    /// Hands the record on; counts it as lost where the supervisor has left no room.
+    /// Sends the record. Counts it as lost if the supervisor has left no room.
     #[inline]
-    pub(super) fn hand_on(&self, records: &mut Producer, counters: &Counters) {
+    pub(super) fn send(&self, records: &mut Producer, counters: &Counters) {
         match records.try_claim() {
             Ok(mut claim) => {
                 claim.write(0, self.as_bytes());
@@ -70,7 +70,7 @@ impl TickRecord {
         }
     }
 
-    /// Takes the oldest record out of the ring.
+    /// Takes the oldest record out of the ring, or returns `None` if there is none.
     pub fn take(records: &mut Consumer) -> Option<Self> {
         let peek = records.peek().ok()??;
         let mut record = Self::default();

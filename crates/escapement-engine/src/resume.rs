@@ -1,4 +1,4 @@
-//! Where an engine begins: at what the rings say the last one has answered.
+//! Recovery: an engine resumes after the last observation that the previous engine answered.
 
 use escapement_ring::ring::{Consumer, Producer, ProtocolViolation};
 use escapement_ring::wire::{ActionHeader, Reason};
@@ -12,21 +12,22 @@ pub enum EngineError {
     Violation(#[from] ProtocolViolation),
     /// The two rings contradict each other.
     #[error(
-        "the action ring answers observation {answered}, but only {released} were released: the rings are not a pair"
+        "the action ring answers observation {answered}, but only {released} were released: the rings \
+         are not a pair"
     )]
     NotAPair {
-        /// Position of the observation answered last.
+        /// Position of the last observation that was answered.
         answered: u64,
-        /// Observations released.
+        /// Number of observations that were released.
         released: u64,
     },
-    /// The last record in the action ring is not what a daemon committed.
+    /// A daemon did not commit the last record in the action ring as it is now.
     #[error("the last record of the action ring is damaged: its checksum does not match")]
     LastActionDamaged,
 }
 
-/// Finds out what the last daemon answered, and releases that observation if it did not get to it. Gives the sequence
-/// and position that the next observation follows.
+/// Finds out which observation the last daemon answered, and releases it if that daemon did not. Returns the
+/// sequence and the position that the next observation follows.
 pub(super) fn resume(
     observations: &mut Consumer,
     actions: &Producer,
@@ -36,7 +37,7 @@ pub(super) fn resume(
     if !actions.read_last(0, last.as_mut_bytes()) {
         return Ok(None);
     }
-    // The gateway's process can write to this ring, so what recovery goes by is checked like anything else in it.
+    // The gateway's process can write to this ring, so recovery checks what it relies on.
     let mut payload = vec![0.0f32; action_dimension];
     actions.read_last(ActionHeader::BYTES, payload.as_mut_bytes());
     if !last.is_whole(&payload) {
@@ -52,7 +53,7 @@ pub(super) fn resume(
             None => return Err(EngineError::NotAPair { answered: last.position, released }),
         }
     }
-    // The sequence of a torn frame says nothing about the next one.
-    let believed = last.reason != Reason::ObservationTorn.number();
-    Ok(believed.then_some((last.sequence, last.position)))
+    // The sequence number of a torn frame says nothing about the next one.
+    let is_reliable = last.reason != Reason::ObservationTorn.number();
+    Ok(is_reliable.then_some((last.sequence, last.position)))
 }

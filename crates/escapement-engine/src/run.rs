@@ -1,39 +1,41 @@
-//! The duty cycle: tick, idle, heartbeat, until told otherwise.
+//! The duty cycle: tick, idle, heartbeat, until a command or a halt ends it.
 
 use super::command::{Command, CommandWord};
 use super::idle::{Idle, IdleStrategy};
-use super::tick::{Engine, Progress};
+use super::progress::Progress;
+use super::tick::Engine;
 use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, Nanos};
 use escapement_ring::ring::ProtocolViolation;
 use escapement_ring::wire::Reason;
 
-/// How the loop ended.
+/// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
-    /// Everything in the ring was answered.
+    /// The engine was told to drain, and everything in the ring is answered.
     Drained,
-    /// Told to stop at once.
+    /// The engine was told to stop at once.
     Stopped,
-    /// Halted, by rule or by a person.
+    /// The engine halted, by rule or because a person asked for it.
     Halted(Reason),
     /// A peer broke the protocol.
     Violated(ProtocolViolation),
 }
 
-/// How often the neighbours are told that this side is alive.
+/// The interval of this side's heartbeat.
 const BEAT_EVERY: Nanos = Nanos::from_micros(500);
-/// How often the clock is compared with the kernel's; in idle time where there is any.
+/// How often the clock is compared with the kernel's. This happens in idle time, if there is any.
 const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
-/// How long a stream without a pause may put that off.
+/// How long a stream without a pause may delay that.
 const DISCIPLINE_AT_LATEST: Nanos = Nanos::from_millis(1_000);
 
 /// Runs the engine on the calling thread until it halts or is told to end.
 ///
-/// While it runs, this thread says `draining` and, as far as it is its own doing, `halted`; the guard and the kill
-/// switch may halt beside it. What comes before (`armed`) and after (`stopped`) is for whoever starts and ends the loop.
+/// While it runs, this thread writes the states `draining` and, if the engine itself halts, `halted`. The
+/// guard and the kill switch may write `halted` too. The caller must write `armed` before and `stopped`
+/// after.
 pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &CommandWord) -> RunEnd {
-    // The real-time boundary: from here on nothing of ours allocates, locks, logs or faults.
+    // The real-time boundary: from here on our code does not allocate, lock, log or fault.
     let _flush = FlushDenormals::enter();
     let mut idle = Idle::new(strategy);
     let mut beaten = Nanos(0);
@@ -54,7 +56,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 return RunEnd::Halted(Reason::Operator);
             }
         }
-        engine.look_for_updates();
+        engine.apply_offered_update();
         let (now, was_idle) = match engine.tick() {
             Progress::Done(now) => {
                 idle.reset();
@@ -65,7 +67,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
                 idle.wait();
                 (engine.clock().now(), true)
             }
-            // The guard is at work, on another core, for a microsecond or two.
+            // The guard answers on another core, which takes a microsecond or two.
             Progress::Waiting => (engine.clock().now(), false),
             Progress::Halted(reason) => return RunEnd::Halted(reason),
             Progress::Violated(violation) => return RunEnd::Violated(violation),

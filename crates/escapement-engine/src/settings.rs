@@ -1,13 +1,15 @@
-//! What a tick goes by: checked, built once, read only.
+//! The settings of a tick: checked, built once, only read afterwards.
 
 use super::budget::BudgetSpec;
+use super::checks::Bounds;
 use super::deadline::Deadlines;
 use escapement_policy::{Dimensions, words};
+use escapement_ring::clock::Nanos;
 
 /// What an enforced miss leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMiss {
-    /// Fail fast: halt once the budget of misses is exceeded (by default with the first).
+    /// Fail fast: halt once the budget of misses is exceeded, which by default the first miss does.
     Halt,
     /// Commit the safe default and go on.
     SafeDefault,
@@ -20,18 +22,18 @@ words!(OnMiss { Halt = "halt", SafeDefault = "safe_default" });
 pub enum Backlog {
     /// Each of them, oldest first.
     Every,
-    /// The newest; older ones are skipped and counted.
+    /// The newest one. Older ones are skipped and counted.
     Latest,
 }
 
 words!(Backlog { Every = "every", Latest = "latest" });
 
-/// What happens when the action ring has no room.
+/// What happens if the action ring has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFull {
     /// Halt.
     Halt,
-    /// Let the observation pass without an action, and count it as skipped.
+    /// Drop the observation without an action, and count it as skipped.
     Drop,
 }
 
@@ -42,63 +44,18 @@ words!(OnFull { Halt = "halt", Drop = "drop" });
 pub enum OnGap {
     /// The observation gets the safe default.
     SafeDefault,
-    /// The observation is answered as usual; the break is flagged and counted.
+    /// The observation is answered as usual. The break is flagged and counted.
     Count,
 }
 
 words!(OnGap { SafeDefault = "safe_default", Count = "count" });
 
-/// Inclusive limits, one pair per element.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bounds {
-    low: Box<[f32]>,
-    high: Box<[f32]>,
-}
-
-impl Bounds {
-    /// Limits from two vectors of one length, `low[i] <= high[i]`; `None` where they are not that.
-    pub fn new(low: Vec<f32>, high: Vec<f32>) -> Option<Self> {
-        let paired = low.len() == high.len() && low.iter().zip(&high).all(|(low, high)| low <= high);
-        paired.then(|| Self { low: low.into(), high: high.into() })
-    }
-
-    /// No limits, for `dimension` elements.
-    pub fn unlimited(dimension: usize) -> Self {
-        Self { low: vec![f32::NEG_INFINITY; dimension].into(), high: vec![f32::INFINITY; dimension].into() }
-    }
-
-    /// Number of elements.
-    pub fn dimension(&self) -> usize {
-        self.low.len()
-    }
-
-    /// Whether every element lies within its limits. No branch on data: the time taken says nothing about the values.
-    #[inline]
-    pub fn contain(&self, values: &[f32]) -> bool {
-        values
-            .iter()
-            .zip(self.low.iter().zip(self.high.iter()))
-            .fold(true, |within, (value, (low, high))| within & (low <= value) & (value <= high))
-    }
-
-    /// The element's limits.
-    pub fn of(&self, index: usize) -> (f32, f32) {
-        (self.low[index], self.high[index])
-    }
-}
-
-/// Whether every element is a finite number. No branch on data.
-#[inline]
-pub fn all_finite(values: &[f32]) -> bool {
-    values.iter().fold(true, |finite, value| finite & value.is_finite())
-}
-
 /// Everything that decides what a tick does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Whether deadlines and the maximum age are enforced. They are measured, flagged and counted in any case.
+    /// Whether deadlines and the maximum age are enforced. They are always measured, flagged and counted.
     pub enforce: bool,
-    /// The two layers, and the age of an observation.
+    /// The two deadlines, and the maximum age of an observation.
     pub deadlines: Deadlines,
     /// What an enforced miss leads to.
     pub on_miss: OnMiss,
@@ -108,7 +65,7 @@ pub struct Settings {
     pub error_budget: BudgetSpec,
     /// Which of several waiting observations are answered.
     pub backlog: Backlog,
-    /// What happens when the action ring has no room.
+    /// What happens if the action ring has no room.
     pub on_full: OnFull,
     /// What a break in the feed's sequence numbers leads to.
     pub on_gap: OnGap,
@@ -123,8 +80,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Panics where a vector has not the policy's width: that is for whoever builds settings to check, and an engine
-    /// must not be built on others.
+    /// Returns true if an inference that takes this long would halt the agent at once. A policy whose
+    /// measured tail is that long must not be armed.
+    pub fn would_halt_at(&self, latency: Nanos) -> bool {
+        self.enforce && self.on_miss == OnMiss::Halt && latency > self.deadlines.inference
+    }
+
+    /// Panics if a vector does not have the policy's width. The builder of the settings must have checked the
+    /// widths; an engine must not run on wrong ones.
     pub(super) fn assert_widths(&self, dimensions: Dimensions) {
         assert_eq!(self.observation_bounds.dimension(), dimensions.observation);
         assert_eq!(self.action_bounds.dimension(), dimensions.action);

@@ -1,4 +1,5 @@
-//! The engine on heap rings, with a clock and a policy that do what a script says: no thread, no machine, no chance.
+//! The engine on heap rings, with a clock and a policy that follow a script. Nothing depends on threads, the
+//! machine or chance.
 
 mod oracle;
 mod reasons;
@@ -10,8 +11,8 @@ mod updates;
 mod verdicts;
 
 use super::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Progress,
-    Serving, Settings, TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Policies,
+    Progress, Settings, TickRecord, record_ring,
 };
 use crate::telemetry::{CounterSnapshot, Counters};
 use escapement_policy::{Dimensions, Fault, Policy};
@@ -28,7 +29,7 @@ use zerocopy::IntoBytes;
 const INFERENCE: u64 = 100_000;
 const END_TO_END: u64 = 150_000;
 const MAX_AGE: u64 = 1_000_000;
-/// What the policy answers, what replaces it, and what a halt record carries: told apart at sight.
+/// What the policy answers, what replaces it, and what a halt record carries. All three differ.
 const ANSWER: f32 = 0.5;
 const SAFE: f32 = -0.25;
 const NEUTRAL: f32 = 0.0;
@@ -37,7 +38,7 @@ const CAPACITY: u64 = 8;
 
 const NARROW: Dimensions = Dimensions { observation: 3, action: 2 };
 
-/// A manual clock that can also be told to move by itself once it has been read.
+/// A manual clock that can also move by itself after it was read.
 #[derive(Clone)]
 struct ScriptedClock {
     manual: ManualClock,
@@ -81,7 +82,7 @@ impl Clock for ScriptedClock {
 struct Step {
     /// Time that passes while it computes.
     latency: u64,
-    /// Time that passes after its return was noticed, before the verdict.
+    /// Time that passes after the engine has noticed its return, before the verdict.
     after_return: u64,
     answer: Result<Vec<f32>, Fault>,
 }
@@ -96,7 +97,7 @@ impl Step {
     }
 }
 
-/// A policy that follows a script, and answers at once where the script has nothing to say.
+/// A policy that follows a script, and answers at once if the script has ended.
 struct ScriptedPolicy {
     dimensions: Dimensions,
     clock: ScriptedClock,
@@ -124,7 +125,7 @@ impl Policy for ScriptedPolicy {
     }
 }
 
-/// A ring's memory, open to those who do not keep the protocol.
+/// A ring's memory, which tests can overwrite against the protocol.
 struct Bytes {
     heap: Arc<HeapRegion>,
     region: Region,
@@ -143,11 +144,11 @@ impl Bytes {
         Self { heap, region }
     }
 
-    /// Writes a word as a hostile or dying process would.
+    /// Overwrites a word, as a hostile or dying process would.
     fn overwrite(&self, offset: usize, value: u64) {
         use escapement_ring::backing::Backing;
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.heap.len());
-        // SAFETY: aligned and in bounds by the assertion; no other thread is at work in these tests.
+        // SAFETY: aligned and in bounds by the assertion. No other thread runs in these tests.
         unsafe { self.heap.base().as_ptr().add(offset).cast::<u64>().write_volatile(value) };
     }
 
@@ -263,7 +264,7 @@ impl Rig {
         }
     }
 
-    /// The next daemon on the same rings; the previous one is dropped wherever it was.
+    /// Starts the next daemon on the same rings. The previous one is dropped without further steps.
     fn restart(&mut self) -> Result<(), EngineError> {
         let policy = ScriptedPolicy {
             dimensions: self.dimensions,
@@ -285,7 +286,7 @@ impl Rig {
         Ok(())
     }
 
-    /// An observation with nothing wrong, next in sequence.
+    /// Returns the next observation in sequence, with nothing wrong.
     fn ordinary(&mut self) -> Published {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -298,7 +299,7 @@ impl Rig {
         }
     }
 
-    /// Commits an observation; false where the ring is full.
+    /// Commits an observation. Returns false if the ring is full.
     fn publish(&mut self, published: &Published) -> bool {
         let header = ObservationHeader {
             sequence: published.sequence,
@@ -327,7 +328,7 @@ impl Rig {
         self.steps.lock().unwrap().push_back(step);
     }
 
-    /// The oldest action that the gateway has not read.
+    /// Reads the oldest action that the gateway has not read.
     fn sent(&mut self) -> Option<Sent> {
         let peek = self.gateway.peek().unwrap()?;
         let mut header = ActionHeader::default();
@@ -339,7 +340,7 @@ impl Rig {
         Some(Sent { header, payload })
     }
 
-    /// Publishes one observation, ticks once, and reads the one action there must be.
+    /// Publishes one observation, ticks once, and returns the one action that must follow.
     fn answer(&mut self, published: &Published) -> Sent {
         assert!(self.publish(published));
         self.engine.tick();
@@ -373,7 +374,7 @@ fn start(
     actions.region.header().reset_state(AgentState::Armed.number(), 0);
     let engine = Engine::new(Parts {
         clock: clock.clone(),
-        serving: Serving::new(Box::new(policy), None),
+        policies: Policies::new(Box::new(policy), None),
         observations: Consumer::attach(observations.region.clone())?,
         observation_header: observations.region.header(),
         actions: Producer::attach(actions.region.clone())?,

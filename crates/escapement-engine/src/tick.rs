@@ -1,37 +1,35 @@
-//! One tick: peek, admit, lend the right to answer, infer, reclaim it, commit, release.
+//! The engine, and one tick: observe, admit, consult the fallback, consult the policy, conclude.
 //!
-//! Whoever has the right commits. The engine lends it before it calls the policy; once the tick's deadline has passed, the
-//! guard may take it and commit the safe default itself. An action of the policy is made ready before the right is
-//! reclaimed, so that nothing but the copy into the slot lies between the claim that decides and the commit.
+//! The side that has the responder commits. The engine grants a lease on it before it calls the policy. Once
+//! the tick's deadline has passed, the guard may claim it and commit the safe default. The engine seals the
+//! policy's action before it takes the responder back, so that only the copy into the slot lies between
+//! winning the tick and the commit.
 
+use super::admission::Admission;
 use super::budget::Budget;
-use super::carry::{Begun, Carried};
-use super::desk::{Desk, Findings, InFlight, Verdict};
+use super::carried_state::CarriedState;
 use super::guard::{DeadlineGuard, GuardWake};
-use super::input_guard::{GuardFinding, InputGuard};
-use super::intake::{Frame, Intake};
+use super::pipeline::{Lease, Pipeline};
+use super::policies::Policies;
+use super::progress::Progress;
+use super::responder::Responder;
 use super::resume::{EngineError, resume};
-use super::serving::Serving;
-use super::settings::{Backlog, Settings, all_finite};
-use super::update::{Company, Update};
-use crate::lease::{Deputy, Holder, Receiver, turn};
-use crate::noise::Noise;
+use super::settings::Settings;
+use super::update::{PolicyExtras, Update};
+use super::verdict::{InFlight, Verdict};
+use crate::lease::{LeaseClaimant, Receiver, lease};
 use crate::telemetry::Counters;
-use escapement_policy::Fault;
 use escapement_ring::clock::{Clock, LeadingClock, Nanos};
-use escapement_ring::ring::{ClaimError, Consumer, Header, Producer, ProtocolViolation};
-use escapement_ring::wire::{
-    ActionFlags, ActionHeader, AgentState, ObservationFlags, ObservationHeader, Outcome, Reason,
-};
+use escapement_ring::ring::{ClaimError, Consumer, Header, Producer};
+use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
-use zerocopy::IntoBytes;
 
-/// What an engine is made of.
+/// The parts of an engine.
 pub struct Parts<C> {
-    /// Time.
+    /// The clock.
     pub clock: C,
-    /// What answers observations.
-    pub serving: Serving,
+    /// The policies that answer observations.
+    pub policies: Policies,
     /// Where observations come from.
     pub observations: Consumer,
     /// Heartbeat of this side of the observation ring.
@@ -42,74 +40,39 @@ pub struct Parts<C> {
     pub action_header: Header,
     /// Where tick records go.
     pub records: Producer,
-    /// What is counted.
+    /// The counters that the engine writes.
     pub counters: Arc<Counters>,
-    /// What a tick goes by.
+    /// The rules of a tick.
     pub settings: Settings,
-    /// How often a daemon has started on these rings, this start included.
+    /// How often a daemon has started on these rings, including this start.
     pub epoch: u32,
-}
-
-/// What a tick did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// There was no observation.
-    Idle,
-    /// One observation got its outcome, at this instant.
-    Done(Nanos),
-    /// The guard is answering an observation: nothing can be done before it has.
-    Waiting,
-    /// The agent halted; the state word says so already. No further tick does anything.
-    Halted(Reason),
-    /// A ring's other side broke the protocol; the state word says halted.
-    Violated(ProtocolViolation),
 }
 
 /// The engine. One thread owns it.
 pub struct Engine<C> {
-    pub(super) clock: C,
-    pub(super) serving: Serving,
-    pub(super) settings: Arc<Settings>,
-    pub(super) desk: Holder<Desk>,
-    /// The guard's end of the desk, until somebody asks for it.
-    deputy: Option<Deputy<Desk>>,
+    pub(super) pipeline: Pipeline<C>,
     observations: Consumer,
     observation_header: Header,
-    action_header: Header,
-    counters: Arc<Counters>,
-    intake: Intake,
-    pub(super) input_guard: Option<InputGuard>,
-    pub(super) noise: Option<Noise>,
-    pub(super) carried: Option<Carried>,
-    /// What is left to do about an observation that the guard has answered.
-    pub(super) owed: Option<Owed>,
+    /// The guard's side of the lease, until [`Engine::guard`] hands it out.
+    claimant: Option<LeaseClaimant<Responder>>,
     /// Where new settings come from.
     pub(super) updates: Option<Receiver<Update>>,
-    pub(super) generation: u32,
-    epoch: u32,
-    halted: Option<Reason>,
-}
-
-/// What the engine knows about a tick that it lost.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Owed {
-    pub(super) inference_ns: u64,
-    pub(super) returned: Nanos,
 }
 
 impl<C: Clock> Engine<C> {
-    /// Builds an engine and resumes where the rings say the last one stopped: an observation that was answered but not
-    /// yet released when the last daemon died is released now, and not answered again.
+    /// Builds an engine that resumes where the rings say the last one stopped. An observation that was
+    /// answered but not released when the last daemon died is released now, and not answered again.
     ///
     /// # Errors
-    /// When the rings' positions are impossible, or they do not belong together.
+    /// Fails if the rings' positions are impossible, or if the rings do not belong together.
     ///
     /// # Panics
-    /// When the vectors in the settings do not have the policy's widths; `config` checks that.
+    /// Panics if the vectors in the settings do not have the policy's widths. The configuration must have
+    /// checked that.
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
-            serving,
+            policies,
             mut observations,
             observation_header,
             actions,
@@ -119,12 +82,12 @@ impl<C: Clock> Engine<C> {
             settings,
             epoch,
         } = parts;
-        let dimensions = serving.policy.dimensions();
+        let dimensions = policies.policy.dimensions();
         settings.assert_widths(dimensions);
         let last = resume(&mut observations, &actions, dimensions.action)?;
         let settings = Arc::new(settings);
-        const FIRST_GENERATION: u32 = 1;
-        let (desk, deputy) = turn(Desk {
+        const FIRST_REVISION: u32 = 1;
+        let (responder, claimant) = lease(Responder {
             actions,
             action_header: action_header.clone(),
             records,
@@ -132,36 +95,34 @@ impl<C: Clock> Engine<C> {
             misses: Budget::new(settings.miss_budget),
             errors: Budget::new(settings.error_budget),
             settings: Arc::clone(&settings),
-            generation: FIRST_GENERATION,
+            revision: FIRST_REVISION,
             epoch,
             tick: InFlight::default(),
             fallback: vec![0.0; dimensions.action].into(),
             halted: None,
         });
-        desk.expect_deadlines_of(settings.deadlines.shortest());
-        Ok(Self {
+        responder.set_shortest_deadline(settings.deadlines.shortest());
+        let pipeline = Pipeline {
             clock,
-            serving,
-            intake: Intake::resumed(last),
-            input_guard: None,
-            noise: None,
-            carried: None,
+            policies,
             settings,
-            desk,
-            deputy: Some(deputy),
-            observations,
-            observation_header,
+            responder,
             action_header,
             counters,
-            owed: None,
-            updates: None,
-            generation: FIRST_GENERATION,
+            admission: Admission::resumed(last),
+            input_check: None,
+            noise: None,
+            carried: None,
+            lost_tick: None,
+            revision: FIRST_REVISION,
             epoch,
             halted: None,
-        })
+        };
+        Ok(Self { pipeline, observations, observation_header, claimant: Some(claimant), updates: None })
     }
 
-    /// The guard that answers in this engine's stead; for another thread. `None` when it has been asked for before.
+    /// Returns the guard that answers late ticks in place of this engine, for another thread to run. Returns
+    /// `None` on every call after the first.
     pub fn guard(
         &mut self,
         wake: GuardWake,
@@ -170,297 +131,103 @@ impl<C: Clock> Engine<C> {
     where
         C: LeadingClock,
     {
-        let (clock, header) = (self.clock.follower(), self.action_header.clone());
-        Some(DeadlineGuard::new(clock, self.deputy.take()?, header, wake, hang_timeout))
+        let claimant = self.claimant.take()?;
+        let (clock, header) = (self.pipeline.clock.follower(), self.pipeline.action_header.clone());
+        Some(DeadlineGuard::new(clock, claimant, header, wake, hang_timeout))
     }
 
-    /// Goes with this company from the next tick on.
-    pub fn join(&mut self, company: Company) {
-        let Company { input_guard, noise, carry } = company;
-        self.input_guard = input_guard;
-        self.noise = noise;
-        self.carried = carry.map(Carried::new);
+    /// Sets the input check, the noise and the carried-state rules, from the next tick on.
+    pub fn set_extras(&mut self, extras: PolicyExtras) {
+        let PolicyExtras { input_check, noise, carry } = extras;
+        self.pipeline.input_check = input_check;
+        self.pipeline.noise = noise;
+        self.pipeline.carried = carry.map(CarriedState::new);
     }
 
-    /// Whether every observation that was peeked has its outcome.
+    /// Returns true if every observation that was peeked has its outcome.
     #[inline]
     pub(super) fn is_between_ticks(&self) -> bool {
-        self.owed.is_none()
+        self.pipeline.lost_tick.is_none()
     }
 
     /// Answers at most one observation.
     #[inline]
     pub fn tick(&mut self) -> Progress {
-        if let Some(owed) = self.owed {
-            return self.settle(owed);
+        let Self { pipeline, observations, .. } = self;
+        if let Some(lost) = pipeline.lost_tick {
+            return pipeline.settle(observations, lost);
         }
-        if let Some(reason) = self.halted {
+        if let Some(reason) = pipeline.halted {
             return Progress::Halted(reason);
         }
-        let mut skipped = 0;
-        if self.settings.backlog == Backlog::Latest {
-            match self.observations.skip_to_latest() {
-                Ok(count) => skipped = count,
-                Err(violation) => return self.violated(violation),
-            }
-        }
-        let peek = match self.observations.peek() {
-            Ok(Some(peek)) => peek,
+        let (observation, mut tick) = match pipeline.observe(observations) {
+            Ok(Some(observed)) => observed,
             Ok(None) => return Progress::Idle,
-            Err(violation) => return self.violated(violation),
+            Err(violation) => return pipeline.violated(violation),
         };
-        let peeked = self.clock.begin();
-        if skipped > 0 {
-            self.counters.count_skipped(skipped);
-        }
-        let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
-        let mut header = ObservationHeader::default();
-        peek.read(0, header.as_mut_bytes());
-        peek.read(ObservationHeader::BYTES, observation.as_mut_bytes());
-        let mut tick = InFlight {
-            observation: header,
-            position: peek.position(),
-            peeked,
-            skipped,
-            ..InFlight::default()
-        };
-
-        let Some(room) = self.desk.with(Desk::has_room) else { return Progress::Waiting };
-        match room {
+        match pipeline.has_room() {
             Ok(()) => {}
             Err(ClaimError::Full { .. }) => {
-                peek.release();
-                return self.no_room(tick);
+                observation.release();
+                return pipeline.skip(&tick);
             }
-            Err(ClaimError::Violation(violation)) => return self.violated(violation),
+            Err(ClaimError::Violation(violation)) => return pipeline.violated(violation),
         }
-
-        // The policy's action, or why not.
-        let frame = Frame { header, payload: observation, position: tick.position };
-        let mut refused = self.intake.admit(&self.settings, &frame, peeked, &mut tick.flags);
-        if let (Some(guard), None) = (&self.input_guard, refused)
-            && guard.apply(observation) == GuardFinding::Refuse
-        {
-            refused = Some(Reason::ObservationOutOfRange);
-        }
-        let begins_an_episode =
-            header.flags & ObservationFlags::RESTART != 0 && refused != Some(Reason::ObservationTorn);
-        if let Some(carried) = &mut self.carried {
-            if tick.flags & ActionFlags::GAP != 0 || skipped > 0 {
-                count_reset(&self.counters, carried.on_gap(policy.as_mut()));
-            } else if begins_an_episode {
-                carried.on_episode(policy.as_mut());
+        let mut found = pipeline.admit(&mut tick);
+        let mut lease = Lease::Held;
+        if found.refused.is_none() {
+            if let Err(lost) = pipeline.consult_fallback(&mut tick) {
+                return pipeline.settle(observations, lost);
             }
+            pipeline.consult_policy(&mut tick, &mut found);
+            lease = Lease::Granted;
         }
-        // A fallback has no rules of its own: its state begins anew wherever the stream does.
-        if let Some(fallback) = fallback
-            && (tick.flags & ActionFlags::GAP != 0 || skipped > 0 || begins_an_episode)
-        {
-            fallback.reset();
-        }
-        let enforced = self.settings.enforce;
-        let deadlines = self.settings.deadlines;
-        let mut found =
-            Findings { refused, policy_failed: false, flags: tick.flags, inference_ns: 0, at: peeked };
-        let mut lent = false;
-        if refused.is_none() {
-            if let Some(fallback) = fallback {
-                // Under the end-to-end deadline alone, and under the guard's eyes: a fallback can hang, too.
-                tick.deadline = if enforced { peeked.plus(deadlines.end_to_end) } else { Nanos(0) };
-                self.desk.with(|desk| desk.tick = tick);
-                self.desk.lend(guarded(tick.deadline));
-                let good = objection(fallback.infer(observation, spare), spare, &self.settings).is_none();
-                if !self.desk.reclaim() {
-                    let returned = self.clock.now();
-                    return self.settle(Owed { inference_ns: 0, returned });
-                }
-                tick.fallback_is_good = good;
-                self.desk.with(|desk| desk.fallback.copy_from_slice(spare));
-            }
-            if let Some(noise) = &self.noise {
-                noise.fill(header.sequence, policy.noise_mut());
-            }
-            let called = self.clock.begin();
-            tick.called = called;
-            tick.deadline = if enforced { deadlines.of_tick(peeked, called) } else { Nanos(0) };
-            self.desk.with(|desk| desk.tick = tick);
-            self.desk.lend(guarded(tick.deadline));
-            lent = true;
-            let answer = policy.infer(observation, action);
-            let returned = self.clock.now();
-            found.inference_ns = returned.since(called).0;
-            if deadlines.inference_is_late(called, returned) {
-                found.flags |= ActionFlags::INFERENCE_LATE;
-            }
-            found.refused = objection(answer, action, &self.settings);
-            found.policy_failed = found.refused.is_some();
-            if found.refused.is_none() && self.carried.as_mut().is_some_and(Carried::is_burning_in) {
-                found.refused = Some(Reason::BurnIn);
-            }
-        }
-        found.at = self.clock.now();
-        if deadlines.end_to_end_is_late(peeked, found.at) {
-            found.flags |= ActionFlags::END_TO_END_LATE;
-        }
-        let mut leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
-        // Made before the right is reclaimed: an action that is late by then stays where it is.
-        let frame = if leaves {
-            tick.frame(Verdict::POLICY, &found, self.generation, self.epoch).sealed(action)
-        } else {
-            ActionHeader::default()
+        let verdict = match pipeline.conclude(&tick, &mut found, lease) {
+            Ok(verdict) => verdict,
+            Err(lost) => return pipeline.settle(observations, lost),
         };
-        if lent {
-            if !self.desk.reclaim() {
-                return self.settle(Owed { inference_ns: found.inference_ns, returned: found.at });
-            }
-            // The guard may have been stopped along with this thread. What lies between here and the commit is the copy
-            // into the slot.
-            let claimed = self.clock.now();
-            if leaves && enforced && deadlines.end_to_end_is_late(peeked, claimed) {
-                leaves = false;
-                found.at = claimed;
-                found.flags |= ActionFlags::END_TO_END_LATE;
-            }
-        } else {
-            self.desk.with(|desk| desk.tick = tick);
-        }
-        let verdict = self
-            .desk
-            .with(|desk| if leaves { desk.send(&frame, action, &found) } else { desk.answer(&found) });
-        // The right has just been won; there is always a verdict.
-        let Some(verdict) = verdict else { return Progress::Waiting };
         if verdict == Verdict::NOT_COMMITTED {
-            // Nothing answered it, and so it is not released.
-            self.halted = Some(verdict.reason);
-            return Progress::Halted(verdict.reason);
+            // The observation has no answer, so it is not released.
+            return pipeline.stop(verdict.reason);
         }
-        // Released only after the commit: a daemon that dies in between finds both and does not answer twice.
-        peek.release();
-        if let Some(carried) = &mut self.carried
-            && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
-        {
-            count_reset(&self.counters, carried.on_miss(policy.as_mut()));
-        }
-        if verdict.outcome == Outcome::Halt {
-            self.halted = Some(verdict.reason);
-            return Progress::Halted(verdict.reason);
-        }
-        Progress::Done(found.at)
+        // Released only after the commit: if the daemon dies in between, its successor finds both and does
+        // not answer twice.
+        observation.release();
+        pipeline.finish(verdict, found.at)
     }
 
-    /// Goes on after a tick that the guard answered, once it is done.
-    #[cold]
-    fn settle(&mut self, owed: Owed) -> Progress {
-        self.owed = Some(owed);
-        if !self.desk.regain() {
-            return Progress::Waiting;
-        }
-        self.owed = None;
-        let halted = self.desk.with(|desk| {
-            desk.discard(owed.inference_ns, owed.returned);
-            desk.halted
-        });
-        // It is the one that was peeked: nobody else releases.
-        match self.observations.peek() {
-            Ok(Some(peek)) => peek.release(),
-            Ok(None) => {}
-            Err(violation) => return self.violated(violation),
-        }
-        if let Some(carried) = &mut self.carried {
-            count_reset(&self.counters, carried.on_miss(self.serving.policy.as_mut()));
-        }
-        match halted.flatten() {
-            Some(reason) => {
-                self.halted = Some(reason);
-                Progress::Halted(reason)
-            }
-            None => Progress::Done(owed.returned),
-        }
-    }
-
-    /// Halts without an observation: a person said so, or the loop found a reason. The first reason stands.
+    /// Halts without an observation: a person asked for it, or the loop found a reason. The first reason
+    /// stands.
     pub fn halt(&mut self, reason: Reason) {
-        if self.halted.is_none() {
-            self.action_header.halt(reason.number().into());
-            self.halted = Some(reason);
-        }
+        self.pipeline.halt(reason);
     }
 
-    /// Tells the gateway that what waits is still answered, and nothing after it.
+    /// Tells the gateway that the waiting observations are still answered, and none after them.
     pub(super) fn announce_drain(&self) {
-        if self.halted.is_none() {
-            self.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
+        if self.pipeline.halted.is_none() {
+            self.pipeline.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
         }
     }
 
-    /// Tells both neighbours that this side is alive.
+    /// Tells the feed and the gateway that this side is alive.
     #[inline]
     pub fn beat(&self, now: Nanos) {
         self.observation_header.beat_consumer(now.0);
-        self.action_header.beat_producer(now.0);
+        self.pipeline.action_header.beat_producer(now.0);
     }
 
-    /// The clock this engine goes by.
+    /// Returns the clock of this engine.
     pub fn clock(&self) -> &C {
-        &self.clock
+        &self.pipeline.clock
     }
 
-    /// Keeps the clock on the kernel's timeline. Between ticks only.
+    /// Corrects the clock to the kernel's timeline. The caller must do this between ticks only.
     pub fn discipline_clock(&mut self) {
-        self.clock.discipline();
+        self.pipeline.clock.discipline();
     }
 
-    /// What the policy said about its latest fault.
+    /// Returns what the policy said about its latest fault.
     pub fn last_fault(&self) -> Option<&str> {
-        self.serving.policy.last_fault()
+        self.pipeline.policies.policy.last_fault()
     }
-
-    /// The gateway does not drain: the observation, already released, ends as a skip.
-    #[cold]
-    fn no_room(&mut self, tick: InFlight) -> Progress {
-        let on = self.desk.with(|desk| {
-            desk.tick = tick;
-            desk.no_room()
-        });
-        match on {
-            Some(Err(reason)) => {
-                self.halt(reason);
-                Progress::Halted(reason)
-            }
-            Some(Ok(())) | None => Progress::Done(tick.peeked),
-        }
-    }
-
-    #[cold]
-    fn violated(&mut self, violation: ProtocolViolation) -> Progress {
-        self.halt(Reason::ProtocolViolation);
-        Progress::Violated(violation)
-    }
-}
-
-/// Why a policy's answer may not leave, lateness apart.
-#[inline]
-fn objection(answer: Result<(), Fault>, action: &[f32], settings: &Settings) -> Option<Reason> {
-    if answer.is_err() {
-        Some(Reason::PolicyError)
-    } else if !all_finite(action) {
-        Some(Reason::ActionNonFinite)
-    } else if !settings.action_bounds.contain(action) {
-        Some(Reason::ActionOutOfBounds)
-    } else {
-        None
-    }
-}
-
-#[inline]
-fn count_reset(counters: &Counters, begun: Begun) {
-    if begun == Begun::Anew {
-        counters.count_state_reset();
-    }
-}
-
-/// When the guard may step in. Where nothing is enforced, never.
-#[inline]
-fn guarded(deadline: Nanos) -> Nanos {
-    if deadline == Nanos(0) { Nanos(u64::MAX) } else { deadline }
 }

@@ -1,58 +1,60 @@
 //! Warm-up: the policy runs on the pinned thread, with real shapes, until its tail is stable.
 //!
-//! libtorch specialises per thread and the processor's caches and predictors are cold; the first calls say nothing
-//! about the later ones. The tail measured at the end decides whether the agent may be armed.
+//! libtorch specialises for each thread, and the processor's caches and predictors are cold, so the first
+//! calls say nothing about later ones. The tail measured at the end decides whether the agent may be armed.
 
-use super::serving::Serving;
+use super::checks::Bounds;
+use super::policies::Policies;
 use super::tick::Engine;
 use crate::telemetry::{Histogram, Percentiles};
 use escapement_policy::PolicyError;
 use escapement_policy::denormals::FlushDenormals;
+use escapement_policy::random::SplitMix64;
 use escapement_ring::clock::{Clock, Nanos};
 
 /// How long to warm up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WarmUpSpec {
-    /// Calls in one round.
+    /// The number of calls in one round.
     pub round: u32,
-    /// The time after which no further round begins.
+    /// No further round begins after this time.
     pub limit: Nanos,
     /// The share of a round's calls (0 to 1) whose latency counts as the tail.
     pub quantile: f64,
 }
 
-/// What the warm-up found.
+/// The result of a warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarmUp {
-    /// Calls made in all rounds.
+    /// The number of calls in all rounds.
     pub calls: u64,
-    /// The last round's tail, at the quantile asked for.
+    /// The last round's tail, at the quantile that was asked for.
     pub tail: Nanos,
     /// The last round's latencies.
     pub latency_ns: Percentiles,
-    /// Whether the tail of the last two rounds agreed, or the time ran out first.
+    /// True if the tails of the last two rounds agreed; false if the time ran out first.
     pub stable: bool,
-    /// Calls of the last round that faulted.
+    /// The number of calls of the last round that faulted.
     pub faults: u64,
 }
 
-/// Two rounds agree when the later one's tail is at most this much longer, in percent.
+/// Two rounds agree if the later one's tail is longer by at most this many percent.
 const STABLE_WITHIN_PERCENT: u64 = 10;
 
 impl<C: Clock> Engine<C> {
-    /// Prepares the calling thread for the policy and warms it up. The carried state of a recurrent policy is back at
-    /// its initial value afterwards. Allocates: it belongs before the real-time boundary.
+    /// Prepares the calling thread for the policy and warms it up. Resets the carried state of a recurrent
+    /// policy afterwards. Allocates, so the caller must do it before the real-time boundary.
     ///
     /// # Errors
-    /// When the policy cannot be prepared for this thread.
+    /// Fails if the policy cannot be prepared for this thread.
     pub fn warm_up(
         &mut self,
         spec: WarmUpSpec,
         mut on_round: impl FnMut(&Self),
     ) -> Result<WarmUp, PolicyError> {
         let _flush = FlushDenormals::enter();
-        self.serving.enter_thread(0)?;
-        let begun = self.clock.now();
+        self.pipeline.policies.enter_thread(0)?;
+        let begun = self.pipeline.clock.now();
         let mut observations = Observations::new();
         let mut calls = 0;
         let mut previous_tail = None;
@@ -60,18 +62,18 @@ impl<C: Clock> Engine<C> {
             let mut histogram = Histogram::new();
             let mut faults = 0;
             for _ in 0..spec.round.max(1) {
-                let Serving { policy, fallback, observation, action, spare } = &mut self.serving;
-                observations.next_into(observation, &self.settings.observation_bounds);
+                let Policies { policy, fallback, observation, action, spare } = &mut self.pipeline.policies;
+                observations.next_into(observation, &self.pipeline.settings.observation_bounds);
                 if let Some(fallback) = fallback {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
-                // Under the guard's eyes, where there is one already: a policy may hang here, too.
-                self.desk.lend(Nanos(u64::MAX));
-                let called = self.clock.now();
+                // Granted, so that the guard notices a policy that hangs here.
+                self.pipeline.responder.grant(Nanos(u64::MAX));
+                let called = self.pipeline.clock.now();
                 let answer = policy.infer(observation, action);
-                let returned = self.clock.now();
-                let back = self.desk.reclaim();
-                debug_assert!(back, "nobody takes what has no deadline");
+                let returned = self.pipeline.clock.now();
+                let back = self.pipeline.responder.take_back();
+                debug_assert!(back, "a lease without a deadline is never claimed");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
                 calls += 1;
@@ -79,14 +81,14 @@ impl<C: Clock> Engine<C> {
                     break;
                 }
             }
-            self.clock.discipline();
+            self.pipeline.clock.discipline();
             on_round(self);
             let tail = Nanos(histogram.quantile_ns(spec.quantile));
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
-            if stable || self.clock.now().since(begun) >= spec.limit {
-                self.serving.policy.reset();
-                if let Some(fallback) = &mut self.serving.fallback {
+            if stable || self.pipeline.clock.now().since(begun) >= spec.limit {
+                self.pipeline.policies.policy.reset();
+                if let Some(fallback) = &mut self.pipeline.policies.fallback {
                     fallback.reset();
                 }
                 return Ok(WarmUp { calls, tail, latency_ns: histogram.percentiles(), stable, faults });
@@ -96,17 +98,18 @@ impl<C: Clock> Engine<C> {
     }
 }
 
-impl Serving {
-    /// The tail of one round of calls on the calling thread, by the rules of a warm-up: what a policy that is to replace
-    /// another one takes on this machine. Carried state is back at its initial value afterwards.
+impl Policies {
+    /// Measures one round of calls on the calling thread by the rules of a warm-up, and returns its tail: the
+    /// time that a policy which is to replace another one takes on this machine. Resets the carried state
+    /// afterwards.
     ///
     /// # Errors
-    /// When the policy cannot be prepared for this thread.
+    /// Fails if the policy cannot be prepared for this thread.
     pub fn measure(
         &mut self,
         clock: &impl Clock,
         spec: WarmUpSpec,
-        bounds: &super::Bounds,
+        bounds: &Bounds,
     ) -> Result<Nanos, PolicyError> {
         let _flush = FlushDenormals::enter();
         self.enter_thread(0)?;
@@ -116,7 +119,7 @@ impl Serving {
         for _ in 0..spec.round.max(1) {
             observations.next_into(&mut self.observation, bounds);
             let called = clock.now();
-            // A fault is the golden vectors' business; here it is about time.
+            // The golden vectors have shown that it answers; only the time matters here.
             let _ = self.policy.infer(&self.observation, &mut self.action);
             let returned = clock.now();
             histogram.record(returned.since(called).0);
@@ -129,27 +132,28 @@ impl Serving {
     }
 }
 
-/// `count` made-up observations of `width` elements, uniform in -1 to 1; the same ones every time.
-pub fn made_up_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
-    let bounds = super::Bounds::unlimited(width);
+/// Returns `count` synthetic observations of `width` elements, uniform in -1 to 1. They are the same every
+/// time.
+pub fn synthetic_observations(width: usize, count: usize) -> Vec<Vec<f32>> {
+    let bounds = Bounds::unlimited(width);
     let mut source = Observations::new();
     let mut observations = vec![vec![0.0; width]; count];
     observations.iter_mut().for_each(|observation| source.next_into(observation, &bounds));
     observations
 }
 
-/// Made-up observations: uniform within a feature's limits where both are finite, else within -1 to 1, clamped to the
-/// limit there is. SplitMix64 (Steele, Lea, Flood 2014), so that every warm-up sees the same.
+/// Synthetic observations: uniform within a feature's limits if both are finite, else within -1 to 1 and
+/// clamped to the one limit there is. Every warm-up sees the same ones.
 struct Observations {
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Observations {
     fn new() -> Self {
-        Self { state: 0 }
+        Self { random: SplitMix64::new(0) }
     }
 
-    fn next_into(&mut self, observation: &mut [f32], bounds: &super::Bounds) {
+    fn next_into(&mut self, observation: &mut [f32], bounds: &Bounds) {
         for (index, value) in observation.iter_mut().enumerate() {
             let (low, high) = bounds.of(index);
             let share = self.uniform();
@@ -163,10 +167,6 @@ impl Observations {
     }
 
     fn uniform(&mut self) -> f32 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1u32 << 24) as f32
+        (self.random.next_word() >> 40) as f32 / (1u32 << 24) as f32
     }
 }

@@ -1,11 +1,11 @@
-//! What can go wrong with a policy: cold errors while loading, and the one-word faults of a call.
+//! Errors of a policy: detailed ones while loading, and one-word faults of a call.
 
 use std::path::PathBuf;
 
-/// Why a call gave no action. Plain data, so that reporting one costs the hot path nothing.
+/// Why a call returned no action. Plain data, so that reporting it costs the hot path nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The policy raised an error of its own (a TorchScript exception, for one).
+    /// The policy raised an error of its own, for example a TorchScript exception.
     #[error("the policy raised an error")]
     Raised,
     /// The policy returned something other than one tensor of the action's width.
@@ -16,15 +16,15 @@ pub enum Fault {
 /// Why a policy cannot be loaded or prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// There is no such file, or it cannot be read.
+    /// The file does not exist or cannot be read.
     #[error("{}: {source}", path.display())]
     Unreadable {
         /// The file that was asked for.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file is not a policy: damaged, hostile, or not TorchScript at all.
+    /// The file is not a policy: it is damaged, hostile, or not TorchScript at all.
     #[error("{}: {reason}", path.display())]
     Malformed {
         /// The file that was read.
@@ -37,15 +37,16 @@ pub enum PolicyError {
     Shape {
         /// The file that was read.
         path: PathBuf,
-        /// Expected and found widths.
+        /// The expected and the found widths.
         reason: String,
     },
-    /// The file is a policy, but this backend cannot run it (an operator the native backend does not know).
+    /// The file is a policy, but this backend cannot run it, for example because it has an operator that the
+    /// native backend does not support.
     #[error("{}: {reason}", path.display())]
     Unsupported {
         /// The file that was read.
         path: PathBuf,
-        /// The construct, and where in the file it stands.
+        /// The construct, and where it is in the file.
         reason: String,
     },
     /// The backend is not part of this build, or the thread could not be prepared for it.

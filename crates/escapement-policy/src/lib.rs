@@ -1,11 +1,48 @@
-//! A policy: a pure function from an observation to an action, slices in and slices out.
+//! The contract of a policy: a function from an observation to an action, slices in and slices out.
 //!
-//! A backend knows nothing of rings, clocks or deadlines; that is what lets one conformance suite compare all of
-//! them. Shapes are fixed when a policy is loaded and never change afterwards.
+//! A backend knows nothing of rings, clocks or deadlines, so one conformance suite can compare all backends.
+//! Shapes are fixed when a policy is loaded and never change afterwards.
+//!
+//! # Example
+//! A policy that answers with the mean of its features:
+//! ```
+//! use escapement_policy::{Dimensions, Fault, Policy};
+//!
+//! struct Mean;
+//!
+//! impl Policy for Mean {
+//!     fn dimensions(&self) -> Dimensions {
+//!         Dimensions { observation: 4, action: 1 }
+//!     }
+//!
+//!     fn backend(&self) -> &'static str {
+//!         "mean"
+//!     }
+//!
+//!     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+//!         action[0] = observation.iter().sum::<f32>() / observation.len() as f32;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let mut action = [0.0];
+//! Mean.infer(&[1.0, 2.0, 3.0, 6.0], &mut action)?;
+//! assert_eq!(action, [3.0]);
+//! # Ok::<(), Fault>(())
+//! ```
+//!
+//! # Map
+//! | module | what it holds |
+//! |---|---|
+//! | `error` | [`Fault`], the failure of a call, and [`PolicyError`], the failure to load or prepare |
+//! | `null` | [`Null`], the policy that answers zeros |
+//! | [`denormals`] | flushes denormal floats while a policy runs |
+//! | [`random`] | the seeded generator behind synthetic observations and test values |
 
 pub mod denormals;
 mod error;
 mod null;
+pub mod random;
 pub mod words;
 
 pub use error::{Fault, PolicyError};
@@ -20,62 +57,64 @@ pub struct Dimensions {
     pub action: usize,
 }
 
-/// What `forward` takes after the observation, in this order: noise if there is any, then the carried states.
+/// The arguments of `forward` after the observation, in this order: noise, if any, then the carried states.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signature {
-    /// Elements of the noise, `[1, noise]`; zero where there is no such argument.
+    /// Elements of the noise, `[1, noise]`; zero if there is no such argument.
     pub noise: usize,
-    /// The shape of each carried state, which is also that of the state returned in its place.
+    /// The shape of each carried state. The state returned in its place has the same shape.
     pub states: Vec<Vec<usize>>,
 }
 
-/// A loaded policy, ready to be called once per observation by a single thread.
+/// A loaded policy, ready to be called once for each observation by a single thread.
 ///
-/// It may be loaded on any thread and is then moved to the one that serves; [`Policy::enter_thread`] is called there
-/// before the first [`Policy::infer`].
+/// It may be loaded on any thread, and is then moved to the one that serves. The caller must call
+/// [`Policy::enter_thread`] there before the first [`Policy::infer`].
 pub trait Policy: Send {
-    /// The widths this policy was checked against when it was loaded.
+    /// Returns the widths that this policy was checked against when it was loaded.
     fn dimensions(&self) -> Dimensions;
 
-    /// The backend's name as it appears in config files, reports and JSON: `native`, `torch` or `null`.
+    /// Returns the backend's name as it appears in config files, reports and JSON: `native`, `torch` or
+    /// `null`.
     fn backend(&self) -> &'static str;
 
-    /// Prepares the calling thread, which will make every later call. Backends that keep per-thread state (libtorch's
-    /// grad mode and executor caches) set it up here, for the thread's life.
+    /// Prepares the calling thread, which must make every later call. A backend that keeps state for each
+    /// thread, like libtorch's grad mode and executor caches, sets it up here for the thread's life.
     ///
     /// # Errors
-    /// When the thread cannot be prepared; the policy must not be called then.
+    /// Fails if the thread cannot be prepared. The caller must not call the policy then.
     fn enter_thread(&mut self) -> Result<(), PolicyError> {
         Ok(())
     }
 
     /// Computes one action.
     ///
-    /// `observation` and `action` have exactly the lengths that [`Policy::dimensions`] names; the caller keeps that.
-    /// On success every element of `action` has been written; on a fault its content is unspecified. The result is
-    /// not checked for finiteness or bounds: the engine does that for every backend alike.
+    /// The caller must pass slices of exactly the lengths that [`Policy::dimensions`] returns. On success
+    /// every element of `action` is written; on a fault its content is unspecified. The result is not checked
+    /// for finiteness or bounds: the engine does that for every backend alike.
     ///
     /// # Errors
-    /// A [`Fault`] when the policy raised an error or returned something that is not an action. The text of it is
-    /// kept for [`Policy::last_fault`].
+    /// Returns a [`Fault`] if the policy raised an error or returned something that is not an action. Its
+    /// text is kept for [`Policy::last_fault`].
     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault>;
 
-    /// Puts carried state (of a recurrent policy) back to its initial value. Stateless policies do nothing.
+    /// Resets the carried state of a recurrent policy to its initial value. Stateless policies do nothing.
     fn reset(&mut self) {}
 
-    /// The noise that the following calls take, zeros at first: with zeros the action is the deterministic one. Empty
-    /// where the policy has no randomness.
+    /// Returns the noise that the following calls use. It is zero at first, and with zeros the action is the
+    /// deterministic one. Empty if the policy has no randomness.
     fn noise_mut(&mut self) -> &mut [f32] {
         &mut []
     }
 
-    /// The carried state `index`, row-major, in the order of `forward`'s arguments; `None` beyond the last one.
+    /// Returns the carried state `index`, row-major, in the order of `forward`'s arguments; `None` beyond the
+    /// last one.
     fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
         let _ = index;
         None
     }
 
-    /// What the most recent fault said, for the log. Never called on the hot path.
+    /// Returns the text of the most recent fault, for the log. The caller must not call this on the hot path.
     fn last_fault(&self) -> Option<&str> {
         None
     }

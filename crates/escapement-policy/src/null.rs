@@ -1,4 +1,4 @@
-//! The policy that returns at once. It measures what everything around a policy costs.
+//! The policy that returns at once. It serves to measure the cost of everything around a policy.
 
 use super::{Dimensions, Fault, Policy};
 
@@ -9,7 +9,8 @@ pub struct Null {
 }
 
 impl Null {
-    /// A null policy of the given widths.
+    /// Creates a null policy of the given widths.
+    #[inline]
     pub const fn new(dimensions: Dimensions) -> Self {
         Self { dimensions }
     }
@@ -24,6 +25,7 @@ impl Policy for Null {
         "null"
     }
 
+    #[inline]
     fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         action.fill(0.0);
         Ok(())

@@ -19,26 +19,31 @@ pub struct Nanos(pub u64);
 
 impl Nanos {
     /// A whole number of microseconds.
+    #[inline]
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros.saturating_mul(1_000))
     }
 
     /// A whole number of milliseconds.
+    #[inline]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1_000_000))
     }
 
     /// The time from `earlier` to this instant; zero if `earlier` is later.
+    #[inline]
     pub const fn since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))
     }
 
     /// This instant plus `distance`, saturating.
+    #[inline]
     pub const fn plus(self, distance: Self) -> Self {
         Self(self.0.saturating_add(distance.0))
     }
 
     /// The same distance as a standard `Duration`.
+    #[inline]
     pub const fn to_duration(self) -> Duration {
         Duration::from_nanos(self.0)
     }
@@ -86,6 +91,7 @@ impl LeadingClock for MonotonicClock {
 }
 
 impl Clock for MonotonicClock {
+    #[inline]
     fn now(&self) -> Nanos {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         // The monotonic clock starts at boot and is never negative; the casts keep the value.

@@ -2,7 +2,7 @@
 
 use escapement_engine::telemetry::Counters;
 use escapement_engine::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Progress, Serving,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Policies, Progress,
     Settings, TickRecord, record_ring,
 };
 use escapement_policy::{Dimensions, Policy};
@@ -84,7 +84,7 @@ impl HeapEngine {
         let (records_in, records) = record_ring(2 * CAPACITY);
         let parts = Parts {
             clock: clock.clone(),
-            serving: Serving::new(policy, None),
+            policies: Policies::new(policy, None),
             observations,
             observation_header: observation_region.header(),
             actions,

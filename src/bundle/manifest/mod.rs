@@ -6,8 +6,9 @@ mod raw;
 
 pub use raw::{NoiseKind, SegmentKind, Versions};
 
-use crate::bundle::names::hex;
+use crate::hex::hex;
 use crate::policy::Signature;
+use escapement_engine::{CarryRule, CarryRules};
 use sha2::{Digest, Sha256};
 
 /// A manifest that follows the specification.
@@ -185,6 +186,22 @@ pub enum StateRule {
 
 /// The longest burn-in, in observations. It holds for bundles and for configurations.
 pub const MAX_BURN_IN: u32 = 100_000;
+
+impl From<StateRule> for CarryRule {
+    fn from(rule: StateRule) -> Self {
+        match rule {
+            StateRule::Keep => Self::Keep,
+            StateRule::Reset => Self::Reset,
+            StateRule::BurnIn(observations) => Self::BurnIn(observations),
+        }
+    }
+}
+
+impl From<Recurrent> for CarryRules {
+    fn from(recurrent: Recurrent) -> Self {
+        Self { on_miss: recurrent.on_miss.into(), on_gap: recurrent.on_gap.into() }
+    }
+}
 
 /// A claim about the time that a call takes.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,5 +1,7 @@
 //! No faults: what ships. Each function is described in `environment.rs`.
 
+use crate::agent_files::StateDirectory;
+use crate::halt::HaltKeeper;
 use crate::policy::Policy;
 use escapement_engine::TickRecord;
 
@@ -7,8 +9,8 @@ use escapement_engine::TickRecord;
 pub fn panic_if_planted(_thread: &str) {}
 
 #[inline]
-pub fn ignores_the_latch() -> bool {
-    false
+pub fn halt_keeper(state: StateDirectory) -> HaltKeeper {
+    HaltKeeper::new(state)
 }
 
 #[inline]

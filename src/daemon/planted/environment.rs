@@ -1,5 +1,7 @@
 //! Faults that environment variables choose. Only tests set those variables.
 
+use crate::agent_files::StateDirectory;
+use crate::halt::HaltKeeper;
 use crate::policy::{Dimensions, Fault, Policy, PolicyError};
 use escapement_engine::TickRecord;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -21,10 +23,13 @@ pub fn panic_if_planted(thread: &str) {
     }
 }
 
-/// Returns whether `ESCAPEMENT_TEST_IGNORE_LATCH` is set. Such a daemon does not read its latch, and the suites that
-/// show that a halt stays a halt must fail on it.
-pub fn ignores_the_latch() -> bool {
-    planted("ESCAPEMENT_TEST_IGNORE_LATCH").is_some()
+/// Returns the keeper of the agent's halts. If `ESCAPEMENT_TEST_IGNORE_LATCH` is set, it does not read the
+/// latch, and the suites that show that a halt stays a halt must fail on it.
+pub fn halt_keeper(state: StateDirectory) -> HaltKeeper {
+    match planted("ESCAPEMENT_TEST_IGNORE_LATCH") {
+        Some(_) => HaltKeeper::that_ignores_the_latch(state),
+        None => HaltKeeper::new(state),
+    }
 }
 
 /// Sleeps for the milliseconds in `ESCAPEMENT_TEST_SLOW_LOAD`, as part of loading.
@@ -41,7 +46,8 @@ pub fn reload_slowly_if_planted() {
     }
 }
 
-/// Returns whether `ESCAPEMENT_TEST_NO_GUARD` is set. Such an agent runs without the guard that it should have.
+/// Returns whether `ESCAPEMENT_TEST_NO_GUARD` is set. Such an agent runs without the guard that it should
+/// have.
 pub fn has_no_guard() -> bool {
     planted("ESCAPEMENT_TEST_NO_GUARD").is_some()
 }
@@ -62,8 +68,8 @@ pub fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
     }
 }
 
-/// Returns the record, later by the nanoseconds in `ESCAPEMENT_TEST_SKEW_NS`. The evidence about that time then belongs
-/// to another tick, and the suite that shows that causes are found must fail.
+/// Returns the record, later by the nanoseconds in `ESCAPEMENT_TEST_SKEW_NS`. The evidence about that time
+/// then belongs to another tick, and the suite that shows that causes are found must fail.
 pub fn moved_in_time_if_planted(record: &TickRecord) -> TickRecord {
     let nanos = planted_number("ESCAPEMENT_TEST_SKEW_NS").unwrap_or(0);
     TickRecord {
@@ -75,11 +81,11 @@ pub fn moved_in_time_if_planted(record: &TickRecord) -> TickRecord {
     }
 }
 
-/// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as the third.
+/// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as
+/// the third.
 fn labour(observation: &[f32]) {
     let feature = |index: usize| observation.get(index).copied().unwrap_or_default().max(0.0);
-    let begun = MonotonicClock.now();
-    let due = begun.plus(Nanos::from_micros(feature(1) as u64));
+    let due = MonotonicClock.now().plus(Nanos::from_micros(feature(1) as u64));
     while MonotonicClock.now() < due {
         std::hint::spin_loop();
     }

@@ -1,27 +1,27 @@
-//! L2. How a right passes from one thread to another without a lock.
+//! L2. How the right to a value passes from one thread to another without a lock.
 //!
-//! | | who | when it passes |
+//! | | sides | when the right passes |
 //! |---|---|---|
-//! | [`turn`] | one holder, one deputy | the holder lends its right with a deadline; once that has passed, the deputy may take it |
-//! | [`mailbox`] | one sender, one receiver | the sender offers a box; the receiver takes what is in it at a time of its own |
+//! | [`lease()`] | one holder, one claimant | the claimant may claim a granted lease after its deadline |
+//! | [`mailbox`] | one sender, one receiver | the receiver may take the box that the sender offered |
 //!
-//! Neither knows what the right is about. The engine lends the right to answer a tick, and takes new settings out of a
-//! mailbox; what is promised here is only that one side at a time has what both could reach. `model` shows it for every
-//! interleaving within loom's bound.
+//! Neither depends on the type of the value. The engine grants a lease on what answers a tick, and takes new
+//! settings from a mailbox. This module guarantees one thing: only one side at a time has the value that both
+//! could reach. `model` checks that for every interleaving within loom's bound.
 //!
 //! # Synchronisation
 //! | label | Release store | Acquire load | makes visible |
 //! |---|---|---|---|
-//! | LENT | the holder lends | the deputy looks, and takes | what the holder did to the value, and the deadline |
-//! | RETURNED | the deputy is done | the holder looks whether it may go on | what the deputy did to the value |
+//! | GRANTED | the holder grants | the claimant looks, and claims | the holder's changes, and the deadline |
+//! | RETURNED | the claimant is done | the holder recovers | the claimant's changes |
 //! | OFFERED | the sender offers | the receiver takes | the box |
-//! | EMPTIED | the receiver is done | the sender looks | what the receiver put into the box |
+//! | EMPTIED | the receiver is done | the sender checks | what the receiver put into the box |
 
 mod mailbox;
-mod turn;
+mod timed;
 
 pub use mailbox::{Receiver, Sender, mailbox};
-pub use turn::{Deputy, Holder, View, turn};
+pub use timed::{LeaseClaimant, LeaseHolder, LeaseState, lease};
 
 #[cfg(all(test, loom))]
 mod model;

@@ -1,27 +1,29 @@
-//! The hand-over of rights under loom: every interleaving, and every value that the memory model lets a load return.
+//! The lease and the mailbox under loom: every interleaving, and every value that the memory model lets a
+//! load return.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --lib lease::model
+//! RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom \
+//!     -p escapement-engine --lib lease::model
 //! ```
-//! The bound on preemptions is 2 where `LOOM_MAX_PREEMPTIONS` says nothing; `ESCAPEMENT_LOOM_FULL=1` lifts it.
+//! The bound on preemptions is 2 unless `LOOM_MAX_PREEMPTIONS` is set; `ESCAPEMENT_LOOM_FULL=1` lifts it.
 //!
-//! What is lent here is what the engine lends: a list of what was committed, and the tick in flight. That the model can
-//! fail is shown by planting a bug in each protocol.
+//! The leased value stands for the engine's responder: a list of commits, and the tick in flight. A bug
+//! planted in each protocol shows that the model can fail.
 
 use super::*;
 use escapement_ring::clock::Nanos;
 use escapement_ring::sync::Ordering;
 use loom::thread;
 
-/// What was committed, by whom, in order; and what is to be answered.
+/// What was committed, by which side, in order; and the tick that is to be answered.
 #[derive(Debug, Default)]
-struct Desk {
+struct Answers {
     in_flight: u64,
-    committed: Vec<(u64, Who)>,
+    committed: Vec<(u64, Side)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
+enum Side {
     Engine,
     Guard,
 }
@@ -30,102 +32,108 @@ fn check(scenario: impl Fn() + Sync + Send + 'static) {
     escapement_ring::sync::explore(2, scenario);
 }
 
-/// How a side comes by its right: as shipped, or with a bug planted.
-type Reclaim = fn(&mut Holder<Desk>) -> bool;
-type Regain = fn(&mut Holder<Desk>) -> bool;
+/// How the holder gets the value again: as shipped, or with a planted bug.
+type TakeBack = fn(&mut LeaseHolder<Answers>) -> bool;
+type Recover = fn(&mut LeaseHolder<Answers>) -> bool;
 
-/// `ticks` ticks by an engine; a guard whose deadlines have always passed looks `looks` times, wherever it is stopped.
-fn race(ticks: u64, looks: usize, reclaim: Reclaim, regain: Regain) {
-    let (mut holder, mut deputy) = turn(Desk::default());
+/// Runs `ticks` ticks of an engine against a guard that looks `looks` times. For this guard every deadline
+/// has passed.
+fn race(ticks: u64, looks: usize, take_back: TakeBack, recover: Recover) {
+    let (mut holder, mut claimant) = lease(Answers::default());
     let guard = thread::spawn(move || {
         for _ in 0..looks {
-            match deputy.look() {
-                View::Lent { turn, deadline } => {
-                    let taken = deputy.take(turn, |desk| {
-                        assert_eq!(desk.in_flight, turn, "a turn is the tick that was looked at");
-                        desk.committed.push((desk.in_flight, Who::Guard));
+            match claimant.state() {
+                LeaseState::Granted { number, deadline } => {
+                    let taken = claimant.claim(number, |answers| {
+                        assert_eq!(
+                            answers.in_flight, number,
+                            "the claimed lease is the tick that was looked at"
+                        );
+                        answers.committed.push((answers.in_flight, Side::Guard));
                     });
-                    // Only of a turn that was won is it known whose deadline that was.
-                    assert!(taken.is_none() || deadline == Nanos(100 * turn));
+                    // Only for a lease that was claimed is it certain that the deadline belongs to it.
+                    assert!(taken.is_none() || deadline == Nanos(100 * number));
                 }
-                View::Closed => return,
-                View::Held | View::Returned { .. } => thread::yield_now(),
+                LeaseState::Closed => return,
+                LeaseState::Held | LeaseState::Returned { .. } => thread::yield_now(),
             }
         }
     });
     for tick in 1..=ticks {
-        holder.with(|desk| desk.in_flight = tick).expect("held between ticks");
-        holder.lend(Nanos(100 * tick));
-        assert!(holder.with(|_| ()).is_none(), "what is lent is out of reach");
-        if reclaim(&mut holder) {
-            holder.with(|desk| desk.committed.push((tick, Who::Engine))).expect("reclaimed");
+        holder.with(|answers| answers.in_flight = tick).expect("held between ticks");
+        holder.grant(Nanos(100 * tick));
+        assert!(holder.with(|_| ()).is_none(), "the holder cannot reach a granted value");
+        if take_back(&mut holder) {
+            holder.with(|answers| answers.committed.push((tick, Side::Engine))).expect("taken back");
         } else {
-            while !regain(&mut holder) {
+            while !recover(&mut holder) {
                 thread::yield_now();
             }
         }
-        let last = holder.with(|desk| desk.committed.last().copied()).expect("held again");
-        assert_eq!(last.map(|(tick, _)| tick), Some(tick), "none is lost, and the order stands");
+        let last = holder.with(|answers| answers.committed.last().copied()).expect("held again");
+        assert_eq!(last.map(|(tick, _)| tick), Some(tick), "no tick is lost, and the order is kept");
     }
-    let committed = holder.with(|desk| desk.committed.len() as u64).expect("held");
-    assert_eq!(committed, ticks, "one commit a tick");
+    let committed = holder.with(|answers| answers.committed.len() as u64).expect("held");
+    assert_eq!(committed, ticks, "one commit for each tick");
     drop(holder);
     guard.join().expect("the guard");
 }
 
 #[test]
 fn a_tick_is_committed_exactly_once_whoever_is_stopped_wherever() {
-    check(|| race(3, 4, Holder::reclaim, Holder::regain));
+    check(|| race(3, 4, LeaseHolder::take_back, LeaseHolder::recover));
 }
 
 #[test]
 fn a_guard_that_was_stopped_cannot_claim_a_later_tick() {
-    check(|| race(4, 1, Holder::reclaim, Holder::regain));
+    check(|| race(4, 1, LeaseHolder::take_back, LeaseHolder::recover));
 }
 
-/// The engine never comes back, as in a policy that hangs: the guard's commit stands, and its own successors see it.
+/// The engine does not come back until the guard has gone, like a policy that hangs: the guard's one commit
+/// stands.
 #[test]
 fn a_hung_engine_is_answered_for_once() {
     check(|| {
-        let (mut holder, mut deputy) = turn(Desk::default());
-        holder.with(|desk| desk.in_flight = 1).expect("held");
-        holder.lend(Nanos(100));
+        let (mut holder, mut claimant) = lease(Answers::default());
+        holder.with(|answers| answers.in_flight = 1).expect("held");
+        holder.grant(Nanos(100));
         let guard = thread::spawn(move || {
             let mut answered = 0;
             for _ in 0..3 {
-                if let View::Lent { turn, .. } = deputy.look() {
-                    answered +=
-                        u32::from(deputy.take(turn, |desk| desk.committed.push((1, Who::Guard))).is_some());
+                if let LeaseState::Granted { number, .. } = claimant.state() {
+                    answered += u32::from(
+                        claimant.claim(number, |answers| answers.committed.push((1, Side::Guard))).is_some(),
+                    );
                 }
             }
-            assert_eq!((answered, deputy.look()), (1, View::Returned { turn: 1 }));
+            assert_eq!((answered, claimant.state()), (1, LeaseState::Returned { number: 1 }));
         });
         guard.join().expect("the guard");
-        assert!(!holder.reclaim(), "the turn is taken");
-        assert!(holder.regain());
-        assert_eq!(holder.with(|desk| desk.committed.clone()), Some(vec![(1, Who::Guard)]));
+        assert!(!holder.take_back(), "the guard has claimed the lease");
+        assert!(holder.recover());
+        assert_eq!(holder.with(|answers| answers.committed.clone()), Some(vec![(1, Side::Guard)]));
     });
 }
 
 #[test]
 #[should_panic]
 fn planted_bug_a_holder_that_does_not_ask_turns_the_model_red() {
-    check(|| race(2, 3, reclaim_unasked, Holder::regain));
+    check(|| race(2, 3, take_back_unasked, LeaseHolder::recover));
 }
 
 #[test]
 #[should_panic]
 fn planted_bug_a_holder_that_does_not_wait_for_the_deputy_turns_the_model_red() {
-    check(|| race(2, 3, Holder::reclaim, regain_at_once));
+    check(|| race(2, 3, LeaseHolder::take_back, recover_at_once));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn planted_bug_a_relaxed_return_turns_the_model_red() {
-    check(|| race(2, 3, Holder::reclaim, regain_relaxed));
+    check(|| race(2, 3, LeaseHolder::take_back, recover_relaxed));
 }
 
-/// Two sets of settings, each consistent in itself, go to an engine that looks between ticks.
+/// Sends two sets of settings, each consistent in itself, to an engine that looks between ticks.
 fn reloads(consistent: fn(&mut Receiver<[u64; 2]>, &mut [u64; 2]) -> bool) {
     let (mut sender, mut receiver) = mailbox::<[u64; 2]>();
     let supervisor = thread::spawn(move || {
@@ -141,20 +149,20 @@ fn reloads(consistent: fn(&mut Receiver<[u64; 2]>, &mut [u64; 2]) -> bool) {
         (sender, collected, next)
     });
     let mut current = [0; 2];
-    let mut generations = vec![0];
+    let mut revisions = vec![0];
     for _ in 0..3 {
         if receiver.is_offered() && consistent(&mut receiver, &mut current) {
-            generations.push(current[0]);
+            revisions.push(current[0]);
         }
-        assert_eq!(current[0], current[1], "no tick sees half of an old and half of a new set");
+        assert_eq!(current[0], current[1], "no tick sees half of an old set and half of a new one");
         thread::yield_now();
     }
     let (mut sender, mut collected, offered) = supervisor.join().expect("the supervisor");
     receiver.receive(|set| std::mem::swap(set, &mut current));
     collected.extend(sender.collect().map(|old| *old));
-    assert!(generations.is_sorted_by(|earlier, later| earlier < later), "{generations:?}");
+    assert!(revisions.is_sorted_by(|earlier, later| earlier < later), "{revisions:?}");
     assert!(collected.iter().all(|old| old[0] == old[1]));
-    assert_eq!(current[0], offered - 1, "the last set offered is the one that holds");
+    assert_eq!(current[0], offered - 1, "the last set offered is in use");
     assert_eq!(collected.len() as u64, offered - 1, "every box came back");
 }
 
@@ -169,19 +177,20 @@ fn planted_bug_a_receiver_that_does_not_acquire_turns_the_model_red() {
     check(|| reloads(receive_relaxed));
 }
 
-/// The bugs.
-fn reclaim_unasked(holder: &mut Holder<Desk>) -> bool {
-    holder.hold_again();
+// The planted bugs.
+
+fn take_back_unasked(holder: &mut LeaseHolder<Answers>) -> bool {
+    holder.hold();
     true
 }
 
-fn regain_at_once(holder: &mut Holder<Desk>) -> bool {
-    holder.hold_again();
+fn recover_at_once(holder: &mut LeaseHolder<Answers>) -> bool {
+    holder.hold();
     true
 }
 
-fn regain_relaxed(holder: &mut Holder<Desk>) -> bool {
-    holder.regain_by(Ordering::Relaxed)
+fn recover_relaxed(holder: &mut LeaseHolder<Answers>) -> bool {
+    holder.recover_by(Ordering::Relaxed)
 }
 
 fn receive_relaxed(receiver: &mut Receiver<[u64; 2]>, current: &mut [u64; 2]) -> bool {

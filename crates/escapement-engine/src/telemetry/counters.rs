@@ -1,20 +1,20 @@
-//! Counters with one writer at a time, whoever has the right to answer a tick, and any number of readers.
+//! Counters with one writer at a time, which is the side that answers the tick, and any number of readers.
 
 use crossbeam::utils::CachePadded;
 use escapement_ring::sync::{AtomicU64, Ordering};
 use escapement_ring::wire::{Outcome, Reason};
 
-/// Reasons are small numbers; one slot each.
+/// Reasons are small numbers with one slot each.
 const REASON_SLOTS: usize = 32;
 const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
 
-/// One counter on cache lines of its own words' neighbours only: all are written by the same thread.
+/// A counter with one writer at a time. It shares its cache lines only with counters of the same writer.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
 impl Counter {
-    /// A plain add: there is one writer at a time, and what passes the right to write on orders the adds, so that no
-    /// read-modify-write is needed. Relaxed: a counter orders nothing.
+    /// A plain add without a read-modify-write: there is one writer at a time, and the lease that passes
+    /// between the writers orders their adds. Relaxed, because a counter orders no other memory.
     #[inline]
     pub(super) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
@@ -25,7 +25,8 @@ impl Counter {
     }
 }
 
-/// What the engine has done since it started. Readers see each counter whole, but not all of one instant.
+/// What the engine has done since it started. A reader sees each counter whole, but not all counters at one
+/// instant.
 #[derive(Debug, Default)]
 pub struct Counters {
     page: CachePadded<Page>,
@@ -47,8 +48,8 @@ struct Page {
     reasons: [Counter; REASON_SLOTS],
 }
 
-/// A copy of [`Counters`], in the terms of the reports.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+/// A copy of [`Counters`] with the names that reports use.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CounterSnapshot {
     /// Observations that got their outcome.
     pub observations: u64,
@@ -56,13 +57,13 @@ pub struct CounterSnapshot {
     pub actions: u64,
     /// Observations that ended without an action.
     pub skipped: u64,
-    /// Tick records that the supervisor was too slow to take.
+    /// Tick records lost because the supervisor was too slow.
     pub records_lost: u64,
-    /// Actions that were the fallback policy's.
+    /// Actions of the fallback policy.
     pub fallbacks: u64,
-    /// Answers of the policy that came after the guard had answered in its stead.
+    /// Answers of the policy that came after the guard had answered.
     pub discarded: u64,
-    /// Times that a recurrent policy's carried state began anew.
+    /// Resets of a recurrent policy's carried state.
     pub state_resets: u64,
     /// Ticks whose inference was late, enforced or not.
     pub inference_late: u64,
@@ -70,19 +71,19 @@ pub struct CounterSnapshot {
     pub end_to_end_late: u64,
     /// Observations older than the maximum age, enforced or not.
     pub stale: u64,
-    /// Observations whose sequence did not follow.
+    /// Observations whose sequence number did not follow the last one.
     pub sequence_gaps: u64,
-    /// Actions by the name of their reason (`policy` for the policy's own); zeros are left out.
-    pub outcomes: std::collections::BTreeMap<&'static str, u64>,
+    /// Actions by the name of their reason, which is `policy` for the policy's own. Zeros are left out.
+    pub outcomes: std::collections::BTreeMap<String, u64>,
 }
 
 impl Counters {
-    /// All zero.
+    /// Creates counters that are all zero.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One observation was answered by an action of this outcome and reason.
+    /// Counts an observation that was answered by an action with this outcome and reason.
     #[inline]
     pub fn count_action(&self, outcome: Outcome, reason: Reason) {
         if outcome == Outcome::Fallback {
@@ -93,50 +94,50 @@ impl Counters {
         self.page.reasons[usize::from(reason.number()) % REASON_SLOTS].add(1);
     }
 
-    /// Observations ended without an action.
+    /// Counts observations that ended without an action.
     #[inline]
     pub fn count_skipped(&self, count: u64) {
         self.page.observations.add(count);
         self.page.skipped.add(count);
     }
 
-    /// A tick record found no room.
+    /// Counts a tick record that found no room.
     #[inline]
     pub fn count_record_lost(&self) {
         self.page.records_lost.add(1);
     }
 
-    /// The policy answered after the guard had.
+    /// Counts an answer that came after the guard had answered.
     #[inline]
     pub fn count_discarded(&self) {
         self.page.discarded.add(1);
     }
 
-    /// A carried state began anew.
+    /// Counts a reset of carried state.
     #[inline]
     pub fn count_state_reset(&self) {
         self.page.state_resets.add(1);
     }
 
-    /// An inference was late.
+    /// Counts a late inference.
     #[inline]
     pub fn count_inference_late(&self) {
         self.page.inference_late.add(1);
     }
 
-    /// A tick was late end to end.
+    /// Counts a tick that was late end to end.
     #[inline]
     pub fn count_end_to_end_late(&self) {
         self.page.end_to_end_late.add(1);
     }
 
-    /// An observation was too old.
+    /// Counts an observation that was too old.
     #[inline]
     pub fn count_stale(&self) {
         self.page.stale.add(1);
     }
 
-    /// A sequence number did not follow.
+    /// Counts a break in the sequence.
     #[inline]
     pub fn count_sequence_gap(&self) {
         self.page.sequence_gaps.add(1);
@@ -147,7 +148,7 @@ impl Counters {
         let page = &self.page;
         let outcomes = Reason::ALL
             .iter()
-            .map(|reason| (reason.name(), page.reasons[usize::from(reason.number())].get()))
+            .map(|reason| (reason.name().to_owned(), page.reasons[usize::from(reason.number())].get()))
             .filter(|(_, count)| *count > 0)
             .collect();
         CounterSnapshot {
@@ -180,6 +181,9 @@ mod tests {
         counters.count_skipped(3);
         let snapshot = counters.snapshot();
         assert_eq!((snapshot.observations, snapshot.actions, snapshot.skipped), (6, 3, 3));
-        assert_eq!(snapshot.outcomes.into_iter().collect::<Vec<_>>(), [("policy", 1), ("stale", 2)]);
+        assert_eq!(
+            snapshot.outcomes.into_iter().collect::<Vec<_>>(),
+            [("policy".to_owned(), 1), ("stale".to_owned(), 2)]
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Latency histograms, off the hot thread, and the percentiles every report shows.
+//! Latency histograms, which are filled off the hot thread, and the percentiles that every report shows.
 
-/// The longest latency that is told apart, in nanoseconds; longer ones count as this long.
+/// The longest latency that is distinguished, in nanoseconds. Longer ones count as this long.
 const HIGHEST_NS: u64 = 60_000_000_000;
-/// Significant decimal digits kept.
+/// The number of significant decimal digits kept.
 const DIGITS: u8 = 3;
 
 /// Latencies in nanoseconds.
@@ -11,7 +11,8 @@ pub struct Histogram {
     inner: hdrhistogram::Histogram<u64>,
 }
 
-/// The figures that every report shows, in nanoseconds; names are the same in all JSON. Zero where `count` is zero.
+/// The figures that every report shows, in nanoseconds. The names are the same in all JSON. All are zero if
+/// `count` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Percentiles {
     /// Samples.
@@ -31,10 +32,10 @@ pub struct Percentiles {
 }
 
 impl Histogram {
-    /// An empty histogram.
+    /// Creates an empty histogram.
     pub fn new() -> Self {
         let inner = hdrhistogram::Histogram::new_with_bounds(1, HIGHEST_NS, DIGITS)
-            .expect("the bounds and the precision are ones that the format allows");
+            .expect("the format allows these bounds and this precision");
         Self { inner }
     }
 
@@ -48,18 +49,18 @@ impl Histogram {
         self.inner += &other.inner;
     }
 
-    /// The share of samples, 0 to 1, that are at most `limit_ns`; 1 where there are none.
+    /// Returns the share of samples, 0 to 1, that are at most `limit_ns`. Returns 1 if there are no samples.
     pub fn share_within(&self, limit_ns: u64) -> f64 {
         self.inner.percentile_below(limit_ns) / 100.0
     }
 
-    /// A latency such that the given share of samples, 0 to 1, is at most that long; never more than the largest
-    /// sample, because a bucket's upper edge may lie beyond it.
+    /// Returns a latency such that the given share of samples, 0 to 1, is at most that long. It is never more
+    /// than the largest sample, although a bucket's upper edge may be.
     pub fn quantile_ns(&self, share: f64) -> u64 {
         self.inner.value_at_quantile(share).min(self.inner.max())
     }
 
-    /// The figures of the reports.
+    /// Returns the figures of the reports.
     pub fn percentiles(&self) -> Percentiles {
         let at = |share| self.quantile_ns(share);
         Percentiles {
@@ -73,7 +74,7 @@ impl Histogram {
         }
     }
 
-    /// The histogram underneath, for the interval-log writer.
+    /// Returns the underlying histogram, for the interval-log writer.
     pub fn as_hdr(&self) -> &hdrhistogram::Histogram<u64> {
         &self.inner
     }

@@ -1,4 +1,4 @@
-//! L2. What the hot thread counts and what the cold ones make of it.
+//! L2. What the hot thread counts, and the figures that other threads compute from it.
 
 mod counters;
 mod features;

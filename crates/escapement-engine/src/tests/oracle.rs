@@ -1,10 +1,10 @@
-//! What the documents say, restated as plainly as possible and without looking at the engine: times are added up, the
-//! window of a budget is a list that is counted, and the rings are vectors.
+//! The rules of the documents, restated as plainly as possible and independent of the engine. Times are added
+//! up, the window of a budget is a list that is counted, and the rings are vectors.
 
 use super::*;
 use escapement_ring::wire::ActionFlags;
 
-/// A way in which the restatement can be made wrong on purpose: the suite must then disagree with the engine.
+/// A mistake planted in the restatement. The suite must then disagree with the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Planted {
     Nothing,
@@ -41,7 +41,7 @@ impl Planted {
     ];
 }
 
-/// What the gateway must find.
+/// The action that the gateway must find.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Expected {
     pub position: u64,
@@ -55,7 +55,7 @@ pub(super) struct Expected {
     pub value: f32,
 }
 
-/// An observation that waits.
+/// An observation that waits in the ring.
 #[derive(Debug, Clone)]
 pub(super) struct Waiting {
     pub published: Published,
@@ -64,7 +64,7 @@ pub(super) struct Waiting {
 
 /// What happens during one tick.
 #[derive(Debug, Clone)]
-pub(super) struct Moment {
+pub(super) struct TickTiming {
     /// Time that passes right after the peek.
     pub after_peek: u64,
     pub step: Step,
@@ -81,7 +81,7 @@ pub(super) struct Oracle {
     pub observations: u64,
     pub actions: u64,
     pub skipped: u64,
-    /// The last outcome was an action: a crash may have left its observation unreleased.
+    /// Set if the last outcome was an action. A crash may have left its observation unreleased.
     pub answered_last: Option<(Waiting, Expected)>,
     position: u64,
     epoch: u32,
@@ -113,8 +113,8 @@ impl Oracle {
         }
     }
 
-    /// A new daemon: budgets begin afresh, and the numbering goes on from the last action, unless that answered a frame
-    /// of which nothing can be believed.
+    /// Starts a new daemon. Budgets begin unspent, and the numbering continues from the last action, unless
+    /// that answered a torn frame.
     pub(super) fn restart(&mut self, release_was_lost: bool) {
         self.halted = false;
         self.epoch += 1;
@@ -130,7 +130,7 @@ impl Oracle {
         }
     }
 
-    pub(super) fn tick(&mut self, moment: &Moment) {
+    pub(super) fn tick(&mut self, timing: &TickTiming) {
         if self.halted && self.planted != Planted::HaltGoesOn {
             return;
         }
@@ -145,14 +145,14 @@ impl Oracle {
         }
         let Some(waiting) = self.waiting.pop_front() else { return };
         let peeked = self.now;
-        self.now += moment.after_peek;
+        self.now += timing.after_peek;
         if self.unread.len() as u64 == CAPACITY {
             self.pass_over();
             self.answered_last = None;
             self.halted = self.settings.on_full == OnFull::Halt;
             return;
         }
-        let expected = self.judge(&waiting, peeked, moment);
+        let expected = self.judge(&waiting, peeked, timing);
         self.unread.push_back(expected);
         self.last_answer = Some(expected);
         self.answered_last = Some((waiting, expected));
@@ -167,15 +167,15 @@ impl Oracle {
         self.position += 1;
     }
 
-    fn judge(&mut self, waiting: &Waiting, peeked: u64, moment: &Moment) -> Expected {
+    fn judge(&mut self, waiting: &Waiting, peeked: u64, timing: &TickTiming) -> Expected {
         let enforce = self.settings.enforce || self.planted == Planted::EnforceIsIgnored;
         let (mut flags, mut inference_ns) = (0, 0);
         let mut refused = self.refuse(waiting, peeked, &mut flags, enforce);
         let mut failed = false;
         if refused.is_none() {
-            inference_ns = moment.step.latency;
-            self.now += moment.step.latency + moment.step.after_return;
-            refused = match &moment.step.answer {
+            inference_ns = timing.step.latency;
+            self.now += timing.step.latency + timing.step.after_return;
+            refused = match &timing.step.answer {
                 Err(_) => Some(Reason::PolicyError),
                 Ok(action) if action.iter().any(|value| !value.is_finite()) => Some(Reason::ActionNonFinite),
                 Ok(action) if action.iter().any(|value| value.abs() > 1.0) => Some(Reason::ActionOutOfBounds),

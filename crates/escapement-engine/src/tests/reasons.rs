@@ -1,4 +1,4 @@
-//! Every reason that needs no second thread, each where it can arise.
+//! Every reason that needs no second thread, in each place where it can arise.
 
 use super::*;
 use escapement_ring::wire::ActionFlags;
@@ -6,7 +6,7 @@ use escapement_ring::wire::ActionFlags;
 const WIDTHS: [usize; 3] = [1, 3, 32];
 const NOT_FINITE: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
-/// The next float towards positive infinity, for positive `value`.
+/// Returns the next float above a positive `value`.
 fn just_above(value: f32) -> f32 {
     value.next_up()
 }
@@ -33,7 +33,7 @@ fn a_bad_feature_at_any_position_never_reaches_the_policy() {
             }
         }
         assert_eq!(*rig.calls.lock().unwrap(), 0);
-        // The limits themselves are within.
+        // The limits themselves are allowed.
         for limit in [-10.0, 10.0, -0.0, f32::MIN_POSITIVE / 2.0] {
             let observation = Published { payload: vec![limit; width], ..rig.ordinary() };
             assert_eq!(rig.answer(&observation).verdict(), (Outcome::Policy, Reason::None));
@@ -89,7 +89,7 @@ fn a_policy_that_faults_gives_the_safe_default() {
     }
 }
 
-/// What a stream of sequence numbers leads to, one reason for each.
+/// Returns the reason, and whether a gap was flagged, for each number of a stream.
 fn follow(on_gap: OnGap, stream: &[(u64, u32)]) -> Vec<(Reason, bool)> {
     let mut rig = Rig::new(|settings| settings.on_gap = on_gap);
     let mut verdicts = Vec::new();
@@ -118,7 +118,7 @@ fn breaks_in_the_sequence_are_told_apart() {
         none,
     ];
     assert_eq!(follow(OnGap::SafeDefault, &stream), expected);
-    // Only counted, the same breaks are answered by the policy.
+    // If breaks are only counted, the policy answers the same observations.
     let counted: Vec<_> = expected.iter().map(|(_, flagged)| (Reason::None, *flagged)).collect();
     assert_eq!(follow(OnGap::Count, &stream), counted);
 }
@@ -136,17 +136,17 @@ fn a_torn_observation_is_not_believed_in_anything() {
     rig.publish_ordinary();
     rig.engine.tick();
     rig.sent().unwrap();
-    // Torn, stale and not finite: torn comes first, for nothing else in it can be believed.
+    // Torn, stale and not finite: torn comes first, because nothing else in the frame is reliable.
     let torn = Published { torn: true, age: MAX_AGE + 1, payload: vec![f32::NAN; 3], ..rig.ordinary() };
     let sent = rig.answer(&torn);
     assert_eq!(sent.verdict(), (Outcome::SafeDefault, Reason::ObservationTorn));
     assert_eq!(sent.header.flags, 0);
-    // Its sequence number neither breaks nor mends the stream.
+    // Its sequence number is ignored.
     let observation = rig.ordinary();
     assert_eq!(rig.answer(&observation).verdict(), (Outcome::Policy, Reason::None));
 }
 
-/// Every single bit of a frame that the feed's checksum covers is covered.
+/// The checksum covers every bit of a frame.
 #[test]
 fn a_flipped_bit_anywhere_in_a_checked_frame_is_found() {
     let frame_bits = 8 * (ObservationHeader::BYTES + 4 * NARROW.observation);
@@ -163,7 +163,7 @@ fn a_flipped_bit_anywhere_in_a_checked_frame_is_found() {
         rig.observations.overwrite(offset, u64::from_le_bytes(word) ^ (1 << (bit % 64)));
         rig.engine.tick();
         let reason = rig.sent().unwrap().verdict().1;
-        // The bit that says "checked" itself takes the check away: the frame is then one without a checksum.
+        // Flipping the flag "checked" turns the frame into one without a checksum.
         let unchecked = bit == 8 * 24;
         assert_eq!(reason == Reason::ObservationTorn, !unchecked, "bit {bit}");
     }
@@ -186,7 +186,7 @@ fn a_frame_without_a_checksum_is_taken_as_it_is() {
     assert_eq!(rig.sent().unwrap().verdict(), (Outcome::Policy, Reason::None));
 }
 
-/// Between two reasons, the one that was there first.
+/// If there are several reasons, the first check to fail is reported.
 #[test]
 fn reasons_have_an_order() {
     let mut rig = Rig::new(|_| ());

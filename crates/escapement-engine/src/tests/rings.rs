@@ -1,4 +1,4 @@
-//! Rings that are full, damaged or hostile, backlogs, halts, and daemons that die at the worst moment.
+//! Full, damaged and hostile rings, backlogs, halts, and daemons that die between two steps.
 
 use super::*;
 
@@ -24,7 +24,8 @@ fn a_full_action_ring_drops_the_observation_and_counts_it() {
     assert_eq!((record.position, record.sequence), (CAPACITY, CAPACITY));
     assert_eq!((record.outcome, record.reason), (0, Reason::ActionRingFull.number()));
     assert_eq!(rig.actions.state().0, Some(AgentState::Armed));
-    // The gateway comes back: the next observation is answered, and the one in between is no gap of the feed's.
+    // The gateway reads again: the next observation is answered, and the dropped one does not count as a gap
+    // of the feed.
     for expected in 0..CAPACITY {
         assert_eq!(rig.sent().unwrap().header.position, expected);
     }
@@ -66,12 +67,12 @@ fn the_halt_record_is_the_last() {
     assert_eq!(last.verdict(), (Outcome::Halt, Reason::InferenceLate));
     assert_eq!(last.payload, [NEUTRAL; 2]);
     assert_eq!(rig.sent(), None);
-    // The third observation stays in the ring; nobody was asked about it.
+    // The third observation stays in the ring, and the policy was not called for it.
     assert_eq!((*rig.calls.lock().unwrap(), rig.feed.released().unwrap()), (2, 2));
 }
 
-/// The order of the two stores that a gateway sees is checked by one that looks at both in between: when the halt
-/// record's position is visible, the state word says halted. Here from inside the last thing before the commit.
+/// The state word is stored before the halt record: a gateway thread that sees the record must find the word
+/// halted.
 #[test]
 fn a_gateway_that_sees_the_halt_record_sees_the_state() {
     let mut rig = Rig::new(|settings| {
@@ -124,7 +125,8 @@ fn the_newest_is_answered_and_the_older_ones_are_counted() {
     assert_eq!(rig.record().unwrap().skipped_before, 4);
     let counted = rig.counted();
     assert_eq!((counted.observations, counted.actions, counted.skipped), (5, 1, 4));
-    // Skipping on purpose is no gap; a hole among the skipped is one; a number that came back is not missing.
+    // Skipping on purpose is no gap. A hole among the skipped ones is a gap. A number that was repeated is
+    // not missing.
     for (moved, sequence_moved, expected) in
         [(3, 3, Reason::None), (3, 4, Reason::SequenceGap), (3, 2, Reason::SequenceReordered)]
     {
@@ -163,7 +165,7 @@ fn hostile_feed_positions_are_violations() {
 
 #[test]
 fn hostile_gateway_positions_are_violations() {
-    // Ahead of what was committed, and before what was released already.
+    // Ahead of what was committed, and before what was already released.
     for position in [4 + CAPACITY + 1, 2, u64::MAX] {
         let mut rig = Rig::new(|settings| settings.on_full = OnFull::Halt);
         for _ in 0..4 {
@@ -185,7 +187,7 @@ fn hostile_gateway_positions_are_violations() {
     }
 }
 
-/// A daemon that dies after the commit and before the release: its successor does not answer again.
+/// A daemon dies after the commit and before the release. Its successor does not answer again.
 #[test]
 fn an_answered_observation_is_not_answered_twice() {
     let mut rig = Rig::new(|_| ());
@@ -194,7 +196,7 @@ fn an_answered_observation_is_not_answered_twice() {
         rig.engine.tick();
     }
     rig.publish_ordinary();
-    // What the memory looks like when the release of position 2 never happened.
+    // The memory after a crash in which position 2 was never released.
     rig.observations.overwrite(Bytes::CONSUMER_POSITION, 2);
     rig.restart().unwrap();
     assert_eq!(rig.feed.released().unwrap(), 3, "released by the successor");
@@ -208,7 +210,7 @@ fn an_answered_observation_is_not_answered_twice() {
     assert!(sent.iter().all(|sent| sent.verdict() == (Outcome::Policy, Reason::None)));
 }
 
-/// A daemon that dies between two ticks loses nothing, and the feed's numbering is followed across.
+/// A daemon that dies between two ticks loses nothing, and its successor continues the feed's numbering.
 #[test]
 fn a_successor_goes_on_and_sees_gaps_across_the_restart() {
     for (sequence, expected) in [(2, Reason::None), (4, Reason::SequenceGap), (1, Reason::SequenceDuplicate)]
@@ -236,7 +238,7 @@ fn a_torn_frame_s_number_is_not_carried_over_a_restart() {
 
 #[test]
 fn rings_that_are_not_a_pair_are_refused() {
-    // The action ring answers what this observation ring never held.
+    // The action ring answers an observation that this observation ring never held.
     let mut rig = Rig::new(|_| ());
     for _ in 0..3 {
         let observation = rig.ordinary();
@@ -247,7 +249,7 @@ fn rings_that_are_not_a_pair_are_refused() {
         Err(EngineError::NotAPair { answered: 2, released: 0 }) => {}
         other => panic!("{other:?}"),
     }
-    // It answers the observation that comes next, which was never committed.
+    // The action ring answers the next observation, which was never committed.
     rig.observations.overwrite(Bytes::CONSUMER_POSITION, 2);
     rig.observations.overwrite(Bytes::PRODUCER_POSITION, 2);
     match rig.restart() {
@@ -261,7 +263,7 @@ fn a_damaged_last_action_is_refused() {
     let mut rig = Rig::new(|_| ());
     let observation = rig.ordinary();
     rig.answer(&observation);
-    // The gateway's process writes over the position that recovery would go by.
+    // The gateway's process overwrites the position that recovery relies on.
     rig.actions.overwrite(Bytes::SLOTS + 8, 77);
     assert!(matches!(rig.restart(), Err(EngineError::LastActionDamaged)));
 }
@@ -276,7 +278,7 @@ fn impossible_positions_at_the_start_are_violations() {
     }
 }
 
-/// A supervisor that takes no records costs records, counted, and nothing else.
+/// A supervisor that takes no records loses records, which are counted, and nothing else.
 #[test]
 fn a_full_record_ring_loses_records_not_actions() {
     let mut rig = Rig::new(|_| ());

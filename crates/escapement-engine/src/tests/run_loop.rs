@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const BACKOFF: IdleStrategy = IdleStrategy::Backoff { sleep: Duration::from_micros(50) };
 
-/// Runs the engine on another thread while `meanwhile` goes on here.
+/// Runs the engine on another thread while `meanwhile` runs here.
 fn run_beside(
     rig: &mut Rig,
     strategy: IdleStrategy,
@@ -51,7 +51,7 @@ fn a_drain_answers_what_is_there_and_stops() {
                     read += 1;
                 }
                 if sequence % 64 == 0 {
-                    // Long enough for the backoff to have gone to sleep.
+                    // Long enough for the backoff to sleep.
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -60,7 +60,7 @@ fn a_drain_answers_what_is_there_and_stops() {
         assert_eq!(end, RunEnd::Drained, "{strategy:?}");
         assert_eq!(rig.actions.state().0, Some(AgentState::Draining));
         read += std::iter::from_fn(|| rig.sent()).count() as u64;
-        // Where this thread was slow to read, observations were dropped, and counted.
+        // If this thread was slow to read, observations were dropped and counted.
         let counted = rig.counted();
         assert_eq!((counted.observations, counted.actions), (200, read));
         assert_eq!((counted.skipped, rig.feed.released().unwrap()), (200 - read, 200));
@@ -118,7 +118,7 @@ fn both_neighbours_see_the_heartbeat_move() {
         };
         until(&|| beats().0 > 0 && beats().1 > 0);
         let first = beats();
-        // Less than an interval: no new beat is due. More: one is.
+        // A beat is due only after an interval has passed.
         clock.manual.advance(Nanos::from_millis(1));
         until(&|| beats().0 > first.0 && beats().1 > first.1);
         commands.request(Command::Stop);
@@ -132,17 +132,17 @@ fn spec(limit: u64) -> WarmUpSpec {
 #[test]
 fn a_warm_up_ends_when_two_rounds_agree() {
     let mut rig = Rig::new(|_| ());
-    // The first round is slow, the second fast, the third like the second; a round that got much faster agrees too,
-    // because the question is whether the tail still grows.
+    // The second round is slower than the first, and the third is like the second. A round that got faster
+    // agrees too, because the question is whether the tail still grows.
     for latency in [vec![9_000; 50], vec![20_000; 50], vec![20_000; 50]].concat() {
         rig.script(Step::taking(latency, 0));
     }
     let mut rounds = 0;
     let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| rounds += 1).unwrap();
     assert_eq!((found.calls, rounds, found.stable, found.faults), (150, 3, true, 0));
-    // The histogram keeps three digits.
+    // The histogram keeps three significant digits.
     assert_eq!((found.tail.0 / 100, found.latency_ns.count), (200, 50));
-    // Nothing of it shows outside.
+    // The warm-up has no effect outside.
     assert_eq!((rig.sent(), rig.counted().observations), (None, 0));
 }
 
@@ -180,7 +180,7 @@ fn a_warm_up_observes_the_limits_of_the_features() {
         let low = vec![3.0, f32::MIN, 2.0];
         settings.observation_bounds = Bounds::new(low, vec![4.0, f32::MAX, 3.0]).unwrap();
     });
-    rig.engine.serving.policy = Box::new(Checking);
+    rig.engine.pipeline.policies.policy = Box::new(Checking);
     let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| ()).unwrap();
     assert_eq!((found.faults, found.stable), (0, true));
 }

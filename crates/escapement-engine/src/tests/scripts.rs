@@ -1,6 +1,7 @@
-//! Random scripts, the engine against the oracle: the same actions, in the same order, with the same stamps.
+//! Random scripts, played to the engine and to the oracle: both must give the same actions, in the same
+//! order, with the same stamps.
 
-use super::oracle::{Moment, Oracle, Planted, Waiting};
+use super::oracle::{Oracle, Planted, TickTiming, Waiting};
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -11,21 +12,22 @@ use std::collections::BTreeSet;
 /// What happens next in a script.
 #[derive(Debug, Clone)]
 enum Event {
-    /// The feed commits, unless its ring is full: how far the sequence moves, and what is wrong with it.
+    /// The feed commits, unless its ring is full. The fields say how far the sequence moves, and what is
+    /// wrong.
     Publish { moved: i64, age: u64, restart: bool, torn: bool, feature: Option<(usize, f32)> },
     /// The engine ticks.
-    Tick(Moment),
+    Tick(TickTiming),
     /// Time passes between ticks.
     Pass(u64),
     /// The gateway reads this many actions.
     Read(usize),
-    /// The daemon dies and the next one starts; the last release may not have happened.
+    /// The daemon dies and the next one starts. The last release may be lost.
     Restart { release_lost: bool },
 }
 
 const BAD: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 11.0];
 
-/// Times at and around every limit.
+/// Returns times at every limit, one below, and one above.
 fn around(limits: &'static [u64]) -> impl Strategy<Value = u64> {
     (select(limits), 0..3u64).prop_map(|(limit, offset)| (limit + offset).saturating_sub(1))
 }
@@ -61,7 +63,8 @@ fn event() -> impl Strategy<Value = Event> {
             feature,
         });
     let after_peek = prop_oneof![15 => Just(0), 1 => around(&[END_TO_END])];
-    let tick = (after_peek, step()).prop_map(|(after_peek, step)| Event::Tick(Moment { after_peek, step }));
+    let tick =
+        (after_peek, step()).prop_map(|(after_peek, step)| Event::Tick(TickTiming { after_peek, step }));
     prop_oneof![
         44 => publish,
         48 => tick,
@@ -93,7 +96,7 @@ fn script() -> impl Strategy<Value = (Settings, Vec<Event>)> {
     (script_settings(), prop::collection::vec(event(), 2_500))
 }
 
-/// What a run of scripts came across.
+/// What a run of scripts has reached.
 #[derive(Default)]
 struct Seen {
     ticks: Cell<u64>,
@@ -101,7 +104,7 @@ struct Seen {
     skipped: Cell<u64>,
 }
 
-/// Plays a script to both and compares everything that can be seen from outside.
+/// Plays a script to both, and compares everything that can be seen from outside.
 fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) -> Result<(), TestCaseError> {
     let mut rig = Rig::new(|own| own.clone_from(settings));
     let mut oracle = Oracle::new(settings, planted, rig.clock.manual.now().0);
@@ -125,14 +128,14 @@ fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) ->
                     oracle.waiting.push_back(Waiting { published: observation, ts_publish_ns });
                 }
             }
-            Event::Tick(moment) => {
+            Event::Tick(timing) => {
                 rig.steps.lock().unwrap().clear();
-                rig.script(moment.step.clone());
-                rig.clock.pass_after_next_read(moment.after_peek);
+                rig.script(timing.step.clone());
+                rig.clock.pass_after_next_read(timing.after_peek);
                 let progress = rig.engine.tick();
-                // A tick that did not read the clock leaves no time behind for the next one.
+                // A tick that did not read the clock must not pass this time on to the next one.
                 rig.clock.pass_after_next_read(0);
-                oracle.tick(moment);
+                oracle.tick(timing);
                 seen.ticks.set(seen.ticks.get() + 1);
                 prop_assert_eq!(matches!(progress, Progress::Halted(_)), oracle.halted);
                 prop_assert_eq!(rig.clock.manual.now().0, oracle.now);
@@ -143,7 +146,7 @@ fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) ->
             }
             Event::Read(count) => read(&mut rig, &mut oracle, *count, seen)?,
             Event::Restart { release_lost } => {
-                // It cannot have been lost where the feed has used the slot already.
+                // The release cannot be lost if the feed has already used the slot.
                 let room = (oracle.waiting.len() as u64) < CAPACITY;
                 let lost = *release_lost && room && oracle.answered_last.is_some();
                 if lost {
@@ -157,7 +160,7 @@ fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) ->
         }
     }
     read(&mut rig, &mut oracle, usize::MAX, seen)?;
-    // The ledger: nothing published is unaccounted for.
+    // Every observation that was published is accounted for.
     let counted = rig.counted();
     prop_assert_eq!(counted.observations, counted.actions + counted.skipped);
     prop_assert_eq!(counted.observations + oracle.waiting.len() as u64, published);
@@ -169,7 +172,7 @@ fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) ->
     Ok(())
 }
 
-/// The gateway reads, and compares each action with the one that the oracle expects.
+/// Reads as the gateway, and compares each action with the one that the oracle expects.
 fn read(rig: &mut Rig, oracle: &mut Oracle, count: usize, seen: &Seen) -> Result<(), TestCaseError> {
     for _ in 0..count {
         let (sent, expected) = (rig.sent(), oracle.unread.pop_front());
@@ -197,7 +200,7 @@ fn read(rig: &mut Rig, oracle: &mut Oracle, count: usize, seen: &Seen) -> Result
     Ok(())
 }
 
-/// 100,000 ticks of random scripts, every one as the documents say.
+/// 100,000 ticks of random scripts, each of which follows the documents.
 #[test]
 fn the_engine_does_what_the_documents_say() {
     let seen = Seen::default();
@@ -207,7 +210,8 @@ fn the_engine_does_what_the_documents_say() {
         .unwrap_or_else(|failure| panic!("{failure}"));
     assert!(seen.ticks.get() >= 100_000, "only {} ticks", seen.ticks.get());
     assert!(seen.skipped.get() > 1_000, "only {} skipped", seen.skipped.get());
-    // The scripts reach every verdict that they can reach; otherwise they would show less than they seem to.
+    // The scripts must reach every verdict that they can reach. Otherwise they would show less than they seem
+    // to.
     let verdicts = seen.verdicts.take();
     for (outcome, reason) in [
         (Outcome::Policy, Reason::None),
@@ -231,7 +235,7 @@ fn the_engine_does_what_the_documents_say() {
     }
 }
 
-/// The canary: with any one rule restated wrongly, the same scripts go red. What cannot fail proves nothing.
+/// With any one rule restated wrongly, the same scripts must fail. A test that cannot fail proves nothing.
 #[test]
 fn a_planted_mistake_in_any_rule_is_found() {
     for planted in Planted::ALL {

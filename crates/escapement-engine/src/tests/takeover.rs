@@ -1,25 +1,25 @@
-//! The guard on a manual clock: it looks from inside the policy's call, at instants that the script names, so that every
-//! interleaving of a tick is one call after the other.
+//! The guard on a manual clock. It looks from inside the policy's call, at instants from the script, so every
+//! interleaving of a tick is a sequence of calls.
 
-use super::super::{DeadlineGuard, GuardWake, Look};
+use super::super::{DeadlineGuard, GuardPoll, GuardWake};
 use super::*;
 use escapement_ring::wire::{ActionFlags, ObservationFlags};
 use proptest::prelude::*;
 
 const HANG: u64 = 5_000_000;
-/// How long before that the guard says that it may come to it.
+/// How long before the end of the hang timeout the guard reports a policy as overdue.
 const OVERDUE: u64 = HANG / 2;
 /// What the fallback policy answers.
 const SPARE: f32 = 0.125;
 
 type Guard = Arc<Mutex<Option<DeadlineGuard<ScriptedClock>>>>;
 
-/// A policy during whose call time passes in steps, and the guard looks after each of them.
+/// A policy whose call takes time in steps. The guard looks after each step.
 struct Watched {
     clock: ScriptedClock,
     guard: Guard,
     steps: Arc<Mutex<VecDeque<u64>>>,
-    looks: Arc<Mutex<Vec<Look>>>,
+    looks: Arc<Mutex<Vec<GuardPoll>>>,
     answer: Result<f32, Fault>,
     calls: Arc<Mutex<u64>>,
 }
@@ -38,7 +38,7 @@ impl Policy for Watched {
         for step in self.steps.lock().unwrap().drain(..) {
             self.clock.manual.advance(Nanos(step));
             if let Some(guard) = self.guard.lock().unwrap().as_mut() {
-                self.looks.lock().unwrap().push(guard.look());
+                self.looks.lock().unwrap().push(guard.poll());
             }
         }
         action.fill(self.answer?);
@@ -50,7 +50,7 @@ impl Policy for Watched {
 struct WatchedRig {
     rig: Rig,
     guard: Guard,
-    looks: Arc<Mutex<Vec<Look>>>,
+    looks: Arc<Mutex<Vec<GuardPoll>>>,
     main: Arc<Mutex<VecDeque<u64>>>,
     fallback: Arc<Mutex<VecDeque<u64>>>,
     main_calls: Arc<Mutex<u64>>,
@@ -64,9 +64,9 @@ impl WatchedRig {
     fn hung_after(hang: u64, change: impl FnOnce(&mut Settings)) -> Self {
         let mut rig = Rig::new(change);
         let guard: Guard = Arc::default();
-        let looks: Arc<Mutex<Vec<Look>>> = Arc::default();
+        let looks: Arc<Mutex<Vec<GuardPoll>>> = Arc::default();
         let (main, fallback, main_calls) = (Arc::default(), Arc::default(), Arc::default());
-        rig.engine.serving.policy = Box::new(Watched {
+        rig.engine.pipeline.policies.policy = Box::new(Watched {
             clock: rig.clock.clone(),
             guard: Arc::clone(&guard),
             steps: Arc::clone(&main),
@@ -80,7 +80,7 @@ impl WatchedRig {
     }
 
     fn with_fallback(mut self, answer: Result<f32, Fault>) -> Self {
-        self.rig.engine.serving.fallback = Some(Box::new(Watched {
+        self.rig.engine.pipeline.policies.fallback = Some(Box::new(Watched {
             clock: self.rig.clock.clone(),
             guard: Arc::clone(&self.guard),
             steps: Arc::clone(&self.fallback),
@@ -91,14 +91,14 @@ impl WatchedRig {
         self
     }
 
-    /// One observation during which time passes in these steps; the one action that came of it.
+    /// Answers one observation while time passes in these steps, and returns the one action.
     fn answer(&mut self, steps: &[u64]) -> Sent {
         self.main.lock().unwrap().extend(steps);
         let observation = self.rig.ordinary();
         self.rig.answer(&observation)
     }
 
-    fn looks(&self) -> Vec<Look> {
+    fn looks(&self) -> Vec<GuardPoll> {
         std::mem::take(&mut self.looks.lock().unwrap())
     }
 }
@@ -109,18 +109,21 @@ fn the_guard_steps_in_after_the_deadline_and_not_at_it() {
     let begun = watched.rig.clock.manual.now().0;
     let sent = watched.answer(&[INFERENCE - 1, 1]);
     let deadline = Nanos(begun + INFERENCE);
-    assert_eq!(watched.looks(), [Look::Due(deadline), Look::Due(deadline)]);
+    assert_eq!(watched.looks(), [GuardPoll::Due(deadline), GuardPoll::Due(deadline)]);
     assert_eq!((sent.verdict(), sent.header.flags), ((Outcome::Policy, Reason::None), 0));
 
     let begun = watched.rig.clock.manual.now().0;
     let sent = watched.answer(&[INFERENCE + 1, 700_000]);
-    assert!(matches!(watched.looks()[..], [Look::TookOver { halted: false }, Look::Later(_)]), "taken once");
+    assert!(
+        matches!(watched.looks()[..], [GuardPoll::TookOver { halted: false }, GuardPoll::Later(_)]),
+        "taken once"
+    );
     assert_eq!(sent.verdict(), (Outcome::SafeDefault, Reason::GuardTakeover));
     assert_eq!((sent.payload, sent.header.flags), (vec![SAFE; 2], ActionFlags::INFERENCE_LATE));
     assert_eq!((sent.header.ts_commit_ns, sent.header.inference_ns), (begun + INFERENCE + 1, INFERENCE + 1));
     let counted = watched.rig.counted();
     assert_eq!((counted.actions, counted.discarded, counted.inference_late), (2, 1, 1));
-    // The takeover and, later, how long the policy really took.
+    // First the record of the takeover, then the time that the policy really took.
     let mut records = std::iter::from_fn(|| watched.rig.record()).skip(1);
     let taken = records.next().unwrap();
     assert_eq!(
@@ -134,12 +137,12 @@ fn the_guard_steps_in_after_the_deadline_and_not_at_it() {
 
 #[test]
 fn the_end_to_end_deadline_is_guarded_too() {
-    // Two thirds of it are gone before the policy is called; the rest is less than the inference may take.
+    // Two thirds of it have passed before the policy is called. The rest is less than the inference deadline.
     let clock = ScriptedClock { after_every_read: 60_000, ..ScriptedClock::new() };
     let mut rig = Rig::with(NARROW, clock.clone(), |_| ());
-    let looks: Arc<Mutex<Vec<Look>>> = Arc::default();
+    let looks: Arc<Mutex<Vec<GuardPoll>>> = Arc::default();
     let guard: Guard = Arc::default();
-    rig.engine.serving.policy = Box::new(Watched {
+    rig.engine.pipeline.policies.policy = Box::new(Watched {
         clock,
         guard: Arc::clone(&guard),
         steps: Arc::new(Mutex::new(VecDeque::from([31_000]))),
@@ -150,7 +153,7 @@ fn the_end_to_end_deadline_is_guarded_too() {
     *guard.lock().unwrap() = rig.engine.guard(GuardWake::Spin, None);
     let observation = rig.ordinary();
     let sent = rig.answer(&observation);
-    assert_eq!(looks.lock().unwrap()[0], Look::TookOver { halted: false });
+    assert_eq!(looks.lock().unwrap()[0], GuardPoll::TookOver { halted: false });
     assert_eq!(sent.header.flags, ActionFlags::END_TO_END_LATE);
 }
 
@@ -158,37 +161,43 @@ fn the_end_to_end_deadline_is_guarded_too() {
 fn where_nothing_is_enforced_the_guard_stays_out_but_notices_a_hang() {
     let mut watched = WatchedRig::new(|settings| settings.enforce = false);
     let sent = watched.answer(&[INFERENCE, 2 * END_TO_END, HANG - INFERENCE - 2 * END_TO_END, 1]);
-    // A hang is measured from when the tick was first seen in flight, here after INFERENCE.
+    // A hang is measured from the first look that saw the tick in flight, here after INFERENCE.
     let looks = watched.looks();
     assert!(
-        matches!(looks[..], [Look::Later(_), Look::Later(_), Look::Overdue(_), Look::Later(_)]),
+        matches!(
+            looks[..],
+            [GuardPoll::Later(_), GuardPoll::Later(_), GuardPoll::Overdue(_), GuardPoll::Later(_)]
+        ),
         "{looks:?}"
     );
     assert_eq!(sent.verdict(), (Outcome::Policy, Reason::None));
     assert_eq!(sent.header.flags, ActionFlags::INFERENCE_LATE | ActionFlags::END_TO_END_LATE);
     watched.answer(&[1, HANG, 1]);
-    assert!(matches!(watched.looks()[..], [Look::Later(_), Look::Overdue(_), Look::Hung { sequence: None }]));
+    assert!(matches!(
+        watched.looks()[..],
+        [GuardPoll::Later(_), GuardPoll::Overdue(_), GuardPoll::Hung { sequence: None }]
+    ));
 }
 
 #[test]
 fn a_policy_that_does_not_return_is_hung_after_the_timeout_and_not_at_it() {
     let mut watched = WatchedRig::new(|_| ());
-    // From the tick's beginning, which the guard learns when it takes over.
+    // Measured from the tick's beginning, which the guard learns when it takes over.
     let sent = watched.answer(&[INFERENCE + 1, HANG - OVERDUE - INFERENCE - 1, 1, 1, OVERDUE - 2, 1]);
     let looks = watched.looks();
-    assert_eq!(looks[0], Look::TookOver { halted: false });
-    assert!(matches!(looks[1], Look::Later(_)), "{looks:?}");
-    let Look::Overdue(hang) = looks[2] else { panic!("{looks:?}") };
-    assert!(matches!(looks[3..5], [Look::Later(_), Look::Later(_)]), "said once: {looks:?}");
+    assert_eq!(looks[0], GuardPoll::TookOver { halted: false });
+    assert!(matches!(looks[1], GuardPoll::Later(_)), "{looks:?}");
+    let GuardPoll::Overdue(hang) = looks[2] else { panic!("{looks:?}") };
+    assert!(matches!(looks[3..5], [GuardPoll::Later(_), GuardPoll::Later(_)]), "reported once: {looks:?}");
     assert_eq!(hang.0, sent.header.ts_publish_ns + sent.header.queue_ns + HANG);
-    assert_eq!(looks[5], Look::Hung { sequence: Some(sent.header.sequence) });
+    assert_eq!(looks[5], GuardPoll::Hung { sequence: Some(sent.header.sequence) });
     assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::PolicyHung)));
 }
 
-/// However late a tick was first seen, and however long its deadline is.
+/// This holds however late a tick was first seen, and however long its deadline is.
 #[test]
 fn a_hang_is_measured_from_the_ticks_beginning() {
-    // What one look may add to the time that a policy was watched.
+    // The most that one look may add to the time for which a tick was watched.
     const LOOK: u64 = 5_000_000;
     for first in [1, LOOK / 5, LOOK] {
         let mut watched = WatchedRig::hung_after(4 * LOOK, |settings| {
@@ -197,8 +206,11 @@ fn a_hang_is_measured_from_the_ticks_beginning() {
         });
         watched.answer(&[first, LOOK, LOOK - first + 1, LOOK, LOOK - 1, 1]);
         let looks = watched.looks();
-        assert_eq!(looks[2], Look::TookOver { halted: false }, "{first}");
-        assert!(!matches!(looks[4], Look::Hung { .. }) && matches!(looks[5], Look::Hung { .. }), "{looks:?}");
+        assert_eq!(looks[2], GuardPoll::TookOver { halted: false }, "{first}");
+        assert!(
+            !matches!(looks[4], GuardPoll::Hung { .. }) && matches!(looks[5], GuardPoll::Hung { .. }),
+            "{looks:?}"
+        );
     }
 }
 
@@ -208,7 +220,7 @@ fn the_guard_spends_the_same_budget_and_halts() {
         settings.on_miss = OnMiss::Halt;
         settings.miss_budget = BudgetSpec { misses: 2, window: 10 };
     });
-    // One miss noticed by the engine, which returned before anybody looked, two by the guard.
+    // The engine notices one miss, because the guard did not look. The guard notices two.
     *watched.guard.lock().unwrap() = {
         let guard = watched.guard.lock().unwrap().take();
         watched.main.lock().unwrap().push_back(INFERENCE + 1);
@@ -218,7 +230,7 @@ fn the_guard_spends_the_same_budget_and_halts() {
     };
     assert_eq!(watched.answer(&[INFERENCE + 1]).verdict(), (Outcome::SafeDefault, Reason::GuardTakeover));
     let sent = watched.answer(&[INFERENCE + 1]);
-    assert_eq!(watched.looks().last(), Some(&Look::TookOver { halted: true }));
+    assert_eq!(watched.looks().last(), Some(&GuardPoll::TookOver { halted: true }));
     assert_eq!((sent.verdict(), sent.payload), ((Outcome::Halt, Reason::GuardTakeover), vec![NEUTRAL; 2]));
     assert_eq!(watched.rig.actions.state(), (Some(AgentState::Halted), Some(Reason::GuardTakeover)));
     assert_eq!(watched.rig.engine.tick(), Progress::Halted(Reason::GuardTakeover));
@@ -256,7 +268,7 @@ fn a_fallback_stands_in_for_the_policy_and_not_for_the_observation() {
     }
 }
 
-/// A policy that knows nothing but how often it began anew.
+/// A policy that counts its resets.
 struct Beginner(Arc<Mutex<u64>>);
 
 impl Policy for Beginner {
@@ -278,12 +290,12 @@ impl Policy for Beginner {
     }
 }
 
-/// What a fallback remembers is of observations that follow each other.
+/// The state of a fallback is only valid for observations that follow each other.
 #[test]
 fn a_fallback_begins_anew_where_the_stream_does() {
     let mut rig = Rig::new(|_| ());
     let resets: Arc<Mutex<u64>> = Arc::default();
-    rig.engine.serving.fallback = Some(Box::new(Beginner(Arc::clone(&resets))));
+    rig.engine.pipeline.policies.fallback = Some(Box::new(Beginner(Arc::clone(&resets))));
     let count = || *resets.lock().unwrap();
     for _ in 0..2 {
         let observation = rig.ordinary();
@@ -308,7 +320,7 @@ fn a_fallback_that_hangs_is_answered_for_with_the_constant() {
     let mut watched = WatchedRig::new(|_| ()).with_fallback(Ok(SPARE));
     watched.fallback.lock().unwrap().extend([END_TO_END, 1]);
     let sent = watched.answer(&[]);
-    assert!(matches!(watched.looks()[..], [Look::Due(_), Look::TookOver { halted: false }]));
+    assert!(matches!(watched.looks()[..], [GuardPoll::Due(_), GuardPoll::TookOver { halted: false }]));
     assert_eq!(
         (sent.verdict(), sent.payload),
         ((Outcome::SafeDefault, Reason::GuardTakeover), vec![SAFE; 2])
@@ -318,14 +330,16 @@ fn a_fallback_that_hangs_is_answered_for_with_the_constant() {
     assert_eq!(watched.answer(&[]).verdict(), (Outcome::Policy, Reason::None));
 }
 
-/// A guard that is stopped between its claim and its commit: the engine does nothing with the rings until it is done.
+/// The guard is stopped between its claim and its commit: the engine does not touch the rings until the guard
+/// is done.
 #[test]
 fn an_engine_waits_for_a_guard_that_is_at_work() {
     let mut watched = WatchedRig::new(|_| ());
     watched.answer(&[]);
     assert_eq!(watched.rig.engine.tick(), Progress::Idle);
-    watched.rig.engine.owed = Some(super::super::tick::Owed { inference_ns: 1, returned: Nanos(1) });
-    watched.rig.engine.desk.lend(Nanos(u64::MAX));
+    watched.rig.engine.pipeline.lost_tick =
+        Some(super::super::pipeline::LostTick { inference_ns: 1, returned: Nanos(1) });
+    watched.rig.engine.pipeline.responder.grant(Nanos(u64::MAX));
     watched.rig.publish_ordinary();
     for _ in 0..3 {
         assert_eq!(watched.rig.engine.tick(), Progress::Waiting);
@@ -334,8 +348,8 @@ fn an_engine_waits_for_a_guard_that_is_at_work() {
 }
 
 proptest! {
-    /// Whenever the guard looks, and however long the policy takes: one action for each observation, in order, and it is
-    /// the guard's exactly where it looked after the deadline.
+    /// Whenever the guard looks, and however long the policy takes, there is one action for each observation,
+    /// in order. It is the guard's action exactly if the guard looked after the deadline.
     #[test]
     fn one_action_for_each_observation(
         ticks in prop::collection::vec(prop::collection::vec(1u64..INFERENCE, 0..4), 1..40)

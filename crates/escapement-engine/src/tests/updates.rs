@@ -1,44 +1,44 @@
-//! New settings between two ticks: all of a set or nothing of it, and the old one comes back.
+//! New settings between two ticks: a set is applied whole or not at all, and the old one comes back.
 
-use super::super::{Company, Fate, PolicyChange, Update};
+use super::super::{PolicyChange, PolicyExtras, Update, UpdateOutcome};
 use super::*;
 use crate::lease::mailbox;
 use escapement_policy::PolicyError;
 
-/// A set that can be told from every other by each of its values.
-fn set(generation: u32, change: impl FnOnce(&mut Settings)) -> Settings {
+/// Returns a set that differs from every other one in each of its values.
+fn set(revision: u32, change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = settings(NARROW);
-    let mark = -(generation as f32) / 1024.0;
+    let mark = -(revision as f32) / 1024.0;
     settings.safe_default = vec![mark; 2].into();
     settings.neutral = vec![mark; 2].into();
-    settings.deadlines.inference = Nanos(INFERENCE + u64::from(generation));
-    settings.deadlines.end_to_end = Nanos(INFERENCE + u64::from(generation));
+    settings.deadlines.inference = Nanos(INFERENCE + u64::from(revision));
+    settings.deadlines.end_to_end = Nanos(INFERENCE + u64::from(revision));
     change(&mut settings);
     settings
 }
 
-fn update(generation: u32, change: impl FnOnce(&mut Settings)) -> Update {
-    Update::new(set(generation, change), Company::default(), None, generation)
+fn update(revision: u32, change: impl FnOnce(&mut Settings)) -> Update {
+    Update::new(set(revision, change), PolicyExtras::default(), None, revision)
 }
 
 #[test]
 fn a_tick_goes_by_one_set() {
     let mut rig = Rig::new(|_| ());
-    for generation in 2..200 {
-        let mut offered = update(generation, |_| ());
-        assert!(rig.engine.adopt(&mut offered));
-        let at_the_edge = INFERENCE + u64::from(generation);
+    for revision in 2..200 {
+        let mut offered = update(revision, |_| ());
+        assert!(rig.engine.apply(&mut offered));
+        let at_the_edge = INFERENCE + u64::from(revision);
         for (latency, outcome) in [(at_the_edge, Outcome::Policy), (at_the_edge + 1, Outcome::SafeDefault)] {
             rig.script(Step::taking(latency, 0));
             let observation = rig.ordinary();
             let sent = rig.answer(&observation);
-            assert_eq!((sent.verdict().0, sent.header.generation), (outcome, generation));
+            assert_eq!((sent.verdict().0, sent.header.generation), (outcome, revision));
             if outcome == Outcome::SafeDefault {
-                assert_eq!(sent.payload, [-(generation as f32) / 1024.0; 2]);
+                assert_eq!(sent.payload, [-(revision as f32) / 1024.0; 2]);
             }
         }
         let record = std::iter::from_fn(|| rig.record()).last().unwrap();
-        assert_eq!(record.generation, generation);
+        assert_eq!(record.revision, revision);
     }
 }
 
@@ -55,14 +55,14 @@ fn what_was_missed_is_not_forgiven_unless_the_rule_changes() {
         rig.script(Step::taking(2 * INFERENCE, 0));
         let observation = rig.ordinary();
         assert_eq!(rig.answer(&observation).verdict().0, Outcome::SafeDefault);
-        assert!(rig.engine.adopt(&mut update(2, misses(second_rule))));
+        assert!(rig.engine.apply(&mut update(2, misses(second_rule))));
         rig.script(Step::taking(2 * INFERENCE, 0));
         let observation = rig.ordinary();
         assert_eq!(rig.answer(&observation).verdict().0 == Outcome::Halt, halts, "{second_rule}");
     }
 }
 
-/// Answers with a value of its own, or does not want this thread.
+/// Answers with a value of its own, or refuses this thread.
 struct Successor(Result<f32, ()>);
 
 impl Policy for Successor {
@@ -85,10 +85,10 @@ impl Policy for Successor {
     }
 }
 
-fn successor(answer: Result<f32, ()>, generation: u32) -> Update {
-    let serving = Serving::new(Box::new(Successor(answer)), None);
-    let change = PolicyChange { serving, sha256: [7; 32], warm_up_calls: 3, on_thread: None };
-    Update::new(set(generation, |_| ()), Company::default(), Some(change), generation)
+fn successor(answer: Result<f32, ()>, revision: u32) -> Update {
+    let policies = Policies::new(Box::new(Successor(answer)), None);
+    let change = PolicyChange { policies, sha256: [7; 32], warm_up_calls: 3, on_thread: None };
+    Update::new(set(revision, |_| ()), PolicyExtras::default(), Some(change), revision)
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_new_policy_answers_the_next_observation_and_the_old_one_comes_back() {
     let mut rig = Rig::new(|_| ());
     let observation = rig.ordinary();
     assert_eq!(rig.answer(&observation).payload, [ANSWER; 2]);
-    assert!(rig.engine.adopt(&mut successor(Ok(0.75), 2)));
+    assert!(rig.engine.apply(&mut successor(Ok(0.75), 2)));
     assert_eq!(rig.actions.region.header().bundle_hash(), [7; 32]);
     let observation = rig.ordinary();
     let sent = rig.answer(&observation);
@@ -107,39 +107,42 @@ fn a_new_policy_answers_the_next_observation_and_the_old_one_comes_back() {
 fn a_policy_that_refuses_the_thread_changes_nothing() {
     let mut rig = Rig::new(|_| ());
     let mut refused = successor(Err(()), 2);
-    assert!(!rig.engine.adopt(&mut refused));
-    assert!(matches!(refused.fate(), Fate::Refused(error) if error.to_string().contains("not here")));
+    assert!(!rig.engine.apply(&mut refused));
+    assert!(
+        matches!(refused.outcome(), UpdateOutcome::Refused(error) if error.to_string().contains("not here"))
+    );
     let observation = rig.ordinary();
     let sent = rig.answer(&observation);
     assert_eq!((sent.payload, sent.header.generation), (vec![ANSWER; 2], 1));
     assert_eq!(rig.actions.region.header().bundle_hash(), [0; 32]);
 }
 
-/// Nothing may be booked as applied that was not.
+/// An update that was not applied must not be reported as applied.
 #[test]
 fn what_is_not_taken_says_so() {
     let mut rig = Rig::new(|_| ());
     let mut offered = update(2, |_| ());
-    rig.engine.desk.lend(Nanos(u64::MAX));
-    assert!(!rig.engine.adopt(&mut offered));
-    assert!(matches!(offered.fate(), Fate::NotTaken));
-    assert!(rig.engine.desk.reclaim());
-    assert!(rig.engine.adopt(&mut offered));
-    assert!(matches!(offered.fate(), Fate::Taken));
+    rig.engine.pipeline.responder.grant(Nanos(u64::MAX));
+    assert!(!rig.engine.apply(&mut offered));
+    assert!(matches!(offered.outcome(), UpdateOutcome::Pending));
+    assert!(rig.engine.pipeline.responder.take_back());
+    assert!(rig.engine.apply(&mut offered));
+    assert!(matches!(offered.outcome(), UpdateOutcome::Applied));
 }
 
-/// The mailbox is looked into between ticks only: while the guard answers, the old set holds.
+/// The engine looks into the mailbox between ticks only: while the guard answers, the old set is in use.
 #[test]
 fn the_loop_takes_what_is_offered_between_ticks() {
     let mut rig = Rig::new(|_| ());
     let (mut sender, receiver) = mailbox();
-    rig.engine.listen(receiver);
+    rig.engine.take_updates_from(receiver);
     assert!(sender.offer(Box::new(update(2, |_| ()))).is_ok());
-    rig.engine.owed = Some(super::super::tick::Owed { inference_ns: 0, returned: Nanos(0) });
-    rig.engine.look_for_updates();
+    rig.engine.pipeline.lost_tick =
+        Some(super::super::pipeline::LostTick { inference_ns: 0, returned: Nanos(0) });
+    rig.engine.apply_offered_update();
     assert!(sender.collect().is_none());
-    rig.engine.owed = None;
-    rig.engine.look_for_updates();
+    rig.engine.pipeline.lost_tick = None;
+    rig.engine.apply_offered_update();
     assert!(sender.collect().is_some());
     let observation = rig.ordinary();
     assert_eq!(rig.answer(&observation).header.generation, 2);

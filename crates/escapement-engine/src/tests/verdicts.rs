@@ -1,4 +1,5 @@
-//! Deadlines at their edges: one nanosecond below, equal, one above, for each layer and each way of enforcing.
+//! Deadlines at their edges: one nanosecond below, equal, and one above, for each layer and each way of
+//! enforcing.
 
 use super::*;
 use escapement_ring::wire::ActionFlags;
@@ -10,7 +11,8 @@ enum Layer {
 }
 
 impl Layer {
-    /// A step that takes the layer's deadline and `offset` nanoseconds, and leaves the other layer alone.
+    /// Returns a step that takes the layer's deadline plus `offset` nanoseconds, and is in time for the other
+    /// layer.
     fn step(self, offset: i64) -> Step {
         match self {
             Self::Inference => Step::taking(INFERENCE.saturating_add_signed(offset), 0),
@@ -26,7 +28,7 @@ impl Layer {
     }
 }
 
-/// What the documents say about a tick that takes the deadline and `offset`.
+/// Returns what the documents say about a tick that takes the deadline plus `offset`.
 fn documented(layer: Layer, offset: i64, on_miss: OnMiss, enforce: bool) -> (Outcome, Reason, u32) {
     let (reason, flag) = layer.reason_and_flag();
     match (offset > 0, enforce, on_miss) {
@@ -71,11 +73,11 @@ fn each_layer_at_its_edge() {
     }
 }
 
-/// Time that passes between any two looks at the clock counts end to end, not only the policy's.
+/// Time between any two looks at the clock counts end to end, not only the policy's time.
 #[test]
 fn time_outside_the_inference_counts_end_to_end() {
-    // Peeked, called, returned, judged, claimed: four intervals. The last one is that of an engine which was stopped after
-    // its verdict: the action was on time by then, and is not any more.
+    // Peeked, called, returned, judged, taken back: four intervals. The last one stands for an engine that
+    // was stopped after its verdict: the action was on time then, and is late now.
     for (per_read, expected) in [
         (END_TO_END / 4, (Outcome::Policy, Reason::None)),
         (END_TO_END / 4 + 1, (Outcome::SafeDefault, Reason::EndToEndLate)),
@@ -135,13 +137,13 @@ fn a_stamp_in_the_future_is_no_age() {
     rig.publish_ordinary();
     // The feed's clock is ahead of this one.
     let ahead = ScriptedClock::new();
-    rig.engine.clock = ahead;
+    rig.engine.pipeline.clock = ahead;
     rig.engine.tick();
     let sent = rig.sent().unwrap();
     assert_eq!((sent.verdict(), sent.header.queue_ns), ((Outcome::Policy, Reason::None), 0));
 }
 
-/// A tick that is late and refused for another reason is a miss too, and an enforced halt comes first.
+/// A tick that is late and also refused for another reason is a miss, and an enforced halt comes first.
 #[test]
 fn a_late_refusal_is_a_miss() {
     for (on_miss, verdict) in [
@@ -153,7 +155,7 @@ fn a_late_refusal_is_a_miss() {
         let observation = rig.ordinary();
         assert_eq!(rig.answer(&observation).verdict(), verdict);
     }
-    // Also where the policy was never called: the time passes right after the peek.
+    // The same if the policy was never called: the time passes right after the peek.
     let mut rig = Rig::new(|settings| settings.on_miss = OnMiss::Halt);
     rig.clock.pass_after_next_read(END_TO_END + 1);
     let observation = Published { age: MAX_AGE + 1, ..rig.ordinary() };
@@ -167,7 +169,8 @@ fn a_miss_budget_forgives_as_many_as_it_says() {
         settings.on_miss = OnMiss::Halt;
         settings.miss_budget = BudgetSpec { misses: 2, window: 5 };
     });
-    // Late, late, and three on time: the window has moved past the first when the third and fourth miss come.
+    // Two late ticks, then three on time: the window has moved past the first miss when the third and fourth
+    // come.
     for (late, expected) in [
         (true, Outcome::SafeDefault),
         (true, Outcome::SafeDefault),

@@ -1,7 +1,9 @@
 //! A small seeded generator, so that a synthetic run can be repeated from its seed.
 
+use escapement_policy::random::SplitMix64;
+
 /// xoshiro256++ of Blackman and Vigna (2019), "Scrambled linear pseudorandom number generators". Its state is
-/// filled by splitmix64, as they advise, so that every seed, also 0, gives a good one.
+/// filled by SplitMix64, as they advise, so that every seed, also 0, gives a good one.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: [u64; 4],
@@ -10,15 +12,8 @@ pub struct Random {
 impl Random {
     /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
-        let mut counter = seed;
-        let state = std::array::from_fn(|_| {
-            counter = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = counter;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word ^ (word >> 31)
-        });
-        Self { state }
+        let mut words = SplitMix64::new(seed);
+        Self { state: std::array::from_fn(|_| words.next_word()) }
     }
 
     /// The next 64 bits.

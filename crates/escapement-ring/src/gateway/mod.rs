@@ -40,7 +40,7 @@ pub use log::{ActionLog, LogError, LogSummary, check_log};
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::directory::{AgentDirectory, DirectoryError, RingFile};
 use crate::ring::{Consumer, Header, ProtocolViolation, Region};
-use crate::wire::{ActionHeader, AgentState, Outcome, Reason};
+use crate::wire::{ActionHeader, AgentState, Outcome, Reason, StateWord};
 use zerocopy::IntoBytes;
 
 /// One agent's gateway. There must be one at a time: hold [`Role::Tap`](crate::directory::Role::Tap) while it
@@ -251,10 +251,8 @@ impl<C: Clock> Gateway<C> {
 }
 
 fn condition(header: &Header, now: Nanos, heartbeat_timeout: Nanos) -> Condition {
-    let (state, reason) = header.state();
-    let state = AgentState::from_number(state);
+    let StateWord { state, reason } = StateWord::from_numbers(header.state());
     if !matches!(state, Some(AgentState::Armed | AgentState::Draining)) {
-        let reason = u16::try_from(reason).ok().and_then(Reason::from_number);
         return Condition::NotArmed { state, reason };
     }
     let age = now.since(Nanos(header.producer_heartbeat_ns()));

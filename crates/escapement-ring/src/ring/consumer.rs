@@ -59,6 +59,7 @@ impl<M: Memory> Consumer<M> {
     ///
     /// # Errors
     /// Fails if the producer's position is impossible.
+    #[inline]
     pub fn skip_to_latest(&mut self) -> Result<u64, ProtocolViolation> {
         self.refresh()?;
         let skipped = (self.producer_seen - self.position).saturating_sub(1);
@@ -69,6 +70,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// The number of slots ever released.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -77,6 +79,7 @@ impl<M: Memory> Consumer<M> {
     ///
     /// # Errors
     /// Fails if the producer's position is impossible.
+    #[inline]
     pub fn committed(&mut self) -> Result<u64, ProtocolViolation> {
         self.refresh()?;
         Ok(self.producer_seen)
@@ -123,6 +126,7 @@ pub struct Peek<'a, M: Memory = Region> {
 
 impl<M: Memory> Peek<'_, M> {
     /// The position of this slot.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.consumer.position
     }

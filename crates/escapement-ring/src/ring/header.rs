@@ -1,11 +1,11 @@
-//! The shared words beside the positions: signs of life, and what a gateway reads before it sends.
+//! The shared words beside the positions: heartbeats, and the state that a gateway reads before it sends.
 
 use super::layout::{BUNDLE_HASH, CONSUMER_HEARTBEAT, EPOCH, PRODUCER_HEARTBEAT, STATE};
 use super::region::Region;
 use super::state_word;
 use crate::sync::Ordering;
 
-/// The shared words beside the positions. Every one but the state has a single writer.
+/// The shared words beside the positions. Every word except the state has a single writer.
 #[derive(Debug, Clone)]
 pub struct Header {
     region: Region,
@@ -19,7 +19,7 @@ impl Region {
 }
 
 impl Header {
-    /// Says that the producer is alive at `now_ns` (`CLOCK_MONOTONIC`).
+    /// Sets the producer's heartbeat to `now_ns` (`CLOCK_MONOTONIC`).
     ///
     /// Heartbeats and the epoch order nothing else, so they are relaxed.
     #[inline]
@@ -27,53 +27,57 @@ impl Header {
         self.region.word(PRODUCER_HEARTBEAT).store(now_ns, Ordering::Relaxed);
     }
 
-    /// Says that the consumer is alive at `now_ns` (`CLOCK_MONOTONIC`).
+    /// Sets the consumer's heartbeat to `now_ns` (`CLOCK_MONOTONIC`).
     #[inline]
     pub fn beat_consumer(&self, now_ns: u64) {
         self.region.word(CONSUMER_HEARTBEAT).store(now_ns, Ordering::Relaxed);
     }
 
-    /// When the producer last said that it was alive; zero if never.
+    /// The producer's last heartbeat; zero if there was none.
+    #[inline]
     pub fn producer_heartbeat_ns(&self) -> u64 {
         self.region.word(PRODUCER_HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// When the consumer last said that it was alive; zero if never.
+    /// The consumer's last heartbeat; zero if there was none.
+    #[inline]
     pub fn consumer_heartbeat_ns(&self) -> u64 {
         self.region.word(CONSUMER_HEARTBEAT).load(Ordering::Relaxed)
     }
 
-    /// Halts for this reason. True for the caller that did it: where the ring's agent is halted already, the
-    /// first reason stands. Any thread and any process may call it at any time, a signal handler too.
+    /// Halts for this reason. Returns whether this call did it: if the agent is halted already, the first
+    /// reason stands. Any thread of any process may call it at any time, a signal handler included.
     pub fn halt(&self, reason: u32) -> bool {
         self.halt_over(reason, &[])
     }
 
-    /// The same, but it replaces the reasons in `replaceable` where one of them came first.
+    /// Like [`Header::halt`], but replaces an earlier reason that is one of `replaceable`.
     pub fn halt_over(&self, reason: u32, replaceable: &[u32]) -> bool {
         state_word::halt(self.region.word(STATE), reason, replaceable)
     }
 
-    /// Goes to a state that is not *halted*; refused, with false, once the word says halted.
+    /// Changes to a state that is not *halted*. Returns false, and changes nothing, if the word says halted.
     pub fn advance(&self, state: u32, reason: u32) -> bool {
         state_word::advance(self.region.word(STATE), state, reason)
     }
 
-    /// Begins the next epoch in `state` and gives its number: the one way out of *halted*, for a starting
-    /// daemon that holds its role's lock, has found no latch and has `judged` what the word says.
+    /// Begins the next epoch in `state` and returns its number. Besides [`Header::reset_state`], this is the
+    /// only way out of *halted*. The caller must be a starting daemon that holds its role's lock, has found
+    /// no latch, and has judged the state and reason `judged`.
     ///
     /// # Errors
-    /// What the word says now, where it is not that any more: it is to be judged again.
+    /// Fails with the current state and reason if they are not `judged` any more. The caller must judge them
+    /// again.
     pub fn begin_epoch(&self, judged: (u32, u32), state: u32) -> Result<u64, (u32, u32)> {
-        // The state first: nobody may take what the last epoch left in the word for the new one's.
+        // The state is set first, so that no reader takes the last epoch's state for the new epoch's.
         state_word::begin(self.region.word(STATE), judged, state)?;
         let epoch = self.epoch() + 1;
         self.set_epoch(epoch);
         Ok(epoch)
     }
 
-    /// Sets state and reason whatever they were, a halt too. Only for whoever holds the daemon's role while
-    /// no engine runs; everybody else calls [`Header::halt`] and [`Header::advance`].
+    /// Sets state and reason unconditionally, even over a halt. The caller must hold the daemon's role while
+    /// no engine runs. Other callers use [`Header::halt`] and [`Header::advance`].
     pub fn reset_state(&self, state: u32, reason: u32) {
         // SYNC POINT `STATE`, Release: partner is `Header::state`.
         self.region.word(STATE).store(state_word::pack(state, reason), Ordering::Release);
@@ -82,11 +86,13 @@ impl Header {
     /// State and reason.
     ///
     /// SYNC POINT `STATE`, Acquire: partners are the transitions in `state_word` and [`Header::reset_state`].
+    #[inline]
     pub fn state(&self) -> (u32, u32) {
         state_word::unpack(self.region.word(STATE).load(Ordering::Acquire))
     }
 
     /// Whether an address lies in the header page.
+    #[inline]
     pub fn covers(&self, address: usize) -> bool {
         self.region.header_page().contains(&address)
     }

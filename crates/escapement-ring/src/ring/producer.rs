@@ -73,6 +73,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// The number of slots ever committed.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -142,6 +143,7 @@ pub struct Claim<'a, M: Memory = Region> {
 
 impl<M: Memory> Claim<'_, M> {
     /// The position that this slot has once it is committed.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.producer.position
     }

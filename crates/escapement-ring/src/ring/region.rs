@@ -66,6 +66,7 @@ impl Region {
     }
 
     /// The geometry, as checked when the region was opened.
+    #[inline]
     pub fn spec(&self) -> &Spec {
         &self.spec
     }

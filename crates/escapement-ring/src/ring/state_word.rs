@@ -1,34 +1,36 @@
-//! The transitions of the state word, which several threads and processes write: the engine, the daemon, the
-//! guard, the kill switch.
+//! The transitions of the state word. Several threads and processes write it: the engine, the daemon, the
+//! guard and the kill switch.
 //!
-//! Within an epoch *halted* is absorbing: whoever gets there first gives the reason, and nothing but the
-//! start of the next epoch, or a person who re-arms, leads out of it. A halt may replace the reason of one
-//! before it, where its caller names that reason: what reasons mean is not known here. All transitions are
-//! compare-and-swap loops, so that a transition that was decided before a halt cannot overwrite it after.
+//! Within an epoch *halted* is absorbing. The first halt gives the reason. Only the start of the next epoch,
+//! or a person who re-arms, leads out of it. A halt may replace an earlier reason if its caller names that
+//! reason; this module does not know what reasons mean. All transitions are compare-and-swap loops, so a
+//! transition that was decided before a halt cannot overwrite it.
 //!
 //! The model in `state_word::model` runs these functions under loom.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The number of the state *halted*; the other states are opaque here.
+/// The number of the state *halted*. This module does not know the other states.
 pub const HALTED: u32 = 4;
 
-/// How often a transition is tried again when another writer came first. An honest epoch has a handful of
-/// transitions; the bound is for a peer that scribbles over the word, which must not hold up a tick.
+/// How often a transition is retried when another writer came first. An honest epoch has a handful of
+/// transitions. The bound is for a peer that keeps overwriting the word: it must not delay a tick.
 const MAX_ATTEMPTS: usize = 64;
 
-/// The word that says `state` and `reason`.
+/// The word for `state` and `reason`.
+#[inline]
 pub(super) const fn pack(state: u32, reason: u32) -> u64 {
     state as u64 | (reason as u64) << 32
 }
 
 /// State and reason of a word.
+#[inline]
 pub(super) const fn unpack(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
-/// Halts. True for the caller that did it; where the word says halted already, its reason stands, unless it
-/// is one of `replaceable`.
+/// Halts. Returns whether this call did it. If the word says halted already, its reason stands, unless it is
+/// one of `replaceable`.
 pub(super) fn halt(word: &AtomicU64, reason: u32, replaceable: &[u32]) -> bool {
     debug_assert!(!replaceable.contains(&reason), "a reason does not replace itself");
     if transit(word, pack(HALTED, reason), replaceable) {
@@ -37,13 +39,15 @@ pub(super) fn halt(word: &AtomicU64, reason: u32, replaceable: &[u32]) -> bool {
     if is_final(word.load(Ordering::Relaxed), replaceable) {
         return false;
     }
-    // Somebody changes the word faster than it can be read. Halting goes before the order of reasons.
+    // Another writer changes the word faster than it can be read. Halting matters more than which reason was
+    // first.
     // SYNC POINT `STATE`, Release: as in `transit`.
     word.swap(pack(HALTED, reason), Ordering::Release);
     true
 }
 
-/// Begins an epoch in `state`, if the word still says what was judged; else gives what it says now.
+/// Begins an epoch in `state`, if the word is still the judged one. Otherwise fails with the current state
+/// and reason.
 pub(super) fn begin(word: &AtomicU64, judged: (u32, u32), state: u32) -> Result<(), (u32, u32)> {
     debug_assert!(state != HALTED, "no epoch begins halted");
     let judged = pack(judged.0, judged.1);
@@ -53,13 +57,13 @@ pub(super) fn begin(word: &AtomicU64, judged: (u32, u32), state: u32) -> Result<
         .map_err(unpack)
 }
 
-/// Goes to a state that is not *halted*; refused, with false, once the word says halted.
+/// Changes to a state that is not *halted*. Returns false, and changes nothing, if the word says halted.
 pub(super) fn advance(word: &AtomicU64, state: u32, reason: u32) -> bool {
     debug_assert!(state != HALTED, "a halt is not an advance");
     transit(word, pack(state, reason), &[])
 }
 
-/// Whether a word says halted, for a reason that stands.
+/// Whether a word says halted, for a reason that may not be replaced.
 fn is_final(word: u64, replaceable: &[u32]) -> bool {
     let (state, reason) = unpack(word);
     state == HALTED && !replaceable.contains(&reason)
@@ -71,7 +75,7 @@ fn transit(word: &AtomicU64, to: u64, replaceable: &[u32]) -> bool {
         if is_final(seen, replaceable) {
             return false;
         }
-        // SYNC POINT `STATE`, Release: partner is `Header::state`. Whoever reads `armed` also sees the epoch
+        // SYNC POINT `STATE`, Release: partner is `Header::state`. A reader of `armed` also sees the epoch
         // and bundle hash that were set before it.
         match word.compare_exchange_weak(seen, to, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return true,
@@ -133,8 +137,8 @@ mod model {
         crate::sync::explore(3, scenario);
     }
 
-    /// Two kill switches with different reasons against a daemon that arms, drains and stops, with a gateway
-    /// looking on.
+    /// Two kill switches with different reasons run against a daemon that arms, drains and stops. A gateway
+    /// reads the word.
     fn kills_against_transitions(advance: Advance) {
         let word = Arc::new(AtomicU64::new(pack(STARTING, 0)));
         let killers: Vec<_> = [11, 21]
@@ -167,7 +171,7 @@ mod model {
         check(|| kills_against_transitions(advance));
     }
 
-    /// Looks and then stores, as the word was written when it had one writer.
+    /// Loads and then stores, as if the word had a single writer.
     fn advance_by_plain_store(word: &AtomicU64, state: u32, reason: u32) -> bool {
         if unpack(word.load(Ordering::Relaxed)).0 == HALTED {
             return false;
@@ -185,8 +189,8 @@ mod model {
     const PASSING: u32 = 31;
     type Halt = fn(&AtomicU64, u32, &[u32]) -> bool;
 
-    /// A process that dies of something that a restart answers, while the kill switch is pulled: whoever
-    /// comes first, the reason that lasts is the one that stays.
+    /// A process dies for a reason that a restart answers, while the kill switch is pulled. The lasting
+    /// reason stays, whichever comes first.
     fn kill_against_death(halt: Halt) {
         let word = Arc::new(AtomicU64::new(pack(ARMED, 0)));
         let dying = {
@@ -194,7 +198,7 @@ mod model {
             thread::spawn(move || _ = halt(&word, PASSING, &[]))
         };
         let killed = halt(&word, 11, &[PASSING]);
-        dying.join().expect("the dying one");
+        dying.join().expect("the dying thread");
         assert!(killed, "the kill switch was refused");
         assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11), "the lasting reason was lost");
     }
@@ -212,8 +216,8 @@ mod model {
 
     type Begin = fn(&AtomicU64, (u32, u32), u32) -> Result<(), (u32, u32)>;
 
-    /// The kill switch is pulled while a daemon starts that has found nothing halted: either it judges again,
-    /// or its new epoch is halted.
+    /// The kill switch is pulled while a daemon starts that has found nothing halted. The daemon either
+    /// judges again, or its new epoch is halted.
     fn kill_against_start(begin: Begin) {
         let word = Arc::new(AtomicU64::new(pack(STOPPED, 0)));
         let killer = {
@@ -224,7 +228,7 @@ mod model {
         if state != HALTED {
             let _ = begin(&word, (state, reason), STARTING);
         }
-        assert!(killer.join().expect("the killer"), "nobody halted before");
+        assert!(killer.join().expect("the killer"), "it was not halted before");
         assert_eq!(unpack(word.load(Ordering::Relaxed)), (HALTED, 11), "a halt was erased");
     }
 

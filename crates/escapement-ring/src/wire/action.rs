@@ -75,22 +75,26 @@ impl ActionHeader {
     pub const BYTES: usize = size_of::<Self>();
 
     /// The size in bytes of a slot for actions of `dimension` elements.
+    #[inline]
     pub const fn slot_size(dimension: usize) -> usize {
         slot_size(Self::BYTES, dimension)
     }
 
     /// Returns this header with its checksum set, computed over the header and `payload`.
     #[must_use]
+    #[inline]
     pub fn sealed(mut self, payload: &[f32]) -> Self {
         self.checksum = self.computed_checksum(payload);
         self
     }
 
     /// Returns whether the checksum matches header and payload.
+    #[inline]
     pub fn is_whole(&self, payload: &[f32]) -> bool {
         self.checksum == self.computed_checksum(payload)
     }
 
+    #[inline]
     fn computed_checksum(&self, payload: &[f32]) -> u32 {
         checksum(&self.as_bytes()[..offset_of!(Self, checksum)], payload_bytes(payload))
     }

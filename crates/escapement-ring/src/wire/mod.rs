@@ -7,10 +7,12 @@
 mod action;
 mod observation;
 mod outcome;
+mod state_word;
 
 pub use action::{ActionFlags, ActionHeader};
 pub use observation::{ObservationFlags, ObservationHeader};
 pub use outcome::{AgentState, Outcome, Reason};
+pub use state_word::StateWord;
 
 /// `kind` of an observation ring, in its region header.
 pub const KIND_OBSERVATION: u32 = 1;
@@ -24,17 +26,20 @@ pub const MAX_DIMENSION: usize = 4096;
 const SLOT_ALIGN: usize = 64;
 
 /// Bytes of one slot for frames of the given header and dimension.
+#[inline]
 pub const fn slot_size(header_bytes: usize, dimension: usize) -> usize {
     (header_bytes + 4 * dimension).next_multiple_of(SLOT_ALIGN)
 }
 
 /// CRC-32C (Castagnoli, as in RFC 3720) over a frame's header up to its checksum field, then over its
 /// payload.
+#[inline]
 pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(header), payload)
 }
 
 /// The bytes of a slice of `f32`, as they lie in a frame.
+#[inline]
 pub fn payload_bytes(payload: &[f32]) -> &[u8] {
     zerocopy::IntoBytes::as_bytes(payload)
 }

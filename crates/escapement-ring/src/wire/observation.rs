@@ -45,12 +45,14 @@ impl ObservationHeader {
     pub const BYTES: usize = size_of::<Self>();
 
     /// The size in bytes of a slot for observations of `dimension` elements.
+    #[inline]
     pub const fn slot_size(dimension: usize) -> usize {
         slot_size(Self::BYTES, dimension)
     }
 
     /// Returns this header with its checksum and [`ObservationFlags::CHECKED`] set.
     #[must_use]
+    #[inline]
     pub fn sealed(mut self, payload: &[f32]) -> Self {
         self.flags |= ObservationFlags::CHECKED;
         self.checksum = self.computed_checksum(payload);
@@ -58,10 +60,12 @@ impl ObservationHeader {
     }
 
     /// Returns whether the checksum matches. Also true if the frame has no checksum.
+    #[inline]
     pub fn is_whole(&self, payload: &[f32]) -> bool {
         self.flags & ObservationFlags::CHECKED == 0 || self.checksum == self.computed_checksum(payload)
     }
 
+    #[inline]
     fn computed_checksum(&self, payload: &[f32]) -> u32 {
         checksum(&self.as_bytes()[..offset_of!(Self, checksum)], payload_bytes(payload))
     }

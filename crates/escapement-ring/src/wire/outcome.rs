@@ -20,11 +20,13 @@ macro_rules! wire_numbers {
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
             /// The number on the wire.
+            #[inline]
             pub const fn number(self) -> $repr {
                 self as $repr
             }
 
             /// The variant of a number read from the wire; `None` for one that this version does not know.
+            #[inline]
             pub const fn from_number(number: $repr) -> Option<Self> {
                 match number {
                     $($number => Some(Self::$variant),)*
@@ -33,6 +35,7 @@ macro_rules! wire_numbers {
             }
 
             /// The name in reports, logs and JSON.
+            #[inline]
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*

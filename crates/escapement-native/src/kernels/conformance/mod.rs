@@ -10,6 +10,7 @@ mod pytorch;
 mod rows;
 
 use super::{Isa, Precision};
+use escapement_policy::random::SplitMix64;
 
 /// Sizes around every vector width, most of them no multiple of one.
 const SIZES: [usize; 14] = [1, 2, 3, 5, 7, 8, 15, 16, 17, 33, 64, 65, 130, 144];
@@ -32,17 +33,8 @@ const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 /// Values from -1 to 1, the same for the same seed.
 fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(len as u64);
-    (0..len)
-        .map(|_| {
-            // Steele and others (2014), SplitMix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect()
+    let mut random = SplitMix64::new(seed.wrapping_mul(SplitMix64::GAMMA).wrapping_add(len as u64));
+    (0..len).map(|_| (random.next_word() >> 40) as f32 / (1u32 << 23) as f32 - 1.0).collect()
 }
 
 /// The first index at which two results differ by more than `tolerance`, absolute or relative.

@@ -1,23 +1,25 @@
-//! The intake: which observations reach the policy at all.
+//! Admission: which observations reach the policy.
 
-use super::settings::{OnGap, Settings, all_finite};
+use super::checks::all_finite;
+use super::settings::{OnGap, Settings};
 use escapement_ring::clock::Nanos;
 use escapement_ring::wire::{ActionFlags, ObservationFlags, ObservationHeader, Reason};
 
-/// Follows the feed's sequence numbers.
+/// Follows the feed's sequence numbers, and refuses what the policy must not see.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Intake {
-    /// Sequence and ring position of the observation answered last.
+pub(super) struct Admission {
+    /// Sequence and ring position of the last observation that was followed.
     last: Option<(u64, u64)>,
 }
 
-impl Intake {
-    /// An intake that goes on from an observation answered before a restart.
+impl Admission {
+    /// Creates an admission that continues from an observation answered before a restart.
     pub(super) fn resumed(last: Option<(u64, u64)>) -> Self {
         Self { last }
     }
 
-    /// Says why the policy must not see this observation, if so, and sets the flags that go into the action.
+    /// Returns why the policy must not see this observation, or `None` if it may. Sets the flags that go into
+    /// the action.
     #[inline]
     pub(super) fn admit(
         &mut self,
@@ -27,7 +29,7 @@ impl Intake {
         flags: &mut u32,
     ) -> Option<Reason> {
         if !frame.header.is_whole(frame.payload) {
-            // Nothing in a torn frame can be believed, its sequence number included.
+            // Nothing in a torn frame can be relied on, not even its sequence number.
             return Some(Reason::ObservationTorn);
         }
         let sequence_break = self.follow(frame);
@@ -49,9 +51,9 @@ impl Intake {
         (settings.enforce && *flags & ActionFlags::STALE != 0).then_some(Reason::Stale)
     }
 
-    /// Compares how far the sequence moved with how far the position moved: observations that this side skipped on
-    /// purpose are no gap of the feed's. (A feed that restarted within a skipped stretch shows as a break all the same:
-    /// its restart flag was never read.)
+    /// Compares how far the sequence moved with how far the position moved, so that observations which this
+    /// side skipped on purpose are not reported as a gap. A feed that restarted within a skipped stretch
+    /// still shows as a break, because its restart flag was never read.
     #[inline]
     fn follow(&mut self, frame: &Frame<'_>) -> Option<Reason> {
         let sequence = frame.header.sequence;
@@ -69,8 +71,8 @@ impl Intake {
         } else if sequence > due {
             Some(Reason::SequenceGap)
         } else {
-            // Lower than the observation before, or, where some between were skipped, than the number that was due:
-            // then numbers came back among the skipped ones, and none is missing.
+            // Lower than the last number, or, if observations were skipped, lower than the number that was
+            // due. In the second case numbers were repeated among the skipped ones, and none is missing.
             Some(Reason::SequenceReordered)
         }
     }

@@ -1,23 +1,25 @@
-//! The causes of a miss. Their names stand in logs, in JSON and in what people have built on both: never renamed.
+//! The causes of a miss. Their names stand in logs and in JSON, and other programs read both: they are never
+//! renamed.
 
-/// Why a tick missed. One cause each; what else there was is in the evidence.
+/// Why a tick missed. A miss has one cause; the evidence shows everything else that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// The observation waited while the engine was busy with those before it.
     Queued,
-    /// The feed stamped the observation and committed it late: the engine was looking for it in the meantime.
+    /// The feed committed the observation long after its stamp. The engine was polling for it in the
+    /// meantime.
     FeedStalled,
-    /// The engine was asleep between two looks, as its idle strategy says, with nothing else to do.
+    /// The engine was asleep between two polls, as its idle strategy says.
     IdleSleep,
-    /// The policy's own work, on its core or asleep by its own will, was longer than the deadline.
+    /// The policy's own time, on its core or voluntarily asleep, was longer than the deadline.
     PolicySlow,
-    /// The core was taken away: by another thread, or by the platform underneath.
+    /// The core was taken away by another thread or by the platform.
     CoreTaken,
-    /// Memory that was not there: the kernel's work, and the wait for the disk where there was one.
+    /// A page fault: the kernel's work, and the wait for the disk if there was one.
     PageFault,
     /// The gateway did not drain the action ring.
     ActionRingFull,
-    /// What is known does not decide between two of the others.
+    /// The evidence does not decide between two of the others.
     Undetermined,
 }
 
@@ -52,5 +54,13 @@ impl Cause {
 impl serde::Serialize for Cause {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Cause {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = Self::ALL.into_iter().find(|cause| cause.name() == name);
+        known.ok_or_else(|| serde::de::Error::custom(format!("unknown cause {name:?}")))
     }
 }

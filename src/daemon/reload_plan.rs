@@ -9,7 +9,7 @@ use crate::config::{self, AgentConfig, Reload};
 
 /// What a reload does.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct ReloadPlan {
     /// The configuration in force from now on: the new one, except for the keys below.
     pub(super) config: AgentConfig,
     /// Changed keys that wait for a restart.
@@ -18,13 +18,16 @@ pub(super) struct Plan {
 
 /// Changed keys without which the rest cannot be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over", keys.join(", "))]
+#[error(
+    "{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over",
+    keys.join(", ")
+)]
 pub struct NeedsRestart {
     keys: Vec<&'static str>,
 }
 
 /// Compares the new configuration with the running one.
-pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan, NeedsRestart> {
+pub(super) fn plan_reload(running: &AgentConfig, mut asked: AgentConfig) -> Result<ReloadPlan, NeedsRestart> {
     let (mut refused, mut waiting) = (Vec::new(), Vec::new());
     for key in config::keys() {
         match key.reload {
@@ -46,7 +49,7 @@ pub(super) fn plan(running: &AgentConfig, mut asked: AgentConfig) -> Result<Plan
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
     }
-    Ok(Plan { config: asked, waiting })
+    Ok(ReloadPlan { config: asked, waiting })
 }
 
 #[cfg(test)]
@@ -78,7 +81,7 @@ mod tests {
         ] {
             let asked = with(change);
             assert_ne!(asked, running, "{change:?}");
-            let plan = plan(&running, asked.clone()).expect("no restart");
+            let plan = plan_reload(&running, asked.clone()).expect("no restart");
             assert_eq!((plan.config, plan.waiting), (asked, vec![]), "{change:?}");
         }
     }
@@ -101,7 +104,7 @@ mod tests {
                 if key == "observation.capacity" { ("capacity = 4096", "capacity = 8192") } else { change };
             let mut asked = with(changed);
             asked.settings.enforce = false;
-            let plan = plan(&running, asked).expect("it waits");
+            let plan = plan_reload(&running, asked).expect("it waits");
             assert!(plan.waiting.contains(&key), "{key}: {:?}", plan.waiting);
             let mut expected = running.clone();
             expected.settings.enforce = false;
@@ -117,18 +120,19 @@ mod tests {
             .replace("hang_timeout_ms = 1000", "hang_timeout_ms = 10000")
             .replace("end_to_end_us = 100", "end_to_end_us = 5000000");
         let asked = config::parse(&text, Path::new("agent.toml")).expect("a good file");
-        let needs = plan(&running, asked).expect_err("the running timeout is a second");
+        let needs = plan_reload(&running, asked).expect_err("the running timeout is a second");
         assert_eq!(needs.keys, ["deadline.hang_timeout_ms"]);
     }
 
     #[test]
     fn another_agent_is_refused() {
         let running = with(("", ""));
-        let needs =
-            plan(&running, with(("name = \"example\"", "name = \"other\""))).expect_err("another agent");
+        let needs = plan_reload(&running, with(("name = \"example\"", "name = \"other\"")))
+            .expect_err("another agent");
         assert_eq!(needs.keys, ["agent.name"]);
         assert!(needs.to_string().starts_with("agent.name changed"));
-        let needs = plan(&running, with(("dimension = 32", "dimension = 33"))).expect_err("other widths");
+        let needs =
+            plan_reload(&running, with(("dimension = 32", "dimension = 33"))).expect_err("other widths");
         assert_eq!(needs.keys, ["observation.dimension"]);
     }
 }

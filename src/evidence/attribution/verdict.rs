@@ -1,55 +1,57 @@
-//! The verdict on one miss. Pure: what is known goes in, the cause and its evidence come out.
+//! The verdict on one miss. It is a pure function from what is known to the cause and its evidence.
 //!
 //! # The rule
-//! A tick that was **late** took longer than its limit. Its time falls into the policy's *own* (on its core, or asleep
-//! by its own will), what another thread or the platform *took*, and *faults*.
+//! A tick that was **late** took longer than its limit. Its time falls into the policy's *own* (on its core,
+//! or voluntarily asleep), time that another thread or the platform *took*, and *faults*.
 //!
-//! 1. Where its own time is within the limit, the policy would have been on time on an undisturbed machine: the cause is
-//!    the larger of the other two.
-//! 2. Where its own time alone is beyond the limit, the policy is slow; unless one of the other two is beyond the limit
-//!    by itself as well, and larger.
+//! 1. If its own time is within the limit, the policy would have been on time on an undisturbed machine.
+//!    The cause is the larger of the other two.
+//! 2. If its own time alone exceeds the limit, the policy is slow; unless one of the other two exceeds the
+//!    limit by itself as well, and is larger.
 //!
-//! An observation that was **stale** waited longer than it may. The engine looked for it all the time that it was on its
-//! core with nothing to do; so up to the last such look it was not there, and the wait until then is the feed's. What
-//! comes after that look is what was taken, faults, observations before it, and sleep between looks. The cause is
-//! the largest of these. (If taking one of them away would have met the limit, taking the largest away would have.)
+//! An observation that was **stale** waited longer than it may. The engine polled for it all the time that it
+//! was on its core with nothing to do. So up to the last such poll the observation was not there, and the
+//! wait until then is the feed's. The time after that poll is time that was taken, faults, observations
+//! before it, and sleep between polls. The cause is the largest of these. (If removing one of them would have
+//! met the limit, removing the largest would have.)
 //!
-//! What the **platform** took is known from two sides, neither of which is exact. The guard sees when its own core stood
-//! still, which need not be when the engine's did. The hypervisor says how much it took from the engine's core, but only
-//! as a sum over some milliseconds. So the sum bounds what the gaps claim. Where a sum by itself is to explain a miss,
-//! it must match: not more than the time that is to be explained, and enough to have met the limit without it. A sum
-//! that could explain a miss and does not match makes it `undetermined`.
+//! The time that the **platform** took is known from two sources, and neither is exact. The guard sees when
+//! its own core stood still, which need not be when the engine's did. The hypervisor says how much it took
+//! from the engine's core, but only as a sum over some milliseconds. So the sum bounds the time that the gaps
+//! claim. A sum that is to explain a miss by itself must match: it is not more than the time to be explained,
+//! and the limit would have been met without it. If a sum could explain a miss and does not match, the miss
+//! is `undetermined`.
 //!
-//! Time about which **something is not known** is given to each of the possible parts in turn. Where that does not change
-//! the cause, the cause stands; where it does, the miss is `undetermined`.
+//! Time about which **something is not known** is given to each of the possible parts in turn. If that does
+//! not change the cause, the cause stands. If it does, the miss is `undetermined`.
 
 use super::cause::Cause;
-use super::timeline::{Kind, Piece, Stolen, Stretch, Timeline};
+use super::timeline::{Interval, Segment, StealEstimate, ThreadState, Timeline};
 
-/// What is to be explained.
+/// A miss that is to be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// The tick's work took this window, longer than `limit`.
+pub enum MissKind {
+    /// The tick's work took longer than `limit`.
     Late {
         /// From the peek or the call to the verdict or the return.
-        window: Stretch,
-        /// How long it might have been.
+        window: Interval,
+        /// How long it may be.
         limit: u64,
     },
-    /// The observation waited for this window, longer than `limit`.
+    /// The observation waited longer than `limit`.
     Stale {
         /// From the feed's stamp to the peek.
-        window: Stretch,
-        /// How long it might have been.
+        window: Interval,
+        /// How long it may be.
         limit: u64,
     },
-    /// There was no room for its action.
+    /// There was no room for the action.
     ActionRingFull,
 }
 
-impl Question {
-    /// The time that it is about.
-    pub fn window(self) -> Option<Stretch> {
+impl MissKind {
+    /// The time to be explained.
+    pub fn window(self) -> Option<Interval> {
         match self {
             Self::Late { window, .. } | Self::Stale { window, .. } => Some(window),
             Self::ActionRingFull => None,
@@ -57,16 +59,16 @@ impl Question {
     }
 }
 
-/// The figures that a verdict stands on, in nanoseconds. The parts add up to `took_ns`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+/// The figures behind a verdict, in nanoseconds. The parts add up to `took_ns`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Evidence {
     /// How long it took.
     pub took_ns: u64,
-    /// How long it might have taken.
+    /// How long it may take.
     pub limit_ns: u64,
-    /// On its core, at work of its own.
+    /// On its core, at its own work.
     pub on_core_ns: u64,
-    /// Asleep by its own will; in a stale observation's wait, between two looks.
+    /// Voluntarily asleep; for a stale observation, between two polls.
     pub asleep_ns: u64,
     /// Off its core because another thread had it.
     pub preempted_ns: u64,
@@ -76,44 +78,45 @@ pub struct Evidence {
     pub platform_ns: u64,
     /// How often.
     pub platform_gaps: u64,
-    /// What the hypervisor says it took from the engine's core in the milliseconds around.
+    /// Time that the hypervisor took from the engine's core in the milliseconds around.
     pub stolen_nearby_ns: u64,
     /// In page faults.
     pub fault_ns: u64,
     /// Page faults that needed no disk.
     pub minor_faults: u64,
-    /// Page faults that needed it.
+    /// Page faults that needed the disk.
     pub major_faults: u64,
-    /// The wait behind other observations.
+    /// Waiting behind other observations.
     pub queued_ns: u64,
-    /// The wait for the feed.
+    /// Waiting for the feed.
     pub feed_ns: u64,
     /// Time about which something that matters is not known.
     pub unknown_ns: u64,
 }
 
-/// On its core and without work for this long, the engine has looked at the ring in vain. Shorter than that it may just
-/// have come back from a sleep or an interrupt, or be on its way from one tick to the next.
-pub(super) const LOOKED: u64 = 20_000;
+/// An engine that was on its core without work for this long has polled the ring in vain. If the time is
+/// shorter, it may just have returned from a sleep or an interrupt, or be on its way from one tick to the
+/// next.
+pub(super) const POLLED: u64 = 20_000;
 
-/// The hypervisor's sum and the tick's own times are taken by different clocks.
+/// Tolerance of a match: the hypervisor's sum and the tick's times come from different clocks.
 const MATCHING: u64 = 50_000;
 
-/// Judges one miss by what is known. `alone`: no other miss stands beside it that the same stolen time could explain.
-pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Evidence) {
-    let (window, limit, waiting) = match question {
-        Question::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
-        Question::Late { window, limit } => (window, limit, false),
-        Question::Stale { window, limit } => (window, limit, true),
+/// Judges one miss by what is known. `alone` says that the same stolen time could explain no other miss.
+pub fn judge(timeline: &Timeline, kind: MissKind, alone: bool) -> (Cause, Evidence) {
+    let (window, limit, waiting) = match kind {
+        MissKind::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
+        MissKind::Late { window, limit } => (window, limit, false),
+        MissKind::Stale { window, limit } => (window, limit, true),
     };
-    let pieces = timeline.cut(window);
-    let looked = if waiting { last_look(&pieces) } else { None };
+    let segments = timeline.cut(window);
+    let polled = if waiting { last_poll(&segments) } else { None };
     let mut parts = Parts { waiting, ..Parts::default() };
-    for piece in pieces {
-        if looked.is_some_and(|looked| piece.stretch.begin < looked) {
-            parts.feed += piece.stretch.length();
+    for segment in segments {
+        if polled.is_some_and(|polled| segment.interval.begin < polled) {
+            parts.feed += segment.interval.length();
         } else {
-            parts.add(&piece);
+            parts.add(&segment);
         }
     }
     let stolen = timeline.stolen(window);
@@ -139,30 +142,32 @@ pub fn judge(timeline: &Timeline, question: Question, alone: bool) -> (Cause, Ev
     (cause, parts.evidence(timeline, window, limit, stolen))
 }
 
-/// When the engine last looked in vain: the end of the last stretch on its core without work that was long enough, or
-/// after which it went to sleep, which it does only when there is nothing.
-fn last_look(pieces: &[Piece]) -> Option<u64> {
-    let mut idle: Option<Stretch> = None;
+/// When the engine last polled in vain. That is the end of the last interval on its core without work that
+/// was long enough, or after which it went to sleep; it does that only if the ring is empty.
+fn last_poll(segments: &[Segment]) -> Option<u64> {
+    let mut idle: Option<Interval> = None;
     let mut sleeps_next = false;
-    for piece in pieces.iter().rev() {
-        let looking = !Kind::ALL_BUT_FAULTS_UNKNOWN.iter().any(|kind| piece.is(*kind));
-        if looking {
-            let end = idle.map_or(piece.stretch.end, |idle| idle.end);
-            let whole = Stretch::new(piece.stretch.begin, end);
-            if sleeps_next || whole.length() >= LOOKED {
+    for segment in segments.iter().rev() {
+        let polling = !ThreadState::ALL_BUT_FAULTS_UNKNOWN.iter().any(|kind| segment.is(*kind));
+        if polling {
+            let end = idle.map_or(segment.interval.end, |idle| idle.end);
+            let whole = Interval::new(segment.interval.begin, end);
+            if sleeps_next || whole.length() >= POLLED {
                 return Some(end);
             }
             idle = Some(whole);
         } else {
             idle = None;
-            sleeps_next = piece.is(Kind::Asleep) && !piece.is(Kind::Busy) && !piece.is(Kind::MajorFault);
+            sleeps_next = segment.is(ThreadState::Asleep)
+                && !segment.is(ThreadState::Busy)
+                && !segment.is(ThreadState::MajorFault);
         }
     }
     None
 }
 
-impl Kind {
-    /// A fault that nobody saw does not keep the engine from looking for longer than it takes.
+impl ThreadState {
+    /// An unseen fault does not keep the engine from polling for longer than the fault takes.
     const ALL_BUT_FAULTS_UNKNOWN: [Self; 8] = [
         Self::Preempted,
         Self::Asleep,
@@ -190,7 +195,7 @@ struct Parts {
     fault: u64,
     queued: u64,
     feed: u64,
-    /// Not known: by whether switches, faults or the engine's work are what is not known.
+    /// Time about which something is not known. The flags say what: switches, faults or the engine's work.
     unknown: u64,
     may_be_taken: bool,
     may_be_fault: bool,
@@ -199,32 +204,32 @@ struct Parts {
 }
 
 impl Parts {
-    /// Adds a piece of a tick's own time or, where `waiting`, of the time before its peek.
-    fn add(&mut self, piece: &Piece) {
+    /// Adds a segment of a tick's own time or, if `waiting`, of the time before its peek.
+    fn add(&mut self, segment: &Segment) {
         let waiting = self.waiting;
-        let length = piece.stretch.length();
-        let faulting = piece.is(Kind::MinorFault) || piece.is(Kind::MajorFault);
-        let busy = waiting && piece.is(Kind::Busy);
-        if piece.is(Kind::Preempted) {
+        let length = segment.interval.length();
+        let faulting = segment.is(ThreadState::MinorFault) || segment.is(ThreadState::MajorFault);
+        let busy = waiting && segment.is(ThreadState::Busy);
+        if segment.is(ThreadState::Preempted) {
             self.preempted += length;
         } else if faulting {
             self.fault += length;
         } else {
-            // What is left is the engine's own, if everything is known about it.
-            let switches = piece.is(Kind::SwitchesUnknown);
-            let faults = piece.is(Kind::FaultsUnknown);
-            let work = waiting && piece.is(Kind::WorkUnknown) && !busy;
+            // The rest is the engine's own time, if everything is known about it.
+            let switches = segment.is(ThreadState::SwitchesUnknown);
+            let faults = segment.is(ThreadState::FaultsUnknown);
+            let work = waiting && segment.is(ThreadState::WorkUnknown) && !busy;
             if switches || faults || work {
                 self.unknown += length;
                 self.may_be_taken |= switches;
-                // A sleep may be the wait for a page.
+                // A sleep may be a wait for a page.
                 self.may_be_fault |= faults;
                 self.may_be_queued |= work || busy;
-            } else if piece.is(Kind::PlatformGap) && !piece.is(Kind::Asleep) {
+            } else if segment.is(ThreadState::PlatformGap) && !segment.is(ThreadState::Asleep) {
                 self.platform += length;
             } else if busy {
                 self.queued += length;
-            } else if piece.is(Kind::Asleep) {
+            } else if segment.is(ThreadState::Asleep) {
                 self.asleep += length;
             } else {
                 self.on_core += length;
@@ -232,17 +237,17 @@ impl Parts {
         }
     }
 
-    /// Time that looks like somebody's own, and may have been the platform's all the same.
+    /// Time that appears to have another owner, and may have been the platform's all the same.
     fn soft(&self) -> u64 {
         self.on_core + self.feed + self.queued
     }
 
-    /// Time that is the machine's for certain.
+    /// Time that the machine took for certain.
     fn hard(&self) -> u64 {
         if self.waiting { 0 } else { self.preempted + self.platform + self.fault }
     }
 
-    /// Moves time that looks like somebody's own to what the platform took.
+    /// Moves time from its apparent owners to the platform.
     fn give_to_platform(&mut self, nanos: u64) {
         let mut left = nanos;
         for part in [&mut self.feed, &mut self.queued, &mut self.on_core] {
@@ -253,8 +258,8 @@ impl Parts {
         }
     }
 
-    /// Takes back what gaps claim beyond what the hypervisor took, and adds what it took for certain.
-    fn bound_platform(&mut self, stolen: Stolen) {
+    /// Removes gap time beyond the most that the hypervisor took, and adds what it took for certain.
+    fn bound_platform(&mut self, stolen: StealEstimate) {
         let bounded = self.platform.clamp(stolen.least, stolen.most.max(stolen.least));
         if bounded >= self.platform {
             self.give_to_platform(bounded - self.platform);
@@ -295,7 +300,7 @@ impl Parts {
         let (machine, cause) =
             if self.fault > taken { (self.fault, Cause::PageFault) } else { (taken, Cause::CoreTaken) };
         if machine == 0 && own <= limit {
-            // It was not late by these figures: whatever flagged it saw something that they do not show.
+            // The tick was not late by these figures. Its record saw something that they do not show.
             return Cause::Undetermined;
         }
         let would_have_been_late = own > limit;
@@ -310,25 +315,25 @@ impl Parts {
             (self.preempted + self.platform, Cause::CoreTaken),
             (self.asleep, Cause::IdleSleep),
         ];
-        // The engine's way from one tick to the next, and nothing else.
+        // Without any part, the wait was only the engine's way from one tick to the next.
         let nothing = (0, Cause::Undetermined);
         parts.into_iter().fold(nothing, |largest, part| if part.0 > largest.0 { part } else { largest }).1
     }
 
-    fn evidence(self, timeline: &Timeline, window: Stretch, limit: u64, stolen: Stolen) -> Evidence {
+    fn evidence(self, timeline: &Timeline, window: Interval, limit: u64, stolen: StealEstimate) -> Evidence {
         Evidence {
             took_ns: window.length(),
             limit_ns: limit,
             on_core_ns: self.on_core,
             asleep_ns: self.asleep,
             preempted_ns: self.preempted,
-            preemptions: timeline.count(Kind::Preempted, window),
+            preemptions: timeline.count(ThreadState::Preempted, window),
             platform_ns: self.platform,
-            platform_gaps: timeline.count(Kind::PlatformGap, window),
+            platform_gaps: timeline.count(ThreadState::PlatformGap, window),
             stolen_nearby_ns: stolen.nearby,
             fault_ns: self.fault,
-            minor_faults: timeline.count(Kind::MinorFault, window),
-            major_faults: timeline.count(Kind::MajorFault, window),
+            minor_faults: timeline.count(ThreadState::MinorFault, window),
+            major_faults: timeline.count(ThreadState::MajorFault, window),
             queued_ns: self.queued,
             feed_ns: self.feed,
             unknown_ns: self.unknown,

@@ -1,24 +1,24 @@
-//! What answers observations: the policy, the one that stands in for it, and the room that both need.
+//! The policies that answer observations, and the buffers that they need.
 
 use escapement_policy::denormals::FlushDenormals;
 use escapement_policy::{Policy, PolicyError};
 
-/// What answers observations, and the room it needs.
-pub struct Serving {
+/// A policy, its fallback if there is one, and their buffers.
+pub struct Policies {
     pub(super) policy: Box<dyn Policy>,
-    /// A second, cheap policy, whose action is sent where the first one fails.
+    /// A second, cheap policy. Its action is sent if the first one fails or is late.
     pub(super) fallback: Option<Box<dyn Policy>>,
     pub(super) observation: Box<[f32]>,
     pub(super) action: Box<[f32]>,
-    /// Where the fallback's action is made.
+    /// The buffer for the fallback's action.
     pub(super) spare: Box<[f32]>,
 }
 
-impl Serving {
-    /// The policy, and the one that stands in for it; both of the same widths.
+impl Policies {
+    /// Creates the buffers for a policy and its fallback.
     ///
     /// # Panics
-    /// When the widths differ; who loads the two checks that.
+    /// Panics if the two policies have different widths. The caller must have checked that.
     pub fn new(policy: Box<dyn Policy>, fallback: Option<Box<dyn Policy>>) -> Self {
         let dimensions = policy.dimensions();
         assert!(fallback.as_ref().is_none_or(|fallback| fallback.dimensions() == dimensions));
@@ -26,10 +26,8 @@ impl Serving {
         let observation = vec![0.0; dimensions.observation].into();
         Self { policy, fallback, observation, action: action(), spare: action() }
     }
-}
 
-impl Serving {
-    /// Prepares the calling thread, which will serve, and calls the policies a few times.
+    /// Prepares the calling thread, which must be the one that serves, and calls each policy `calls` times.
     pub(super) fn enter_thread(&mut self, calls: u32) -> Result<(), PolicyError> {
         let _flush = FlushDenormals::enter();
         let Self { policy, fallback, observation, action, .. } = self;
@@ -37,7 +35,7 @@ impl Serving {
             policy.enter_thread()?;
             observation.fill(0.0);
             for _ in 0..calls {
-                // What it says to zeros is of no interest.
+                // The answer to zeros is not used.
                 let _ = policy.infer(observation, action);
             }
             if calls > 0 {

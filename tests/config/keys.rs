@@ -339,7 +339,7 @@ fn checked(draft: &Draft, options: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A key whose value is lost on the way to the configuration, to the JSON of `check` or to its text is found here.
+/// Finds a key whose value is lost on its way to the configuration, or to the JSON or text of `check`.
 #[test]
 fn a_changed_value_shows_in_the_output_of_check() {
     for key in config::keys() {

@@ -1,5 +1,5 @@
-//! The smallest feed handler: publishes observations into a running agent's ring. It needs the crate `escapement-ring`
-//! alone.
+//! The smallest feed handler: publishes observations into a running agent's ring. It needs the crate
+//! `escapement-ring` alone.
 //!
 //! ```text
 //! cargo run --release --example feed -- AGENT_DIRECTORY COUNT
@@ -35,7 +35,8 @@ fn main() -> ExitCode {
 fn run(directory: &Path, count: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let clock = MonotonicClock;
     let agent = AgentDirectory::at(directory);
-    // One feed at a time: this fails with the other feed's process number. The lock is held until it is dropped.
+    // One feed at a time: this fails with the other feed's process number. The lock is held until it is
+    // dropped.
     let _role = agent.acquire(Role::Feed)?;
     let mut feed = Feed::attach(agent.attach(RingFile::Observations)?, clock)?;
 
@@ -45,7 +46,8 @@ fn run(directory: &Path, count: u64) -> Result<u64, Box<dyn std::error::Error>> 
         observation.fill(number as f32 / count as f32);
         while let Err(error) = feed.publish(wall_clock_ns(), &observation) {
             match error {
-                // The agent is behind. A real feed decides here: wait, or drop this observation with `skip_sequence`.
+                // The agent is behind. A real feed decides here: wait, or drop this observation with
+                // `skip_sequence`.
                 ClaimError::Full { .. } => {
                     feed.beat(clock.now());
                     clock.sleep_until(clock.now().plus(Nanos::from_micros(100)));

@@ -1,5 +1,5 @@
-//! The smallest order gateway: takes a running agent's actions and decides for each whether it may be sent. It needs the
-//! crate `escapement-ring` alone.
+//! The smallest order gateway: takes a running agent's actions and decides for each whether it may be sent.
+//! It needs the crate `escapement-ring` alone.
 //!
 //! ```text
 //! cargo run --release --example gateway -- AGENT_DIRECTORY COUNT
@@ -46,8 +46,8 @@ fn run(directory: &Path, count: u64) -> Result<(u64, u64), Box<dyn std::error::E
     while sent + withheld < count {
         gateway.beat();
         let taken = gateway.take(|action| {
-            // `may_be_sent` holds every check: checksum, outcome, the agent's state and its heartbeat. They were made
-            // after the action was copied out of the ring.
+            // `may_be_sent` holds every check: checksum, outcome, the agent's state and its heartbeat. They
+            // were made after the action was copied out of the ring.
             if action.may_be_sent() {
                 // Your order goes out here, built from `action.payload`.
                 sent += 1;

@@ -19,8 +19,8 @@
 //! fault (an observation that is not finite, a policy that raises, an action out of bounds) gives the safe
 //! default and a reason.
 
-use crate::bundle::{BundleError, Candidate, Manifest, Trust};
-use crate::latency::{Objective, Validation, ValidationError, validate};
+use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, Trust, load};
+use crate::latency::{LatencyError, LatencyReport, Objective, measure_latency};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{Bounds, CarriedState, Deadlines, all_finite, check_answer, synthetic_observations};
@@ -193,7 +193,11 @@ impl Agent {
         let candidate = Candidate::read(path.as_ref(), &options.trust)?;
         let widths = Widths { observation: options.observation, action: None };
         let execution = Execution { backend: options.backend, weights: options.weights };
-        let policy = candidate.load(execution, widths)?.policy;
+        let served = load(&candidate, execution, widths, Sandbox::None).map_err(|error| match error {
+            LoadError::Bundle(error) => error,
+            LoadError::Unconfined(_) => unreachable!("the caller's thread is not confined"),
+        })?;
+        let policy = served.policy;
         let examples = match &candidate {
             Candidate::Bundle(bundle) => {
                 bundle.golden().observations().take(EXAMPLES).map(<[f32]>::to_vec).collect()
@@ -352,10 +356,10 @@ impl<C: Clock> Agent<C> {
     ///
     /// # Errors
     /// Fails if a call faults.
-    pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<Validation, ValidationError> {
+    pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<LatencyReport, LatencyError> {
         let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
         self.policy.noise_mut().fill(0.0);
-        let validation = validate(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
+        let validation = measure_latency(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
         self.reset();
         validation
     }

@@ -1,4 +1,5 @@
-//! Any bytes as an archive: zip, pickle, source, lowering, plan, one call. It must end in an error or an action.
+//! Any bytes as an archive: zip, pickle, source, lowering, plan, one call. It must end in an error or an
+//! action.
 #![no_main]
 
 use std::path::Path;

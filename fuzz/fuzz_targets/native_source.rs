@@ -1,5 +1,5 @@
-//! Any text as the body of `forward`, in a sound archive: lexer, parser and lowering without the zip checksums in the
-//! way.
+//! Any text as the body of `forward`, in a sound archive: lexer, parser and lowering without the zip
+//! checksums in the way.
 #![no_main]
 
 use std::path::Path;

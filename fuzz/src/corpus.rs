@@ -1,5 +1,5 @@
-//! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, by hand and by PyTorch; truncated, bit-flipped,
-//! bombed and self-referencing ones; and bodies of `forward` with operators of every kind.
+//! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, by hand and by PyTorch; truncated,
+//! bit-flipped, bombed and self-referencing ones; and bodies of `forward` with operators of every kind.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

@@ -313,8 +313,8 @@ def rule(value: str | int) -> Any:
     """Returns a rule for recurrent state in the notation of `[recurrent]`."""
     if value in ("keep", "reset"):
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100000:
         return manifest.Inline(burn_in=value)
     raise ExportError(
-        f"recurrent rule {value!r}; allowed: keep, reset, or 1 to 65536 observations of burn-in"
+        f"recurrent rule {value!r}; allowed: keep, reset, or 1 to 100000 observations of burn-in"
     )

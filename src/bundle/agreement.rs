@@ -1,58 +1,58 @@
-//! Whether two policies answer the same observations alike.
+//! Comparing the answers of two policies to the same observations.
 
 use super::golden::Tolerance;
 use crate::policy::{Fault, Policy, PolicyError};
 use escapement_policy::denormals::FlushDenormals;
 
-/// What two policies answered.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Agreement {
-    /// Observations that both were asked about.
+    /// Observations that both policies answered.
     pub observations: usize,
-    /// Those that both answered alike, within the tolerance.
+    /// Observations with equal answers, within the tolerance.
     pub agreed: usize,
-    /// The largest distance between two elements, in the action's own unit.
+    /// The largest difference between two elements, in the action's unit.
     pub largest_difference: f64,
-    /// The mean over all elements of the distance.
+    /// The mean difference over all elements.
     pub mean_difference: f64,
-    /// The first observation that they disagree about, by its number from 0.
+    /// The index, from 0, of the first observation with different answers.
     pub first_disagreement: Option<usize>,
 }
 
 /// Why two policies cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum AgreementError {
-    /// They do not take and give vectors of the same widths.
+    /// Their vectors have different widths.
     #[error("the first has {} → {} elements, the second {} → {}", .0[0].0, .0[0].1, .0[1].0, .0[1].1)]
     Widths([(usize, usize); 2]),
-    /// One cannot be called on this thread.
+    /// One of them cannot be called on this thread.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// One faulted.
+    /// One of them faulted.
     #[error("observation {observation}, {which} policy: {fault}")]
     Fault {
-        /// Which observation, from 0.
+        /// The index of the observation, from 0.
         observation: usize,
         /// `first` or `second`.
         which: &'static str,
-        /// What it was.
+        /// The fault.
         fault: Fault,
     },
 }
 
-/// Whether carried state goes from one observation to the next.
+/// Whether carried state passes from one observation to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
-    /// Every observation is one by itself, from the initial state.
+    /// Every observation starts from the initial state.
     Independent,
-    /// They are one episode.
+    /// All observations are one episode.
     Episode,
 }
 
-/// Asks both policies about every observation, with zero noise.
+/// Calls both policies with every observation, with zero noise, and compares the answers.
 ///
 /// # Errors
-/// When their widths differ, or one of them faults.
+/// Fails if their widths differ, or if one of them faults.
 pub fn agreement<'a>(
     policies: [&mut dyn Policy; 2],
     observations: impl Iterator<Item = &'a [f32]>,
@@ -93,7 +93,7 @@ pub fn agreement<'a>(
         for (index, (a, b)) in answers[0].iter().zip(&answers[1]).enumerate() {
             alike &= tolerance.allows(index, *a, *b);
             let difference = (f64::from(*a) - f64::from(*b)).abs();
-            // NaN from one of them stays visible.
+            // A NaN from one of them stays in the result.
             found.largest_difference = if difference.is_nan() || difference > found.largest_difference {
                 difference
             } else {
@@ -112,7 +112,7 @@ pub fn agreement<'a>(
 }
 
 impl Agreement {
-    /// Whether they agree about everything they were asked.
+    /// Whether they agree on every observation.
     pub fn is_complete(&self) -> bool {
         self.agreed == self.observations
     }

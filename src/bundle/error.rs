@@ -1,28 +1,28 @@
-//! Why a bundle is not loaded.
+//! Errors of reading and loading a bundle.
 
 use crate::policy::PolicyError;
 use std::path::{Path, PathBuf};
 
-/// Why a bundle, or a policy that stands alone, is not loaded. Nothing of it stays in use.
+/// Why a bundle, or a policy without a bundle, is not loaded. No part of it stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// There is nothing at the path, or it may not be read.
+    /// The path does not exist, or cannot be read.
     #[error("{}: {source}", path.display())]
     Unreadable {
-        /// What was asked for.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The bundle is not what it says it is, or not what is asked for.
+    /// The bundle contradicts its manifest, or does not fit the request.
     #[error("{}: {reason}", file.display())]
     Refused {
-        /// The file of the bundle that is wrong, or the bundle itself.
+        /// The faulty file, or the bundle's directory.
         file: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The backend says no.
+    /// The backend refuses the policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }

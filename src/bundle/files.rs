@@ -1,25 +1,18 @@
-//! The files of a bundle, read once: the bytes that are hashed are the bytes that are used.
+//! The files of a bundle. Each is read once, so that the hashed bytes are the bytes that are used.
 
 use super::error::BundleError;
 use super::manifest::FileEntry;
+use super::names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 use crate::hex::hex;
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The manifest's name in the bundle.
-pub const MANIFEST: &str = "bundle.toml";
-/// The policy's name in the bundle.
-pub const POLICY: &str = "policy.pt";
-/// The golden vectors' name in the bundle.
-pub const GOLDEN: &str = "golden.safetensors";
-/// The signature's name in the bundle.
-pub const SIGNATURE: &str = "bundle.toml.minisig";
-
-/// The largest manifest that is read, in bytes: some ten times one with the statistics of 4096 features.
+/// The largest manifest that is read, in bytes: about ten times a manifest with the statistics of 4096
+/// features.
 const MAX_MANIFEST_BYTES: u64 = 2 << 20;
-/// The largest signature that is read, in bytes; one has four short lines.
+/// The largest signature that is read, in bytes. A signature has four short lines.
 const MAX_SIGNATURE_BYTES: u64 = 4096;
 
 /// Reads the manifest of the bundle at `directory`.
@@ -29,14 +22,14 @@ pub(super) fn read_manifest(directory: &Path) -> Result<Vec<u8>, BundleError> {
         .ok_or_else(|| BundleError::refused(&path, "missing: a directory is a bundle only with its manifest"))
 }
 
-/// Reads the signature, if there is one.
+/// Reads the signature. Returns `None` if there is no such file.
 pub(super) fn read_signature(directory: &Path) -> Result<Option<String>, BundleError> {
     let path = directory.join(SIGNATURE);
     let Some(bytes) = read(&path, MAX_SIGNATURE_BYTES, "at most")? else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|_| BundleError::refused(&path, "not UTF-8 text"))
 }
 
-/// Reads a file that the manifest lists, and holds it to the size and hash there.
+/// Reads a file that the manifest lists. Fails if its size or hash is not the one in the manifest.
 pub(super) fn read_listed(directory: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> {
     let path = directory.join(entry.name);
     let bytes = read(&path, entry.bytes, "the manifest says")?
@@ -53,7 +46,7 @@ pub(super) fn read_listed(directory: &Path, entry: &FileEntry) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Refuses a directory with files that no manifest speaks of.
+/// Refuses a directory with files that do not belong to a bundle.
 pub(super) fn refuse_strangers(directory: &Path) -> Result<(), BundleError> {
     let unreadable = |source| BundleError::Unreadable { path: directory.to_owned(), source };
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
@@ -66,10 +59,11 @@ pub(super) fn refuse_strangers(directory: &Path) -> Result<(), BundleError> {
     Ok(())
 }
 
-/// Reads a plain file of at most `limit` bytes, a limit that comes from what `origin` says; `None` where there is none.
+/// Reads a plain file of at most `limit` bytes. `origin` names the source of the limit in messages. Returns
+/// `None` if there is no such file.
 fn read(path: &Path, limit: u64, origin: &str) -> Result<Option<Vec<u8>>, BundleError> {
     let refused = |error: std::io::Error| BundleError::refused(path, error.to_string());
-    // Without blocking, so that a pipe in a file's place is refused and not waited for.
+    // Opened without blocking: a pipe in a file's place is refused, and the reader does not wait for it.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = match opened {
         Ok(file) => file,

@@ -1,7 +1,7 @@
 //! Golden vectors: inputs, and the actions that the trained model gave for them when it was exported.
 //!
-//! They are run on the backend that will serve, so that what is proven is not the file but what this machine computes
-//! from it. How far an answer may be off is said in `docs/BUNDLE.md`, "What must match".
+//! They run on the backend that will serve. So they prove what this machine computes, and not only the file.
+//! The tolerance is defined in `docs/BUNDLE.md`, "What must match".
 
 use super::manifest::{ActionKind, Manifest};
 use super::safetensors::{self, Tensor};
@@ -34,13 +34,13 @@ impl Matrix {
     }
 }
 
-/// How far off each element of an action may be.
+/// The tolerance for each element of an action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tolerance {
     relative: f64,
-    /// The range of each element; infinite where a bound is.
+    /// The range of each element; infinite if a bound is infinite.
     range: Vec<f64>,
-    /// Whether actions are indices, which are right or wrong.
+    /// Whether actions are indices, for which only equality counts.
     exact: bool,
 }
 
@@ -54,10 +54,10 @@ pub struct Proof {
 }
 
 impl Golden {
-    /// Reads the vectors; the reason where they are not those that the manifest speaks of.
+    /// Reads the vectors. They must be the ones that the manifest describes.
     ///
     /// # Errors
-    /// One line: which tensor, and what is wrong with it.
+    /// Fails with one line: the tensor, and what is wrong with it.
     pub fn read(bytes: &[u8], manifest: &Manifest) -> Result<Self, String> {
         let mut tensors = safetensors::read(bytes)?;
         let vectors = manifest.golden_vectors;
@@ -90,16 +90,16 @@ impl Golden {
         }
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     pub fn vectors(&self) -> usize {
         self.vectors
     }
 
-    /// Runs every row on `policy` and compares. Afterwards its state is back at the start and its noise zero. The
-    /// calling thread becomes one that the policy serves on.
+    /// Runs every row on `policy` and compares the answers. Afterwards the policy has its initial state and
+    /// zero noise. The calling thread is prepared as a thread that the policy serves on.
     ///
     /// # Errors
-    /// The first row that does not match, and how far it is off.
+    /// Fails with the first row that does not match, and its deviation.
     pub fn prove(&self, policy: &mut dyn Policy) -> Result<Proof, String> {
         let _flush = FlushDenormals::enter();
         policy.enter_thread().map_err(|error: PolicyError| error.to_string())?;
@@ -156,19 +156,19 @@ impl Golden {
         Ok(worst)
     }
 
-    /// Every observation, for those who want to ask policies about something.
+    /// Returns every observation. Other measurements use them as realistic inputs.
     pub fn observations(&self) -> impl Iterator<Item = &[f32]> {
         (0..self.vectors).map(|row| self.observation.row(row))
     }
 }
 
-/// A deviation is NaN where one of the two numbers is, and then it is within nothing.
+/// A deviation is NaN if one of the two numbers is NaN. Then no tolerance allows it.
 fn is_within(deviation: f64) -> bool {
     deviation <= 1.0
 }
 
 impl Tolerance {
-    /// What a manifest allows.
+    /// Returns the tolerance that a manifest defines.
     pub fn of(manifest: &Manifest) -> Self {
         let action = &manifest.action;
         Self {
@@ -178,7 +178,7 @@ impl Tolerance {
         }
     }
 
-    /// Whether two values of the element `index` of an action are as good as equal.
+    /// Whether two values of the element `index` of an action are equal within the tolerance.
     pub fn allows(&self, index: usize, found: f32, expected: f32) -> bool {
         is_within(self.action_deviation(index, found, expected))
     }
@@ -197,8 +197,8 @@ impl Tolerance {
     }
 }
 
-/// The distance as a share of the one allowed. Where none is allowed (an element that can have one value only), equal
-/// is zero and anything else infinite.
+/// Returns the distance as a share of the allowed one. If no distance is allowed (an element with only one
+/// possible value), the result is zero for equal values and infinite for others.
 fn share(found: f32, expected: f32, allowed: f64) -> f64 {
     if found == expected {
         return 0.0;

@@ -1,45 +1,65 @@
-//! L2. Policy bundles that prove themselves: a directory with a policy, its manifest, and golden vectors that show, on
-//! the machine and backend that will serve, that it still computes what the trained model did.
+//! L2. Policy bundles: directories with a policy, its manifest, and golden vectors. The vectors prove, on the
+//! machine and backend that will serve, that the policy computes what the trained model computed.
 //!
-//! The order of checks is that of `docs/BUNDLE.md`: manifest, signature, every size and hash, shapes, golden vectors.
-//! Each file is read once, so that the bytes which were hashed are the bytes that run. The first thing that is wrong
-//! ends the loading with the file and the reason, and nothing stays in use.
+//! The order of checks is that of `docs/BUNDLE.md`: manifest, signature, every size and hash, shapes, golden
+//! vectors. Each file is read once, so that the hashed bytes are the bytes that run. The first problem ends
+//! the loading with the file and the reason. Then no part of the bundle stays in use.
 //!
 //! | module | holds |
 //! |---|---|
+//! | `names` | the names of the files |
 //! | `files` | reading under limits, sizes, hashes |
 //! | `trust` | signatures |
 //! | `manifest` | `bundle.toml` |
 //! | `safetensors`, `golden` | the vectors, and running them |
-//! | `agreement` | whether two policies answer alike |
-//! | `serve` | from a path to a proven policy on a backend |
+//! | `agreement` | comparing the answers of two policies |
+//! | `candidate` | what was read at a path, verified and not loaded |
+//! | `load` | the choice of backend and sandbox, and a policy that may serve |
 
 mod agreement;
+mod candidate;
 mod error;
 mod files;
 mod golden;
+mod load;
 mod manifest;
+mod names;
 mod safetensors;
-mod serve;
 mod trust;
 
 pub use crate::hex::hex;
 pub use agreement::{Agreement, AgreementError, Rows, agreement};
+pub use candidate::Candidate;
 pub use error::BundleError;
-pub use files::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 pub use golden::{Golden, Proof, Tolerance};
+pub use load::{LoadError, PassedOver, Sandbox, Served, Unconfined, Verified, load, needs_sandbox};
 pub use manifest::{
-    ActionKind, ActionSpace, FileEntry, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent, Segment,
-    SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
+    ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, NoiseKind, ObservationSpace, Recurrent,
+    Segment, SegmentKind, Slo, Stack, State, StateRule, Statistics, Versions,
 };
-pub use serve::{Candidate, PassedOver, Served};
+pub use names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 pub use trust::{SignatureState, Trust, is_public_key};
 
 use crate::policy::PolicyFile;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// A bundle whose files are what its manifest says they are. No code of it has run.
+/// A bundle whose files are what its manifest says. None of its code has run.
+///
+/// ```no_run
+/// use escapement::bundle::{Bundle, Trust};
+/// use escapement::policy::{Backend, Widths};
+/// use std::path::Path;
+///
+/// // Reads the manifest and checks every size and hash. `Trust` can require a signature.
+/// let bundle = Bundle::open(Path::new("config/example.bundle"), &Trust::default())?;
+/// println!("{}: {} features", bundle.manifest().name, bundle.manifest().observation.dimension);
+///
+/// // Loads the policy, and runs the golden vectors on it.
+/// let served = bundle.load(Backend::Native, Widths { observation: None, action: None })?;
+/// println!("backend {}, {:?}", served.policy.backend(), served.proof);
+/// # Ok::<(), escapement::bundle::BundleError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Bundle {
     path: PathBuf,
@@ -54,8 +74,8 @@ impl Bundle {
     /// Reads and verifies the bundle in a directory.
     ///
     /// # Errors
-    /// [`BundleError::Unreadable`] where there is no directory; [`BundleError::Refused`] with the first file that is
-    /// not what it should be.
+    /// Fails with [`BundleError::Unreadable`] if there is no directory, and with [`BundleError::Refused`] for
+    /// the first file that is wrong.
     pub fn open(path: &Path, trust: &Trust) -> Result<Self, BundleError> {
         let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
         if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
@@ -63,7 +83,7 @@ impl Bundle {
         }
         files::refuse_strangers(path)?;
         let manifest_bytes = files::read_manifest(path)?;
-        // Before the manifest is parsed, so that with a required signature nobody else's bytes reach the parser.
+        // Before the manifest is parsed: with a required signature, unsigned bytes never reach the parser.
         let signature = files::read_signature(path)?;
         let signature = trust.judge(path, &manifest_bytes, signature.as_deref())?;
         let refused = |name: &str, reason: String| BundleError::refused(&path.join(name), reason);
@@ -81,32 +101,32 @@ impl Bundle {
         Ok(Self { path: path.to_owned(), manifest, sha256, signature, policy, golden })
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says about itself.
+    /// Returns the manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The hash of the manifest's bytes, which identifies all of the bundle.
+    /// Returns the hash of the manifest's bytes, which identifies the whole bundle.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
 
-    /// What is known about its signature.
+    /// Returns the state of its signature.
     pub fn signature(&self) -> &SignatureState {
         &self.signature
     }
 
-    /// Its policy, verified and not loaded.
+    /// Returns the policy's file, which is verified and not loaded.
     pub fn policy_file(&self) -> &PolicyFile {
         &self.policy
     }
 
-    /// Its golden vectors.
+    /// Returns the golden vectors.
     pub fn golden(&self) -> &Golden {
         &self.golden
     }

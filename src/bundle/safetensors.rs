@@ -1,7 +1,8 @@
 //! A reader of the safetensors format for float32 tensors, under limits.
 //!
-//! Eight bytes of header length (little-endian), a JSON object from names to dtype, shape and byte range, then the
-//! bytes. The ranges must tile the rest of the file without gap or overlap, so that every byte belongs to one tensor.
+//! Eight bytes of header length (little-endian), a JSON object from names to dtype, shape and byte range,
+//! then the bytes. The ranges must tile the rest of the file without gap or overlap, so that every byte
+//! belongs to one tensor.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// Reads every tensor of a file; the reason where it is not one.
+/// Reads every tensor of a file. Fails with the reason if the file is not valid.
 pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or("shorter than its header's length")?;
     let length = u64::from_le_bytes(*length);

@@ -1,31 +1,32 @@
-//! Whose bundles are taken: minisign signatures over the manifest's bytes.
+//! Which bundles are trusted: minisign signatures over the manifest's bytes.
 //!
 //! The manifest holds the hashes of everything else, so a signature over it covers the whole bundle.
 
 use super::error::BundleError;
-use super::files::SIGNATURE;
+use super::names::SIGNATURE;
 use minisign_verify::{PublicKey, Signature};
 use std::path::Path;
 
-/// Whom to trust.
+/// Which signatures are required and accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trust {
-    /// Whether a bundle without a good signature is refused, and with it every file that stands alone.
+    /// Whether a bundle without a good signature is refused. Then a TorchScript file without a bundle is
+    /// refused as well.
     pub require_signature: bool,
     /// The keys whose signatures are good: the second line of minisign's `.pub` file each.
     pub public_keys: Vec<String>,
 }
 
-/// What is known about a bundle's signature. A bad one never gets this far.
+/// The state of a bundle's signature. A bundle with a bad signature is refused before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureState {
-    /// There is none, and none is required.
+    /// There is no signature, and none is required.
     Absent,
-    /// There is one, and no key is configured to check it with.
+    /// There is a signature, and no key is configured to check it.
     Unchecked,
-    /// It is good.
+    /// The signature is good.
     Good {
-        /// The key that made it, as it is configured.
+        /// The configured key that verifies it.
         public_key: String,
         /// The comment that the signature covers.
         trusted_comment: String,
@@ -33,7 +34,7 @@ pub enum SignatureState {
 }
 
 impl SignatureState {
-    /// The name in reports and JSON.
+    /// Returns the name in reports and JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -49,8 +50,8 @@ pub fn is_public_key(text: &str) -> bool {
 }
 
 impl Trust {
-    /// Judges the signature over `manifest`. Where keys are configured, a signature that is there must be good even
-    /// if none is required: somebody meant it to be checked.
+    /// Checks the signature over `manifest`. If keys are configured, a signature that exists must be good
+    /// even if none is required, because the keys are there to check it.
     pub(super) fn judge(
         &self,
         directory: &Path,
@@ -74,7 +75,7 @@ impl Trust {
             let Ok(public_key) = PublicKey::from_base64(key) else {
                 return Err(refused(&format!("public key {key:?}: not a minisign key")));
             };
-            // Signatures over the bytes themselves, as minisign made them before 0.10, are refused.
+            // Refuses signatures over the bytes themselves, which minisign made before version 0.10.
             if public_key.verify(manifest, &decoded, false).is_ok() {
                 let trusted_comment = decoded.trusted_comment().to_owned();
                 return Ok(SignatureState::Good { public_key: key.clone(), trusted_comment });

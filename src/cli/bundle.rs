@@ -1,5 +1,4 @@
-//! `escapement bundle verify|show|diff|sign-hint`: what a bundle is, whether it is what it says, and whether another one
-//! does the same.
+//! `escapement bundle verify|show|diff|sign-hint`: shows and verifies a bundle, and compares two bundles.
 //!
 //! ```text
 //! $ escapement bundle verify config/example.bundle
@@ -15,21 +14,22 @@
 //! 1
 //! ```
 //!
-//! `verify` does everything that `run` does before it arms. `show` verifies files, hashes and signature, and runs
-//! nothing. `diff` asks both about the same observations: those of both bundles' golden vectors, each by itself, or those
-//! of a file, as one episode. `sign-hint` prints the commands that sign the bundle.
+//! `verify` does everything that `run` does before it arms. `show` verifies files, hashes and signature, and
+//! runs nothing. `diff` calls both policies with the same observations: those of both bundles' golden
+//! vectors, each by itself, or those of a file, as one episode. `sign-hint` prints the commands that sign the
+//! bundle.
 //!
 //! Exit code 0 when all is well, 1 when two bundles differ, 65 when a bundle is bad.
 
 use super::CommandResult;
-use super::confinement::Confinement;
+use super::confinement::{Confinement, Loader};
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{
     self, Agreement, AgreementError, Bundle, Manifest, PassedOver, Rows, Served, SignatureState, StateRule,
     Tolerance, Trust, agreement, hex, is_public_key,
 };
-use crate::policy::{Backend, Execution, Policy, Widths};
+use crate::policy::{Backend, Policy, Widths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub(super) enum Command {
     SignHint(SignHint),
 }
 
-/// Whose bundles are taken.
+/// Which bundles are trusted.
 #[derive(Debug, clap::Args)]
 struct TrustArguments {
     /// A minisign public key whose signatures are good; may be given several times
@@ -141,7 +141,7 @@ pub(super) fn run(command: &Command) -> CommandResult {
     }
 }
 
-/// Tells on standard error that `auto` did not take its first choice.
+/// Prints on standard error that `auto` did not take its first choice.
 pub(super) fn tell_passed_over(passed_over: Option<&PassedOver>) {
     if let Some(PassedOver { backend, reason }) = passed_over {
         eprintln!("escapement: backend {backend} passed over: {reason}");
@@ -152,8 +152,8 @@ const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
-    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |execution| {
-        let Served { policy, proof, passed_over } = bundle.load(execution, ANY_WIDTHS)?;
+    let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |loader| {
+        let Served { policy, proof, passed_over } = loader.load(&bundle, ANY_WIDTHS)?;
         Ok((policy.backend(), proof, passed_over))
     })?;
     if arguments.json {
@@ -336,22 +336,23 @@ fn diff(arguments: &Diff) -> CommandResult {
     let bundles = [Bundle::open(&arguments.a, &trust)?, Bundle::open(&arguments.b, &trust)?];
     let found = arguments
         .confinement
-        .run(arguments.backend.into(), |execution| compare(arguments, &bundles, execution, given))?;
+        .run(arguments.backend.into(), |loader| compare(arguments, &bundles, loader, given))?;
     tell_difference(arguments, &bundles, &found);
     let agree = found.is_ok_and(|found| found.is_complete());
     Ok(if agree { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-/// What both answer, on a thread that opens no files; the reason where there is nothing to compare.
+/// Compares the answers of both, on a thread that cannot open files. Returns the reason if they cannot be
+/// compared.
 fn compare(
     arguments: &Diff,
     bundles: &[Bundle; 2],
-    execution: Execution,
+    loader: Loader,
     given: Option<Matrix>,
 ) -> Result<Result<Agreement, String>, Failure> {
     let mut policies = Vec::new();
     for bundle in bundles {
-        let Served { policy, passed_over, .. } = bundle.load(execution, ANY_WIDTHS)?;
+        let Served { policy, passed_over, .. } = loader.load(bundle, ANY_WIDTHS)?;
         tell_passed_over(passed_over.as_ref());
         policies.push(policy);
     }
@@ -414,7 +415,7 @@ fn tell_difference(arguments: &Diff, bundles: &[Bundle; 2], found: &Result<Agree
 }
 
 fn sign_hint(arguments: &SignHint) -> CommandResult {
-    // Nobody should be told how to sign what is broken.
+    // A broken bundle should not be signed.
     let bundle = Bundle::open(&arguments.bundle, &Trust::default())?;
     let manifest = arguments.bundle.join(bundle::MANIFEST);
     println!("# once, on the machine that signs: makes escapement.key (keep it) and escapement.pub");
@@ -431,7 +432,7 @@ fn sign_hint(arguments: &SignHint) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// A path as a shell takes it.
+/// Returns a path quoted for a shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -1,4 +1,4 @@
-//! `escapement check -c FILE`: says whether a configuration is good and what it means, without touching the machine.
+//! `escapement check -c FILE`: checks a configuration and explains it, without touching the machine.
 //!
 //! ```text
 //! $ escapement check -c config/agent.toml
@@ -11,17 +11,16 @@
 //! escapement: wrong.toml:113: deadline.inference_us = 0: out of range; allowed: a whole number from 1 to 10000000
 //! 78
 //! ```
-//! With `--json`, the configuration with every default filled in, under the names of the file's own keys; what is not
-//! set, and a limit that is infinite, is `null`. A file that is refused gives `{"ok": false, "problems": [...]}`.
+//! With `--json`, it prints the configuration with every default filled in, under the names of the file's own
+//! keys. A key that is not set, and an infinite limit, is `null`. A refused file gives `{"ok": false,
+//! "problems": [...]}`.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle;
-use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem, RecurrentConfig};
+use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
-use escapement_engine::{
-    Backlog, Bounds, BudgetSpec, CarryRule, IdleStrategy, InputCheckMode, OnFull, OnGap, OnMiss,
-};
+use escapement_engine::{Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, OnFull, OnGap, OnMiss};
 use escapement_ring::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -55,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// A reader that went away has read enough.
+/// Prints to standard output. A closed pipe is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -66,7 +65,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// What a person should know who thinks that this file is good: it is, but.
+/// Returns warnings about a file that is valid.
 fn notes(config: &AgentConfig) -> Vec<String> {
     let mut notes = Vec::new();
     if let PolicySource::Path(path) = &config.policy.source {
@@ -221,7 +220,7 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     text
 }
 
-/// What a policy must show before it is taken, and how it is called.
+/// Returns the text about signatures, noise and the input check.
 fn trust(config: &AgentConfig) -> String {
     let trust = &config.policy.trust;
     let signature = match (trust.require_signature, trust.public_keys.len()) {
@@ -280,131 +279,9 @@ fn problem_as_json(problem: &Problem) -> Value {
 }
 
 fn as_json(file: &Path, config: &AgentConfig) -> Value {
-    let settings = &config.settings;
-    let limits = |bounds: &Bounds| -> (Vec<Value>, Vec<Value>) {
-        let both = (0..bounds.dimension()).map(|index| bounds.of(index));
-        both.map(|(low, high)| (number(low), number(high))).unzip()
-    };
-    let (observation_low, observation_high) = limits(&settings.observation_bounds);
-    let (action_low, action_high) = limits(&settings.action_bounds);
-    let numbers = |values: &[f32]| values.iter().copied().map(number).collect::<Vec<_>>();
-    let budget = |budget: BudgetSpec| json!({ "misses": budget.misses, "window": budget.window });
-    let (idle, idle_sleep_us) = match config.engine.idle {
-        IdleStrategy::Spin => ("spin", None),
-        IdleStrategy::Pause => ("pause", None),
-        IdleStrategy::Backoff { sleep } => ("backoff", Some(sleep.as_micros() as u64)),
-    };
-    json!({
-        "ok": true,
-        "file": file,
-        "notes": notes(config),
-        "agent": {
-            "name": config.name,
-            "root": config.root,
-            "state_root": config.state_root,
-            "strict": config.strict,
-            "drain_timeout_ms": config.drain_timeout.0 / 1_000_000,
-            "log": config.log,
-        },
-        "policy": {
-            "path": match &config.policy.source {
-                PolicySource::Path(path) => Some(path),
-                PolicySource::Null => None,
-            },
-            "backend": config.policy.backend.name(),
-            "weights": config.policy.weights.name(),
-            "require_signature": config.policy.trust.require_signature,
-            "public_keys": config.policy.trust.public_keys,
-            "deterministic": config.policy.deterministic,
-            "seed": config.policy.seed,
-            "load_timeout_ms": config.policy.load_timeout.as_millis() as u64,
-            "allow_unsandboxed_torch": config.policy.allow_unsandboxed_torch,
-            "recurrent": {
-                "on_miss": config.policy.recurrent.on_miss.map(carry),
-                "on_gap": config.policy.recurrent.on_gap.map(carry),
-                "burn_in": burn_in(&config.policy.recurrent),
-            },
-        },
-        "fallback": { "bundle": config.policy.fallback },
-        "guard": {
-            "core": config.guard.core.map_or(json!("any"), |core| json!(core)),
-            "wake": config.guard.wake.name(),
-        },
-        "observation": {
-            "dimension": config.dimensions.observation,
-            "capacity": config.observation_capacity,
-            "backlog": match settings.backlog {
-                Backlog::Every => "every",
-                Backlog::Latest => "latest",
-            },
-            "on_gap": match settings.on_gap {
-                OnGap::SafeDefault => "safe_default",
-                OnGap::Count => "count",
-            },
-            "low": observation_low,
-            "high": observation_high,
-            "guard": {
-                "mode": config.policy.guard.mode.name(),
-                "deviations": config.policy.guard.deviations,
-            },
-        },
-        "action": {
-            "dimension": config.dimensions.action,
-            "capacity": config.action_capacity,
-            "low": action_low,
-            "high": action_high,
-            "safe_default": numbers(&settings.safe_default),
-            "neutral": numbers(&settings.neutral),
-            "on_full": match settings.on_full {
-                OnFull::Halt => "halt",
-                OnFull::Drop => "drop",
-            },
-        },
-        "deadline": {
-            "enforce": settings.enforce,
-            "inference_us": settings.deadlines.inference.0 / 1_000,
-            "end_to_end_us": settings.deadlines.end_to_end.0 / 1_000,
-            "max_age_us": settings.deadlines.max_age.map(|age| age.0 / 1_000),
-            "hang_timeout_ms": config.hang_timeout.0 / 1_000_000,
-            "on_miss": match settings.on_miss {
-                OnMiss::Halt => "halt",
-                OnMiss::SafeDefault => "safe_default",
-            },
-            "budget": budget(settings.miss_budget),
-        },
-        "errors": { "budget": budget(settings.error_budget) },
-        "engine": {
-            "core": config.engine.core,
-            "idle": idle,
-            "idle_sleep_us": idle_sleep_us,
-            "realtime_priority": config.engine.realtime_priority,
-            "lock_memory": config.engine.lock_memory,
-        },
-        "warm_up": {
-            "round_calls": config.warm_up.round,
-            "limit_ms": config.warm_up.limit.0 / 1_000_000,
-            "quantile": config.warm_up.quantile,
-        },
-    })
-}
-
-fn carry(rule: CarryRule) -> &'static str {
-    match rule {
-        CarryRule::Keep => "keep",
-        CarryRule::Reset => "reset",
-        CarryRule::BurnIn(_) => "burn_in",
-    }
-}
-
-fn burn_in(recurrent: &RecurrentConfig) -> Option<u32> {
-    [recurrent.on_miss, recurrent.on_gap].into_iter().flatten().find_map(|rule| match rule {
-        CarryRule::BurnIn(observations) => Some(observations),
-        CarryRule::Keep | CarryRule::Reset => None,
-    })
-}
-
-/// The shortest decimal number that stands for this float, where a conversion to 64 bits would show digits that nobody
-/// wrote; `null` for an infinite one.
-fn number(value: f32) -> Value {
-    value.to_string().parse::<f64>().ok().filter(|value| value.is_finite()).map_or(Value::Null, Value::from)
+    let mut json = config::to_json(config);
+    json.insert("ok".to_owned(), json!(true));
+    json.insert("file".to_owned(), json!(file));
+    json.insert("notes".to_owned(), json!(notes(config)));
+    Value::Object(json)
 }

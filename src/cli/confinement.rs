@@ -1,11 +1,11 @@
-//! Where a command may run code out of a policy's file: on a thread that has given up the filesystem first, as the
-//! daemon's do. Who asks about a policy does not trust it yet.
+//! Where a command may run code from a policy's file: on a thread that gives up its access to files first,
+//! like the daemon's. A person who inspects a policy does not trust it yet.
 
 use super::exit::{ExitCode, Failure};
-use crate::os::forbid_files;
-use crate::policy::{Backend, Execution};
+use crate::bundle::{LoadError, Sandbox, Served, Verified, load, needs_sandbox};
+use crate::policy::{Execution, Widths};
 
-/// What is to happen where a thread cannot be confined.
+/// What happens where a thread cannot be confined.
 #[derive(Debug, clap::Args)]
 pub(super) struct Confinement {
     /// Run libtorch also where the kernel cannot take its access to files away (Landlock, Linux 5.13)
@@ -13,34 +13,47 @@ pub(super) struct Confinement {
     allow_unsandboxed_torch: bool,
 }
 
+/// Loads policies on the thread that [`Confinement::run`] provides.
+#[derive(Clone, Copy)]
+pub(super) struct Loader {
+    execution: Execution,
+    sandbox: Sandbox,
+}
+
+impl Loader {
+    /// Loads a policy. The calling thread may have no access to files afterwards.
+    pub(super) fn load<'a>(
+        &self,
+        policy: impl Into<Verified<'a>>,
+        widths: Widths,
+    ) -> Result<Served, Failure> {
+        load(policy, self.execution, widths, self.sandbox).map_err(|error| match error {
+            LoadError::Unconfined(_) => {
+                let message = format!("{error}; --allow-unsandboxed-torch runs it all the same");
+                Failure::new(ExitCode::Permission, message)
+            }
+            LoadError::Bundle(error) => error.into(),
+        })
+    }
+}
+
 impl Confinement {
-    /// Does `work` with what runs the policy. Where that may be libtorch, it is done on a thread of its own that opens no file any
-    /// more: what it needs has been read before, and what it makes is written after. Without a sandbox `auto` has the
-    /// native engine left, which runs nothing from the file.
+    /// Does `work`, which loads policies and calls them. Where one of them may be libtorch, `work` runs on a
+    /// thread of its own, which cannot open files: the caller reads what it needs before, and writes what it
+    /// makes after.
     pub(super) fn run<T: Send>(
         &self,
         execution: Execution,
-        work: impl FnOnce(Execution) -> Result<T, Failure> + Send,
+        work: impl FnOnce(Loader) -> Result<T, Failure> + Send,
     ) -> Result<T, Failure> {
-        let execution = execution.settled();
-        if !cfg!(feature = "torch") || !matches!(execution.backend, Backend::Torch | Backend::Auto) {
-            return work(execution);
+        let allow_unconfined = self.allow_unsandboxed_torch;
+        let loader = Loader { execution, sandbox: Sandbox::Thread { allow_unconfined, tell: |_, _| () } };
+        if !needs_sandbox(execution) {
+            return work(loader);
         }
-        let confined = move || match (forbid_files(), execution.backend) {
-            (Ok(()), _) => work(execution),
-            (Err(_), _) if self.allow_unsandboxed_torch => work(execution),
-            (Err(_), Backend::Auto) => work(Execution { backend: Backend::Native, ..execution }),
-            (Err(reason), _) => Err(Failure::new(
-                ExitCode::Permission,
-                format!(
-                    "backend torch is refused, since it cannot be confined: {reason}; --allow-unsandboxed-torch runs \
-                     it all the same"
-                ),
-            )),
-        };
         std::thread::scope(|scope| {
-            let thread =
-                std::thread::Builder::new().name("confined".to_owned()).spawn_scoped(scope, confined);
+            let thread = std::thread::Builder::new().name("confined".to_owned());
+            let thread = thread.spawn_scoped(scope, move || work(loader));
             match thread.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(result)) => result,
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),

@@ -18,8 +18,8 @@
 //! with `--replay`. The feed and the gateway do not run on the engine's core.
 //!
 //! It exits with 0 only if the ledger holds and the three processes' own counts agree with it, otherwise
-//! with 1. If one of the three fails, the demo prints its line and exits with its code. Ctrl-C ends the run early
-//! with the same report; a second Ctrl-C ends it at once.
+//! with 1. If one of the three fails, the demo prints its line and exits with its code. Ctrl-C ends the run
+//! early with the same report; a second Ctrl-C ends it at once.
 
 use super::CommandResult;
 use super::attach::install_stop_signals;

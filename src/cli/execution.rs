@@ -1,4 +1,4 @@
-//! What runs a policy, as `predict` and `validate` are told.
+//! The arguments of `predict` and `validate` that choose the backend and its weights.
 
 use super::exit::{ExitCode, Failure};
 use crate::policy::{Backend, Execution, Precision};

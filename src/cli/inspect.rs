@@ -1,4 +1,4 @@
-//! `escapement inspect POLICY`: the plan that the native engine makes of a policy, or what stopped it.
+//! `escapement inspect POLICY`: prints the native engine's plan for a policy, or what stopped the lowering.
 //!
 //! ```text
 //! $ escapement inspect config/example.bundle
@@ -15,17 +15,18 @@
 //! one call: 301 ns at the median of 20000; 36 % of the multiply-add limit, 68 % of the load limit
 //! ```
 //!
-//! The limits are those of the core it runs on, measured in the same run: multiply-adds from registers, and loads from
-//! the cache level that the weights fit in. With `--weights bf16` the same for weights that are held that way, and whether
-//! the bundle's golden vectors allow it.
+//! The limits are those of the core, measured in the same run: multiply-adds from registers, and loads from
+//! the cache level that the weights fit in. With `--weights bf16`, it shows the plan with such weights, and
+//! whether the bundle's golden vectors allow them.
 //!
-//! A file that is refused ends with exit code 65. What stopped it stands on standard output as well, with its file, line
-//! and operator apart, and whether libtorch may run it; `--json` gives either under `"lowered": true` or `false`.
+//! A refused file ends with exit code 65. Standard output shows the file, line and operator that stopped the
+//! lowering, and whether libtorch may run it. With `--json`, `"lowered"` is `true` for a plan and `false` for
+//! a refusal.
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use crate::bundle::{Candidate, Proof, Served, Trust};
-use crate::latency::{Objective, validate};
+use crate::bundle::{Candidate, Proof, Sandbox, Served, Trust, load};
+use crate::latency::{Objective, measure_latency};
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
 use escapement_engine::synthetic_observations;
 use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
@@ -49,7 +50,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Calls that the figure under the plan is the median of.
+/// Calls whose median is printed under the plan.
 const CALLS: u64 = 20_000;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
@@ -104,7 +105,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// What stopped the lowering, in full on standard output, before the one line that every failure gets.
+/// Prints what stopped the lowering in full on standard output, before the line that every failure gets.
 fn refused(arguments: &Arguments, path: &Path, refusal: Refusal) -> Failure {
     let unsupported = refusal.kind == RefusalKind::Unsupported;
     let torch = cfg!(feature = "torch");
@@ -138,9 +139,9 @@ fn refused(arguments: &Arguments, path: &Path, refusal: Refusal) -> Failure {
     refusal.at(path).into()
 }
 
-/// What golden vectors say about the weights as they are held.
+/// The result of the golden vectors with these weights.
 enum Golden {
-    /// There are none: the file stands alone.
+    /// There are no golden vectors: the file has no bundle.
     None,
     Agrees(Proof),
     Refuses(String),
@@ -149,7 +150,8 @@ enum Golden {
 fn golden(candidate: &Candidate, weights: Precision) -> Golden {
     let Candidate::Bundle(bundle) = candidate else { return Golden::None };
     let execution = Execution { backend: Backend::Native, weights };
-    match bundle.load(execution, Widths { observation: None, action: None }) {
+    let widths = Widths { observation: None, action: None };
+    match load(bundle.as_ref(), execution, widths, Sandbox::None) {
         Ok(Served { proof: Some(proof), .. }) => Golden::Agrees(proof),
         Ok(Served { proof: None, .. }) => Golden::None,
         Err(error) => Golden::Refuses(error.to_string()),
@@ -181,7 +183,7 @@ impl Golden {
     }
 }
 
-/// How fast the plan runs, and how near the core's limits that is.
+/// How fast the plan runs, and its share of the core's limits.
 #[derive(serde::Serialize)]
 struct Speed {
     calls: u64,
@@ -194,7 +196,7 @@ fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
     let mut clock = MachineClock::new();
     let observations = synthetic_observations(policy.dimensions().observation, 64);
     let objective = Objective { trials: CALLS, deadline: Nanos::from_millis(1), share: 0.0 };
-    let p50_ns = validate(policy, &mut clock, &observations, objective)
+    let p50_ns = measure_latency(policy, &mut clock, &observations, objective)
         .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?
         .summary()
         .inference_ns

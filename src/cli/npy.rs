@@ -1,14 +1,14 @@
 //! Float32 matrices in NumPy's `.npy` format (NumPy Enhancement Proposal 1).
 //!
-//! Of the format, what `numpy.save` writes for a C-ordered float32 matrix. The crates that read all of it parse the
-//! header as Python and bring a C compiler into the default build for that; this header is one of few fixed forms.
+//! It supports what `numpy.save` writes for a C-ordered float32 matrix. Crates that read the whole format
+//! parse the header as Python, and need a C compiler in the default build. This header has few fixed forms.
 
 use super::exit::{ExitCode, Failure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Header blocks end on a multiple of this.
+/// The header ends at a multiple of this many bytes.
 const ALIGN: usize = 64;
 
 /// A float32 matrix, row by row.
@@ -49,7 +49,7 @@ impl Matrix {
         Ok(Self { rows, width, values })
     }
 
-    /// Writes beside the target and renames, so that a full disk leaves no half of a file.
+    /// Writes a file beside the target and renames it, so that a full disk leaves no partial file.
     pub(super) fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
@@ -74,7 +74,8 @@ impl Matrix {
     }
 }
 
-/// The header's text, by its length field (two bytes in version 1, four in later ones), and what follows it.
+/// Returns the header's text and the bytes after it. The length field has two bytes in version 1, four in
+/// later ones.
 fn split_header(rest: &[u8]) -> Option<(&str, &[u8])> {
     let (version, rest) = rest.split_at_checked(2)?;
     let field = if version[0] == 1 { 2 } else { 4 };
@@ -84,7 +85,7 @@ fn split_header(rest: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(header).ok()?, data))
 }
 
-/// The value of a key in the header's dictionary.
+/// Returns the value of a key in the header's dictionary.
 fn entry<'a>(header: &'a str, key: &str) -> Result<&'a str, String> {
     let missing = || format!("the .npy header has no {key}");
     let (_, after) = header.split_once(key).ok_or_else(missing)?;

@@ -1,16 +1,17 @@
-//! `escapement predict POLICY --observations FILE.npy --out FILE.npy`: runs a policy over recorded observations.
+//! `escapement predict POLICY --observations FILE.npy --out FILE.npy`: runs a policy over recorded
+//! observations.
 //!
 //! ```text
 //! $ escapement predict config/example.bundle --observations observations.npy --out actions.npy --backend torch
 //! 10000 actions of 3 from 10000 observations of 24, backend torch
 //! ```
 //!
-//! Observations are float32 `[n, observation]` in C order, actions are written as float32 `[n, action]`. Neither rings
-//! nor deadlines are involved: this is the policy's own answer, to be compared with the one in Python.
+//! Observations are float32 `[n, observation]` in C order, actions are written as float32 `[n, action]`.
+//! Rings and deadlines are not involved: this is the policy's own answer, for comparison with Python.
 //!
-//! A recurrent policy carries its state from row to row, beginning with its initial one, and again at every row for which
-//! `--episode-starts` is not zero. With `--stochastic` the policy gets noise, row i that of the sequence number i: what a
-//! daemon with the same seed answers to an observation of that number.
+//! A recurrent policy carries its state from row to row. It starts from the initial state at the first row,
+//! and at every row where `--episode-starts` is not zero. With `--stochastic` the policy gets noise: row i
+//! gets the noise of the sequence number i, as in a daemon with the same seed.
 
 use super::CommandResult;
 use super::confinement::Confinement;
@@ -64,8 +65,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let widths = Widths { observation: Some(observations.width), action: None };
     let kind = candidate.manifest().and_then(|manifest| manifest.noise).filter(|_| arguments.stochastic);
     let noise = kind.map(|noise| Noise::new(arguments.seed, noise.kind.into()));
-    let (actions, backend) = arguments.confinement.run(execution, |execution| {
-        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
+    let (actions, backend) = arguments.confinement.run(execution, |loader| {
+        let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let actions = predict(policy.as_mut(), &observations, starts.as_ref(), noise)?;
         Ok((actions, policy.backend()))
@@ -78,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     Ok(ExitCode::Ok)
 }
 
-/// Where episodes begin, one number for each observation.
+/// Reads where episodes begin: one number for each observation.
 fn read_starts(path: &Path, rows: usize) -> Result<Matrix, Failure> {
     let starts = Matrix::read(path)?;
     if (starts.rows, starts.width) == (rows, 1) {

@@ -8,14 +8,14 @@
 //! backend native, core 1: 100.0000 % within 100 us, 99 % asked for: pass
 //! ```
 //!
-//! The policy is called in a loop on a pinned core, after a warm-up, with nothing enforced. Beside its latencies stand
-//! the platform's own hiccups, measured in turn with them (see the `validation` module). Observations are made up,
-//! uniform in -1 to 1, unless a file of them is given. The objective is the one that a bundle claims in `[slo]`, unless
-//! another is given; without either it is 99 % within 100 µs. Exit code 0 when the share asked for met the deadline and no
-//! regression against the baseline was found, else 1.
+//! It calls the policy in a loop on a pinned core, after a warm-up, with nothing enforced. It measures the
+//! platform's own hiccups in turn with the calls (see the `latency` module). Observations are random, uniform
+//! in -1 to 1, unless a file is given. The objective is the given one, else the bundle's claim in `[slo]`,
+//! else 99 % within 100 µs. Exit code 0 if that share met the deadline and there is no regression against the
+//! baseline, else 1.
 //!
-//! A baseline is what an earlier `--json` printed. A run regresses when its median exceeds the baseline's by more than
-//! both runs vary by themselves, plus 5 %.
+//! A baseline is the output of an earlier run with `--json`. A run is a regression if its median exceeds the
+//! baseline's by more than the variation of both runs, plus 5 %.
 
 use super::CommandResult;
 use super::confinement::Confinement;
@@ -26,7 +26,7 @@ use crate::bundle::{Candidate, Served, Slo, Trust};
 use crate::evidence::{Interval, MissKind, Timeline, judge};
 use crate::evidence::{ThreadWatch, steal_is_accounted};
 use crate::latency::{
-    Baseline, Comparison, MissCounts, Objective, Validation, html_report, validate_explained,
+    Baseline, Comparison, LatencyReport, MissCounts, Objective, html_report, measure_explained,
 };
 use crate::os::{lock_all_memory, pin_to, prefault_stack};
 use crate::policy::{Precision, Widths};
@@ -85,11 +85,11 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Observations that are made up when none are given.
+/// Random observations, if none are given.
 const MADE_UP: usize = 1024;
 
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
-    // Everything that can be wrong with the arguments comes before the minutes that a long run may take.
+    // Checks all arguments first: a long run may take minutes.
     let execution = arguments.execution.execution()?;
     let baseline = arguments.baseline.as_deref().map(read_baseline).transpose()?;
     let given = arguments.observations.as_deref().map(Matrix::read).transpose()?;
@@ -100,8 +100,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
     let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
     let widths = Widths { observation, action: None };
-    let (validation, core) = arguments.confinement.run(execution, |execution| {
-        let Served { mut policy, passed_over, .. } = candidate.load(execution, widths)?;
+    let (report, core) = arguments.confinement.run(execution, |loader| {
+        let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let width = policy.dimensions().observation;
         let observations = match &given {
@@ -115,18 +115,18 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             }
             None => "any".to_owned(),
         };
-        // Without the permission the figures show the page faults there are; the daemon's own start says so.
+        // Without the permission, the figures include page faults. The daemon reports that at its start.
         let _ = lock_all_memory();
         prefault_stack();
         let mut explainer = Explainer::new(objective.deadline);
         let explain = |late: &[Interval], counts: &mut MissCounts| explainer.explain(late, counts);
         let clock = &mut MachineClock::new();
-        let validation = validate_explained(policy.as_mut(), clock, &observations, objective, explain)
+        let report = measure_explained(policy.as_mut(), clock, &observations, objective, explain)
             .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
-        Ok((validation, core))
+        Ok((report, core))
     })?;
 
-    let summary = validation.summary();
+    let summary = report.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
     if let Some(path) = &arguments.html {
         let title = match execution.weights {
@@ -135,16 +135,16 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
                 format!("{}, {} weights", arguments.policy.display(), weights.name())
             }
         };
-        write(path, html_report(&validation, &title).as_bytes())?;
+        write(path, html_report(&report, &title).as_bytes())?;
     }
     if let Some(path) = &arguments.hlog {
-        write(path, &interval_log(&validation))?;
+        write(path, &interval_log(&report))?;
     }
     if arguments.json {
         let json = serde_json::to_string_pretty(&summary).expect("figures are plain numbers and words");
         println!("{json}");
     } else {
-        print(&validation, execution.weights, &core, comparison);
+        print(&report, execution.weights, &core, comparison);
     }
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
@@ -153,10 +153,10 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             comparison.median_ratio, comparison.noise_ratio
         );
     }
-    Ok(if validation.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
+    Ok(if report.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-/// Says why calls were late, by what the kernel records about this thread between two blocks of calls.
+/// Finds why calls were late, from what the kernel records about this thread between two blocks of calls.
 struct Explainer {
     watch: Option<ThreadWatch>,
     timeline: Timeline,
@@ -192,7 +192,7 @@ impl Explainer {
     }
 }
 
-/// What is asked of the policy: what was typed, else what its bundle claims, else 99 % within 100 µs.
+/// Returns the objective: the given one, else the bundle's claim, else 99 % within 100 µs.
 fn objective(arguments: &Arguments, claim: Option<Slo>) -> Objective {
     let deadline = match (arguments.deadline_us, claim) {
         (Some(microseconds), _) => Nanos::from_micros(microseconds),
@@ -221,8 +221,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, bytes).map_err(|error| Failure::from_io(path, &error))
 }
 
-fn print(validation: &Validation, weights: Precision, core: &str, comparison: Option<Comparison>) {
-    let (summary, objective) = (validation.summary(), validation.objective);
+fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Option<Comparison>) {
+    let (summary, objective) = (report.summary(), report.objective);
     println!(
         "{:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "ns", "count", "min", "p50", "p90", "p99", "p99.9", "max"
@@ -242,8 +242,8 @@ fn print(validation: &Validation, weights: Precision, core: &str, comparison: Op
         objective.share * 100.0,
         summary.verdict
     );
-    if !validation.misses.is_empty() {
-        let counts = validation.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
+    if !report.misses.is_empty() {
+        let counts = report.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
         println!("late by cause: {}", counts.collect::<Vec<_>>().join(", "));
     }
     if let Some(comparison) = comparison {
@@ -254,8 +254,8 @@ fn print(validation: &Validation, weights: Precision, core: &str, comparison: Op
     }
 }
 
-/// Both histograms in the interval-log format of HdrHistogram (version 1.3), tagged by what they are.
-fn interval_log(validation: &Validation) -> Vec<u8> {
+/// Returns both histograms in the interval-log format of HdrHistogram (version 1.3), each with a tag.
+fn interval_log(report: &LatencyReport) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut serializer = V2Serializer::new();
     let mut log = IntervalLogWriterBuilder::new()
@@ -268,7 +268,7 @@ fn interval_log(validation: &Validation) -> Vec<u8> {
         log.write_histogram(histogram.as_hdr(), Duration::ZERO, Duration::ZERO, Some(tag))
             .expect("a vector takes all");
     };
-    add("inference", &validation.inference);
-    add("hiccup", &validation.hiccup);
+    add("inference", &report.inference);
+    add("hiccup", &report.hiccup);
     bytes
 }

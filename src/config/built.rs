@@ -1,10 +1,10 @@
-//! The configuration as the daemon uses it: every value checked, every default filled in.
+//! The configuration that the daemon runs on: every value is checked, every default is filled in.
 
 use crate::bundle::Trust;
 use crate::policy::{Dimensions, Precision};
 use escapement_engine::{CarryRule, GuardWake, IdleStrategy, InputCheckSpec, Settings, WarmUpSpec};
 use escapement_ring::clock::Nanos;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One agent.
@@ -14,11 +14,12 @@ pub struct AgentConfig {
     pub name: String,
     /// The directory that holds the agents' directories; `None` for the machine's default.
     pub root: Option<PathBuf>,
-    /// The directory that holds the agents' state directories; `None` for the machine's or the user's default.
+    /// The directory that holds the agents' state directories; `None` for the machine's or the user's
+    /// default.
     pub state_root: Option<PathBuf>,
     /// Whether a missing permission or an unsuitable machine refuses the start, instead of degrading it.
     pub strict: bool,
-    /// What answers observations.
+    /// The policy, which answers observations.
     pub policy: PolicyConfig,
     /// Widths of the two vectors.
     pub dimensions: Dimensions,
@@ -28,17 +29,17 @@ pub struct AgentConfig {
     pub action_capacity: u64,
     /// How the engine's thread runs.
     pub engine: EngineConfig,
-    /// How the guard runs that answers at the deadline.
+    /// How the deadline guard runs.
     pub guard: DeadlineGuardConfig,
     /// How long a call of the policy may take before the process ends as hung.
     pub hang_timeout: Nanos,
-    /// How it warms up.
+    /// How the agent warms up.
     pub warm_up: WarmUpSpec,
-    /// What a tick goes by.
+    /// The settings of a tick.
     pub settings: Settings,
-    /// How long a drain may take before the rest is left in the ring.
+    /// How long a drain may take. Then the rest stays in the ring.
     pub drain_timeout: Nanos,
-    /// Filter of the log, as `tracing-subscriber` reads it.
+    /// The log filter, in the syntax of `tracing-subscriber`.
     pub log: String,
 }
 
@@ -49,32 +50,33 @@ pub struct PolicyConfig {
     pub source: PolicySource,
     /// What runs it.
     pub backend: Backend,
-    /// How it holds the weights; in bfloat16 only with the native backend.
+    /// How it holds the weights. Only the native backend has bfloat16.
     pub weights: Precision,
-    /// Whose bundles are taken.
+    /// Which bundles are trusted.
     pub trust: Trust,
     /// Whether actions are the deterministic ones, without noise.
     pub deterministic: bool,
-    /// What noise is drawn from; `None` draws a new one at every start.
+    /// The seed of the noise; `None` draws a new one at every start.
     pub seed: Option<u64>,
     /// How long loading may take, golden vectors included.
     pub load_timeout: Duration,
     /// Whether libtorch may run where the kernel cannot take write access away from it.
     pub allow_unsandboxed_torch: bool,
-    /// What is done about features unlike those of the training.
+    /// What happens with features unlike those of the training.
     pub guard: InputCheckSpec,
-    /// What answers where the policy fails, before the constant default does: a bundle, or a TorchScript file.
+    /// The policy that answers if the main one fails, before the constant default: a bundle or a TorchScript
+    /// file.
     pub fallback: Option<PathBuf>,
-    /// What becomes of carried state, where the file says otherwise than the bundle.
+    /// The rules for carried state that replace the bundle's.
     pub recurrent: RecurrentConfig,
 }
 
-/// What the file says about carried state; `None` leaves it to the bundle.
+/// The file's rules for carried state; `None` leaves the rule to the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecurrentConfig {
-    /// At a tick whose action was not the policy's.
+    /// At a tick whose action did not come from the policy.
     pub on_miss: Option<CarryRule>,
-    /// At a break in the feed's sequence, or where observations were skipped.
+    /// At a break in the feed's sequence, or if observations were skipped.
     pub on_gap: Option<CarryRule>,
 }
 
@@ -90,10 +92,20 @@ pub struct DeadlineGuardConfig {
 /// Where a policy comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
-    /// A bundle directory, or a TorchScript file that stands alone.
+    /// A bundle directory, or a TorchScript file.
     Path(PathBuf),
     /// Nothing is loaded: the `null` backend answers zeros.
     Null,
+}
+
+impl PolicySource {
+    /// Returns the path that the policy is loaded from; `None` if nothing is loaded.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Null => None,
+        }
+    }
 }
 
 pub use crate::policy::Backend;

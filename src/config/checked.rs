@@ -1,11 +1,12 @@
-//! From settings that are right one by one to a configuration that is right as a whole.
+//! Checks settings, each right in itself, against each other, and builds the configuration.
 
 use super::built::{
     AgentConfig, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
 };
 use super::document::{Document, Setting};
-use super::raw::{self, Idle, Raw, State};
+use super::keys::{self, Raw};
 use super::rule::{Numbers, Place};
+use super::words::{CarryWord, IdleWord};
 use crate::bundle::Trust;
 use crate::policy::{Backend, Dimensions, Execution};
 use escapement_engine::{
@@ -17,22 +18,22 @@ use escapement_ring::wire::{ActionHeader, MAX_DIMENSION, ObservationHeader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-// Every dimension that a file may ask for fits a slot, so that no file has to be refused for its slots.
+// Every dimension that a file may set fits a slot, so no file is refused for the size of its slots.
 const _: () = assert!(ObservationHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
 const _: () = assert!(ActionHeader::slot_size(MAX_DIMENSION) <= MAX_SLOT_SIZE as usize);
 
 const DEFAULT_IDLE_SLEEP_US: u64 = 50;
 
-/// Builds the configuration, or notes what contradicts what. `directory` is the one that holds the file. `None` only
-/// where a problem was noted.
+/// Builds the configuration, or notes contradictions. `directory` holds the file. Returns `None` only if a
+/// problem was noted.
 pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<AgentConfig> {
     let policy = policy(document, raw, directory);
     let observation_dimension = raw.observation.dimension.value as usize;
     let (low, high) = (&raw.observation.low, &raw.observation.high);
     let observation_bounds = bounds(document, observation_dimension, low, high);
     let action = action(document, &raw.action);
-    let (deadlines, miss_budget) = deadline(document, &raw.deadline);
-    let error_budget = budget(document, &raw.errors);
+    let (deadlines, miss_budget) = deadline(document, raw);
+    let error_budget = budget(document, &raw.error_budget.misses, &raw.error_budget.window);
     let engine = engine(document, &raw.engine);
     let guard = guard(document, raw);
     let hang_timeout = hang_timeout(document, &raw.deadline);
@@ -86,7 +87,7 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
         }
         (Some(path), _) => PolicySource::Path(directory.join(&path.value)),
         (None, _) => {
-            let at = policy.place.as_ref().map_or(0, |place| place.start);
+            let at = document.place_of_table("policy").map_or(0, |place| place.start);
             let allowed = Some("a path; none only with policy.backend = \"null\"".to_owned());
             document.note("policy.path", at, None, "missing".to_owned(), allowed);
             return None;
@@ -127,7 +128,7 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
 }
 
 fn fallback(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<PathBuf> {
-    let fallback = raw.fallback.as_ref()?;
+    let fallback = raw.fallback.bundle.as_ref()?;
     if raw.policy.backend.value == Backend::Null {
         let what = "has no effect, as the policy that policy.backend = \"null\" names never fails".to_owned();
         document.contradicts(fallback, what, "no fallback with the backend \"null\"".to_owned());
@@ -135,17 +136,17 @@ fn fallback(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Path
     Some(directory.join(&fallback.value))
 }
 
-fn recurrent(document: &Document<'_>, recurrent: &raw::Recurrent) -> RecurrentConfig {
+fn recurrent(document: &Document<'_>, recurrent: &keys::Recurrent) -> RecurrentConfig {
     let burn_in = recurrent.burn_in.as_ref();
-    let rule = |key: Option<&Setting<State>>| {
+    let rule = |key: Option<&Setting<CarryWord>>| {
         Some(match key?.value {
-            State::Keep => CarryRule::Keep,
-            State::Reset => CarryRule::Reset,
-            State::BurnIn => CarryRule::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
+            CarryWord::Keep => CarryRule::Keep,
+            CarryWord::Reset => CarryRule::Reset,
+            CarryWord::BurnIn => CarryRule::BurnIn(burn_in.map_or(0, |burn_in| burn_in.value as u32)),
         })
     };
     let keys = [recurrent.on_miss.as_ref(), recurrent.on_gap.as_ref()];
-    let mut asking = keys.into_iter().flatten().filter(|key| key.value == State::BurnIn);
+    let mut asking = keys.into_iter().flatten().filter(|key| key.value == CarryWord::BurnIn);
     match (asking.next(), burn_in) {
         (Some(key), None) => {
             let what = "says nothing of how long, as policy.recurrent.burn_in is not set".to_owned();
@@ -160,7 +161,7 @@ fn recurrent(document: &Document<'_>, recurrent: &raw::Recurrent) -> RecurrentCo
     RecurrentConfig { on_miss: rule(keys[0]), on_gap: rule(keys[1]) }
 }
 
-/// A guard on the engine's own core would wait for the engine to be done.
+/// A guard on the engine's own core could not run before the engine is done.
 fn guard(document: &Document<'_>, raw: &Raw) -> DeadlineGuardConfig {
     let core = &raw.guard.core;
     if let (Some(own), Some(engine)) = (core.value, &raw.engine.core)
@@ -172,8 +173,8 @@ fn guard(document: &Document<'_>, raw: &Raw) -> DeadlineGuardConfig {
     DeadlineGuardConfig { core: core.value.map(|core| core as usize), wake: raw.guard.wake.value }
 }
 
-/// A policy that hangs is one that is long past its deadline.
-fn hang_timeout(document: &Document<'_>, deadline: &raw::Deadline) -> Nanos {
+/// The hang timeout must be longer than the deadline.
+fn hang_timeout(document: &Document<'_>, deadline: &keys::Deadline) -> Nanos {
     let (timeout, end_to_end) = (&deadline.hang_timeout_ms, &deadline.end_to_end_us);
     if timeout.value * 1_000 <= end_to_end.value {
         if timeout.place.is_some() {
@@ -189,7 +190,7 @@ fn hang_timeout(document: &Document<'_>, deadline: &raw::Deadline) -> Nanos {
 
 type ActionParts = (Bounds, Box<[f32]>, Box<[f32]>);
 
-fn action(document: &Document<'_>, action: &raw::Action) -> Option<ActionParts> {
+fn action(document: &Document<'_>, action: &keys::Action) -> Option<ActionParts> {
     let dimension = action.dimension.value as usize;
     let bounds = bounds(document, dimension, &action.low, &action.high);
     let safe_default = elements(document, dimension, &action.safe_default, bounds.as_ref());
@@ -200,7 +201,7 @@ fn action(document: &Document<'_>, action: &raw::Action) -> Option<ActionParts> 
     Some((bounds?, safe_default?, neutral?))
 }
 
-/// The limits of every element, each low one at most its high one.
+/// Returns the limits of every element. Each lower limit must be at most the upper one.
 fn bounds(
     document: &Document<'_>,
     dimension: usize,
@@ -210,7 +211,7 @@ fn bounds(
     let (lows, highs) = (spread(document, dimension, low)?, spread(document, dimension, high)?);
     let inverted = lows.iter().zip(&highs).position(|(low, high)| low > high);
     let Some(index) = inverted else { return Bounds::new(lows, highs) };
-    // Told at the one that is written for this element alone, if there is one.
+    // Reported at the limit that is written for this element alone, if there is one.
     let (at, other, side, bound) = match (&low.value, &high.value) {
         (Numbers::Every(_), Numbers::Each(_)) => (high, low, "below", lows[index]),
         _ => (low, high, "above", highs[index]),
@@ -228,7 +229,7 @@ fn bounds(
     None
 }
 
-/// One number for each element.
+/// Returns one number for each element.
 fn spread(document: &Document<'_>, dimension: usize, setting: &Setting<Numbers>) -> Option<Vec<f32>> {
     match &setting.value {
         Numbers::Every(value) => Some(vec![*value; dimension]),
@@ -242,7 +243,7 @@ fn spread(document: &Document<'_>, dimension: usize, setting: &Setting<Numbers>)
     }
 }
 
-/// One number for each element, within the bounds where those are known.
+/// Returns one number for each element. They must be within the bounds, if those are known.
 fn elements(
     document: &Document<'_>,
     dimension: usize,
@@ -272,10 +273,11 @@ fn wrong_length<T>(document: &Document<'_>, setting: &Setting<T>, found: usize, 
     document.contradicts(setting, what, format!("an array of length {dimension}"));
 }
 
-fn deadline(document: &Document<'_>, deadline: &raw::Deadline) -> (Deadlines, BudgetSpec) {
+fn deadline(document: &Document<'_>, raw: &Raw) -> (Deadlines, BudgetSpec) {
+    let deadline = &raw.deadline;
     let (inference, end_to_end) = (&deadline.inference_us, &deadline.end_to_end_us);
     if end_to_end.value < inference.value {
-        // The tick contains the call, so the call's own deadline could never be the one that is missed.
+        // The tick contains the call, so the call could never miss its own deadline alone.
         if end_to_end.place.is_some() {
             let what = format!("less than {}", named(inference));
             document.contradicts(end_to_end, what, format!("{} or more", inference.value));
@@ -284,11 +286,13 @@ fn deadline(document: &Document<'_>, deadline: &raw::Deadline) -> (Deadlines, Bu
             document.contradicts(inference, what, format!("{} or less", end_to_end.value));
         }
     }
-    if let (Some(place), OnMiss::SafeDefault) = (&deadline.budget.place, deadline.on_miss.value) {
+    if let (Some(place), OnMiss::SafeDefault) =
+        (document.place_of_table("deadline.budget"), deadline.on_miss.value)
+    {
         let what = "has no effect, as deadline.on_miss = \"safe_default\" never halts on a miss".to_owned();
         let allowed = Some("a budget only with deadline.on_miss = \"halt\"".to_owned());
-        // A table with a heading of its own is shown by its name alone.
-        let value = document.written(place).filter(|text| !text.starts_with('['));
+        // A table with its own heading is shown by its name alone.
+        let value = document.written(&place).filter(|text| !text.starts_with('['));
         document.note("deadline.budget", place.start, value, what, allowed);
     }
     let deadlines = Deadlines {
@@ -296,13 +300,12 @@ fn deadline(document: &Document<'_>, deadline: &raw::Deadline) -> (Deadlines, Bu
         end_to_end: Nanos::from_micros(end_to_end.value),
         max_age: deadline.max_age_us.as_ref().map(|age| Nanos::from_micros(age.value)),
     };
-    (deadlines, budget(document, &deadline.budget))
+    (deadlines, budget(document, &raw.miss_budget.misses, &raw.miss_budget.window))
 }
 
-fn budget(document: &Document<'_>, budget: &raw::Budget) -> BudgetSpec {
-    let (misses, window) = (&budget.misses, &budget.window);
+fn budget(document: &Document<'_>, misses: &Setting<u64>, window: &Setting<u64>) -> BudgetSpec {
     if misses.value >= window.value {
-        // Not even a window full of failures would exceed it.
+        // Even a window full of failures would not exceed it.
         if misses.place.is_some() {
             let what = format!("never exceeded, with {}", named(window));
             document.contradicts(misses, what, format!("less than {}", window.value));
@@ -314,16 +317,16 @@ fn budget(document: &Document<'_>, budget: &raw::Budget) -> BudgetSpec {
     BudgetSpec { misses: misses.value as u32, window: window.value as u32 }
 }
 
-fn engine(document: &Document<'_>, engine: &raw::Engine) -> EngineConfig {
+fn engine(document: &Document<'_>, engine: &keys::Engine) -> EngineConfig {
     let sleep_us = engine.idle_sleep_us.as_ref();
     let idle = match engine.idle.value {
-        Idle::Spin => IdleStrategy::Spin,
-        Idle::Pause => IdleStrategy::Pause,
-        Idle::Backoff => IdleStrategy::Backoff {
+        IdleWord::Spin => IdleStrategy::Spin,
+        IdleWord::Pause => IdleStrategy::Pause,
+        IdleWord::Backoff => IdleStrategy::Backoff {
             sleep: Duration::from_micros(sleep_us.map_or(DEFAULT_IDLE_SLEEP_US, |sleep| sleep.value)),
         },
     };
-    if let (Some(sleep), Idle::Spin | Idle::Pause) = (sleep_us, engine.idle.value) {
+    if let (Some(sleep), IdleWord::Spin | IdleWord::Pause) = (sleep_us, engine.idle.value) {
         let what = "has no effect, as engine.idle never sleeps".to_owned();
         document.contradicts(sleep, what, "a sleep only with engine.idle = \"backoff\"".to_owned());
     }
@@ -335,7 +338,7 @@ fn engine(document: &Document<'_>, engine: &raw::Engine) -> EngineConfig {
     }
 }
 
-/// A setting as a message about another one names it.
+/// Returns the text for a setting in a message about another one.
 fn named(setting: &Setting<u64>) -> String {
     let origin = if setting.place.is_none() { " (the default)" } else { "" };
     format!("{} = {}{origin}", setting.path, setting.value)

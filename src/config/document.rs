@@ -1,8 +1,8 @@
-//! The text as a tree with places, read key by key. What is read is noted, so that one walk at the end finds every
-//! key that nobody asked for; what is wrong is noted too, so that one run reports all of it.
+//! The text as a tree with places, read key by key. Every read is noted, so that a walk at the end finds the
+//! keys that were never read. Every problem is noted as well, so that one run reports all of them.
 
 use super::error::{ConfigError, Problem, one_line};
-use super::rule::{Allowed, Node, Place, Rule};
+use super::rule::{Node, Place, Rule};
 use std::cell::RefCell;
 use std::path::Path;
 use toml::Spanned;
@@ -10,34 +10,12 @@ use toml::de::DeTable;
 
 /// Characters of a key or value that a message shows.
 const SHOWN_CHARACTERS: usize = 60;
-/// Problems that are reported. More of them say nothing more about a file, and a hostile one may have any number.
+/// Problems that are reported. More would not help, and a hostile file may have any number.
 const REPORTED_PROBLEMS: usize = 50;
-/// Characters of a key up to which a hint is looked for; no known key is half as long.
+/// The longest key, in characters, for which a hint is searched. Every known key is less than half as long.
 const HINT_CHARACTERS: usize = 64;
 
-/// A key of the file format: found out by reading, so that it cannot differ from what is read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Key {
-    /// Table and name, as in `deadline.inference_us`.
-    pub path: String,
-    /// What it may hold.
-    pub allowed: Allowed,
-    /// Whether it must be there.
-    pub presence: Presence,
-}
-
-/// Whether a key must be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It must.
-    Required,
-    /// It need not: there is a default value.
-    Default,
-    /// It need not: without it the feature is off, or follows from other keys.
-    Optional,
-}
-
-/// A value that keeps to the rule of its key.
+/// A value that follows the rule of its key.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Setting<T> {
     pub(super) value: T,
@@ -46,29 +24,30 @@ pub(super) struct Setting<T> {
     pub(super) place: Option<Place>,
 }
 
-/// One file: its text, the tree, and what was found so far.
+/// One file: its text, the tree, and the problems found so far.
 pub(super) struct Document<'t> {
     file: &'t Path,
     text: &'t str,
     root: Spanned<DeTable<'t>>,
-    keys: RefCell<Vec<Key>>,
+    /// Paths of the keys that were asked for.
+    keys: RefCell<Vec<String>>,
     tables: RefCell<Vec<String>>,
-    /// With the place of each, for the order.
+    /// Each with its place, for the order.
     problems: RefCell<Vec<(usize, Problem)>>,
 }
 
-/// One table of the file, there or not.
+/// One table of the file, which may be missing.
 pub(super) struct Table<'d, 't> {
     document: &'d Document<'t>,
     path: String,
     entries: Option<&'d DeTable<'t>>,
     /// Where it begins; `None` if it is not there.
-    pub(super) place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl<'t> Document<'t> {
-    /// Parses the text. A text that is not TOML gives the first place where it is not: what follows such a place
-    /// cannot be understood.
+    /// Parses the text. Fails with the first place that is not TOML, because what follows it cannot be
+    /// understood.
     pub(super) fn parse(text: &'t str, file: &'t Path) -> Result<Self, ConfigError> {
         let (root, mut errors) = DeTable::parse_recoverable(text);
         errors.sort_by_key(|error| error.span().map_or(text.len(), |place| place.start));
@@ -94,13 +73,33 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// A top-level table.
-    pub(super) fn table(&self, name: &str) -> Table<'_, 't> {
-        self.table_at(self.root.get_ref().get(name), name.to_owned())
+    /// Returns the table at `path`, which may stand in another one: `policy.recurrent`.
+    pub(super) fn table(&self, path: &str) -> Table<'_, 't> {
+        let mut names = path.split('.');
+        let outer = names.next().unwrap_or_default();
+        let table = self.table_at(self.root.get_ref().get(outer), outer.to_owned());
+        names.fold(table, |table, name| table.table(name))
+    }
+
+    /// Returns where the table at `path` begins; `None` if it is not there.
+    pub(super) fn place_of_table(&self, path: &str) -> Option<Place> {
+        let mut entries = self.root.get_ref();
+        let mut found = None;
+        for name in path.split('.') {
+            let node = entries.get(name)?;
+            found = Some(node.span());
+            match node.get_ref().as_table() {
+                Some(inner) => entries = inner,
+                None => break,
+            }
+        }
+        found
     }
 
     fn table_at<'d>(&'d self, node: Option<&'d Node<'t>>, path: String) -> Table<'d, 't> {
-        self.tables.borrow_mut().push(path.clone());
+        if !self.tables.borrow().contains(&path) {
+            self.tables.borrow_mut().push(path.clone());
+        }
         let entries = node.and_then(|node| node.get_ref().as_table());
         if let (Some(node), None) = (node, entries) {
             let what = format!("wrong type ({})", node.get_ref().type_str());
@@ -110,8 +109,8 @@ impl<'t> Document<'t> {
         Table { document: self, path, entries, place: node.map(Spanned::span) }
     }
 
-    /// Notes that a setting, right in itself, contradicts others. A default stands nowhere: name the setting that is
-    /// written in the file.
+    /// Notes that a setting, right in itself, contradicts others. The caller must name a setting that is
+    /// written in the file: a default has no place.
     pub(super) fn contradicts<T>(&self, setting: &Setting<T>, what: String, allowed: String) {
         let place = setting.place.clone().unwrap_or(0..0);
         self.note(&setting.path, place.start, self.written(&place), what, Some(allowed));
@@ -142,19 +141,18 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push((at, Problem { file, line: 0, key, value, what, allowed }));
     }
 
-    /// The text at a place, on one line and shortened; `None` where there is nothing to show, as for a table that
-    /// begins with its name.
+    /// Returns the text at a place, shortened and on one line; `None` if it is empty.
     pub(super) fn written(&self, place: &Place) -> Option<String> {
         let text = self.text.get(place.clone()).filter(|text| !text.is_empty())?;
         Some(shortened(&text.split_whitespace().collect::<Vec<_>>().join(" ")))
     }
 
-    /// Whether nothing wrong was found so far.
+    /// Whether no problem was found so far.
     pub(super) fn is_good(&self) -> bool {
         self.problems.borrow().is_empty()
     }
 
-    /// Notes every key and table of the file that was never asked for. To be called when all are read.
+    /// Notes every key and table of the file that was never read. The caller must have read all of them.
     pub(super) fn refuse_unknown(&self) {
         self.refuse_unknown_in(self.root.get_ref(), "");
     }
@@ -170,10 +168,10 @@ impl<'t> Document<'t> {
                 }
                 continue;
             }
-            if keys.iter().any(|key| key.path == path) || self.problems.borrow().len() >= REPORTED_PROBLEMS {
+            if keys.contains(&path) || self.problems.borrow().len() >= REPORTED_PROBLEMS {
                 continue;
             }
-            let known = keys.iter().map(|key| key.path.as_str()).chain(tables.iter().map(String::as_str));
+            let known = keys.iter().map(String::as_str).chain(tables.iter().map(String::as_str));
             let mut here: Vec<_> = known.clone().filter_map(|known| member_of(known, table)).collect();
             here.dedup();
             let hint = nearest(&path, known).map_or_else(String::new, |near| format!(" (is {near} meant?)"));
@@ -184,11 +182,11 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// What is wrong, in the order of the file.
+    /// Returns the problems, in the order of the file.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|(at, _)| *at);
-        // A table that is none is noticed once for itself and once for every table inside it.
+        // A value in a table's place is noted once for itself and once for every table inside it.
         problems.dedup();
         problems.truncate(REPORTED_PROBLEMS);
         let (mut line, mut counted) = (1, 0);
@@ -200,24 +198,19 @@ impl<'t> Document<'t> {
         };
         problems.into_iter().map(&mut place).collect()
     }
-
-    /// Every key that was asked for.
-    pub(super) fn into_keys(self) -> Vec<Key> {
-        self.keys.into_inner()
-    }
 }
 
 impl<'d, 't> Table<'d, 't> {
     /// A table in this one.
-    pub(super) fn table(&self, name: &str) -> Table<'d, 't> {
+    fn table(&self, name: &str) -> Table<'d, 't> {
         let node = self.entries.and_then(|entries| entries.get(name));
         self.document.table_at(node, join(&self.path, name))
     }
 
-    /// A key that must be there. `None` only where a problem was noted.
+    /// Reads a key that must be set. Returns `None` only if a problem was noted.
     pub(super) fn required<R: Rule>(&self, name: &str, rule: R) -> Option<Setting<R::Value>> {
-        let node = self.ask(name, &rule, Presence::Required);
-        // Where something else stands in the table's place, that is what is wrong.
+        let node = self.ask(name);
+        // If another value stands in the table's place, only that is reported.
         let is_no_table = self.entries.is_none() && self.place.is_some();
         if node.is_none() && !is_no_table {
             let at = self.place.as_ref().map_or(0, |place| place.start);
@@ -227,9 +220,9 @@ impl<'d, 't> Table<'d, 't> {
         self.read(name, &rule, node?)
     }
 
-    /// A key with a default, which also stands in for a value that is wrong: a problem is noted then.
+    /// Reads a key with a default. For a wrong value, it notes a problem and returns the default.
     pub(super) fn or<R: Rule>(&self, name: &str, rule: R, default: R::Value) -> Setting<R::Value> {
-        let node = self.ask(name, &rule, Presence::Default);
+        let node = self.ask(name);
         node.and_then(|node| self.read(name, &rule, node)).unwrap_or_else(|| Setting {
             value: default,
             path: join(&self.path, name),
@@ -237,15 +230,14 @@ impl<'d, 't> Table<'d, 't> {
         })
     }
 
-    /// A key that may be left out. `None` where it is, and where a problem was noted.
+    /// Reads a key that may be left out. Returns `None` if it is left out, or if a problem was noted.
     pub(super) fn optional<R: Rule>(&self, name: &str, rule: R) -> Option<Setting<R::Value>> {
-        let node = self.ask(name, &rule, Presence::Optional);
+        let node = self.ask(name);
         self.read(name, &rule, node?)
     }
 
-    fn ask(&self, name: &str, rule: &impl Rule, presence: Presence) -> Option<&'d Node<'t>> {
-        let key = Key { path: join(&self.path, name), allowed: rule.allowed(), presence };
-        self.document.keys.borrow_mut().push(key);
+    fn ask(&self, name: &str) -> Option<&'d Node<'t>> {
+        self.document.keys.borrow_mut().push(join(&self.path, name));
         self.entries.and_then(|entries| entries.get(name))
     }
 
@@ -267,7 +259,7 @@ impl<'d, 't> Table<'d, 't> {
     }
 }
 
-/// The text on one line, cut off where it would fill a screen.
+/// Returns the text on one line, cut to a readable length.
 fn shortened(text: &str) -> String {
     let mut shown = one_line(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
     if text.chars().nth(SHOWN_CHARACTERS).is_some() {
@@ -284,14 +276,14 @@ fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
 }
 
-/// The name, relative to `table`, of what stands directly in it.
+/// Returns the name, relative to `table`, of a key or table directly in it.
 fn member_of<'k>(path: &'k str, table: &str) -> Option<&'k str> {
     let name = if table.is_empty() { path } else { path.strip_prefix(table)?.strip_prefix('.')? };
     (!name.contains('.')).then_some(name)
 }
 
-/// The known path that differs least from `path`, if it differs so little that a slip of the pen explains it. A known
-/// name in the wrong table counts as one slip.
+/// Returns the known path that is closest to `path`, if a typing error explains the difference. A known name
+/// in the wrong table counts as one edit.
 fn nearest<'k>(path: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let name = last(path);
@@ -305,7 +297,8 @@ fn nearest<'k>(path: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k s
     (distance <= 1 + name.chars().count() / 3).then_some(nearest)
 }
 
-/// How many characters must be put in, taken out or replaced (Levenshtein's distance, one row at a time).
+/// Returns how many characters must be inserted, removed or replaced (Levenshtein distance, computed row by
+/// row).
 fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

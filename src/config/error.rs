@@ -1,23 +1,23 @@
-//! Why a configuration is refused: one line for each thing that is wrong, in the order of the file.
+//! Errors of a configuration: one line for each problem, in the order of the file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Why there is no configuration.
+/// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// There is no such file, or it cannot be read.
+    /// The file does not exist, or cannot be read.
     #[error("{}: {source}", one_line(&path.to_string_lossy()))]
     Unreadable {
-        /// The file that was asked for.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file was read, and something in it is wrong.
+    /// The file was read, and has problems.
     #[error("{}", Lines(problems))]
     Refused {
-        /// What is wrong, by line. Never empty.
+        /// The problems, by line. Never empty.
         problems: Vec<Problem>,
     },
 }
@@ -29,7 +29,7 @@ impl ConfigError {
         Self::Refused { problems: vec![Problem { file, line, key: None, value: None, what, allowed: None }] }
     }
 
-    /// What is wrong in the file; empty when there was no file to read.
+    /// Returns the problems in the file; empty if it could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Unreadable { .. } => &[],
@@ -38,16 +38,16 @@ impl ConfigError {
     }
 }
 
-/// One thing that is wrong in a file. Displays as `FILE:LINE: KEY = VALUE: WHAT; allowed: RANGE`, always on one line.
+/// One problem in a file. Displays as `FILE:LINE: KEY = VALUE: WHAT; allowed: RANGE`, always on one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
     /// Its line, from 1: of the value, of an unknown key, or of the table that lacks a key.
     pub line: usize,
-    /// The key with its table, as in `deadline.inference_us`; `None` where the text is not TOML.
+    /// The key with its table, as in `deadline.inference_us`; `None` if the text is not TOML.
     pub key: Option<String>,
-    /// The value as it is written in the file, shortened; `None` where there is none.
+    /// The value as it is written in the file, shortened; `None` if there is none.
     pub value: Option<String>,
     /// What is wrong.
     pub what: String,
@@ -75,7 +75,7 @@ fn file_name(path: &Path) -> String {
     one_line(&path.to_string_lossy())
 }
 
-/// The text with whatever would break a line or move a terminal's cursor written as an escape.
+/// Returns the text with escapes for characters that would break the line or move a terminal's cursor.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,38 +1,68 @@
-//! L4. The configuration: what stands in the file (`raw`), what it means together (`checked`), what the daemon runs on
-//! ([`AgentConfig`]).
+//! L4. The configuration of an agent.
 //!
-//! Nothing falls back silently. An unknown key, a wrong type, a value out of range or a contradiction is refused with
-//! the file, line, key, value and what is allowed; one run reports everything that is wrong. `config/agent.toml`
-//! explains every key.
+//! Nothing falls back silently. An unknown key, a wrong type, a value out of range or a contradiction is
+//! refused with the file, line, key, value and what is allowed. One run reports everything that is wrong.
+//! `config/agent.toml` explains every key.
 //!
-//! The keys are read one by one from the parser's tree and not through `serde`'s derive, which stops at the first
-//! error and knows neither the key nor the range of it.
+//! # Design: one entry for each key
+//! Everything that is decided for one key alone stands in its entry in the table in `keys`. The macro in
+//! `entry` makes the rest from the table:
+//!
+//! | what | made from the entry's | forgetting it |
+//! |---|---|---|
+//! | reading and range, `Setting` in `Raw` | type, presence, rule, default | does not compile |
+//! | list of keys, for messages and tests | name, rule | does not compile |
+//! | JSON of `check` | `json` | does not compile |
+//! | what a reload takes over, keeps or refuses | `reload` | does not compile |
+//! | the value's place in [`AgentConfig`] | used in `checked` | unused field; a test of the JSON |
+//! | text of `check` | `text` | a test that changes every key |
+//! | explanation in `config/agent.toml` | name, rule, default | a test that reads that file |
+//!
+//! | module | holds |
+//! |---|---|
+//! | `document` | the parser's tree with places, and the problems found so far |
+//! | `rule`, `form` | types and ranges, and the forms of texts |
+//! | `words` | words for values that consist of two keys |
+//! | `entry`, `keys` | the macro, and the table of keys |
+//! | `checked` | what keys must be to each other |
+//! | `built` | [`AgentConfig`], which the daemon runs on |
+//! | `json`, `shown` | a configuration as JSON, and numbers in it |
+//!
+//! Keys are read one by one from the parser's tree, not through `serde`'s derive: the derive stops at the
+//! first error, and knows neither the key nor its range.
 
 mod built;
 mod checked;
 mod document;
+mod entry;
 mod error;
-mod raw;
+mod form;
+mod json;
+mod keys;
 mod rule;
+mod shown;
+mod words;
 
 pub use built::{
     AgentConfig, Backend, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
 };
-pub use document::{Key, Presence};
+pub use entry::{CheckText, Key, Presence, Reload};
 pub use error::{ConfigError, Problem};
+pub use json::to_json;
+pub use keys::keys;
 pub use rule::Allowed;
 
 use document::Document;
 use std::io::Read;
 use std::path::Path;
 
-/// The largest file that is read, in bytes: some ten times one with the limits of 4096 features.
+/// The largest file that is read, in bytes: about ten times a file with the limits of 4096 features.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Reads and checks the file at `path`. Nothing but that file is touched.
+/// Reads and checks the file at `path`. It touches no other file.
 ///
 /// # Errors
-/// When it cannot be read, and when anything in it is wrong.
+/// Fails if the file cannot be read, and if anything in it is wrong.
 pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -52,25 +82,13 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     parse(text?, path)
 }
 
-/// Checks `text`, which errors call `path`; relative paths in it are relative to the directory of `path`.
+/// Checks `text`. Errors name `path` as the file. Paths in the text are relative to the directory of `path`.
 ///
 /// # Errors
-/// When anything in it is wrong.
+/// Fails if anything in it is wrong.
 pub fn parse(text: &str, path: &Path) -> Result<AgentConfig, ConfigError> {
     let document = Document::parse(text, path)?;
     let directory = path.parent().unwrap_or(Path::new(""));
-    let config = raw::read(&document).and_then(|raw| checked::check(&document, &raw, directory));
+    let config = keys::read(&document).and_then(|raw| checked::check(&document, &raw, directory));
     config.ok_or_else(|| ConfigError::Refused { problems: document.into_problems() })
-}
-
-/// Every key of the file format, in the order in which it is read.
-pub fn keys() -> Vec<Key> {
-    match Document::parse("", Path::new("")) {
-        Ok(document) => {
-            // An empty file lacks keys, and all of them are asked for.
-            let _ = raw::read(&document);
-            document.into_keys()
-        }
-        Err(_) => Vec::new(),
-    }
 }

@@ -1,17 +1,19 @@
-//! What one key may hold: its type and range, and how a value of it is read.
+//! The rules for values: types and ranges, and how a value is read.
 
+use escapement_policy::words::Words;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// A value as the parser left it, with its place in the text.
+/// A parsed value with its place in the text.
 pub(super) type Node<'t> = Spanned<DeValue<'t>>;
 
 /// A place in the text, in bytes.
 pub(super) type Place = Range<usize>;
 
-/// What a key may hold, as error messages say it.
+/// What a key may hold, as error messages show it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Allowed {
     /// `true` or `false`.
@@ -50,7 +52,7 @@ pub enum Allowed {
     Choice(Vec<&'static str>),
     /// Text of this form.
     Text(&'static str),
-    /// An array of texts of this form, of at most so many.
+    /// An array of texts of this form, up to a number.
     Texts {
         /// The form, in words.
         form: &'static str,
@@ -89,10 +91,10 @@ impl fmt::Display for Allowed {
     }
 }
 
-/// Why a value is not what its key may hold.
+/// Why a value breaks the rule of its key.
 pub(super) struct Wrong {
     pub(super) what: String,
-    /// The element of an array that is wrong, and where it stands; `None` for the value as a whole.
+    /// The element of an array that is wrong, and its place; `None` for the whole value.
     pub(super) element: Option<(usize, Place)>,
 }
 
@@ -104,7 +106,7 @@ impl From<String> for Wrong {
 
 /// The type and range of a key.
 pub(super) trait Rule {
-    /// What a value that keeps to the rule becomes.
+    /// The type of a value that follows the rule.
     type Value;
 
     fn allowed(&self) -> Allowed;
@@ -204,20 +206,24 @@ impl Rule for Number {
     }
 }
 
-/// One of a few words, each with its meaning.
-pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+/// One of the words of an enum.
+pub(super) struct Choice<T>(PhantomData<T>);
 
-impl<T: Copy> Rule for Choice<T> {
+/// Returns the rule for the words of `T`.
+pub(super) const fn one_of<T: Words>() -> Choice<T> {
+    Choice(PhantomData)
+}
+
+impl<T: Words> Rule for Choice<T> {
     type Value = T;
 
     fn allowed(&self) -> Allowed {
-        Allowed::Choice(self.0.iter().map(|(word, _)| *word).collect())
+        Allowed::Choice(T::ALL.iter().map(|value| value.name()).collect())
     }
 
     fn read(&self, node: &Node<'_>) -> Result<T, Wrong> {
         let written = node.get_ref().as_str().ok_or_else(|| wrong_type(node))?;
-        let found = self.0.iter().find(|(word, _)| *word == written);
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| "not one of the words known here".to_owned().into())
+        T::from_word(written).ok_or_else(|| "not one of the words known here".to_owned().into())
     }
 }
 
@@ -276,7 +282,8 @@ impl Rule for Texts {
     }
 }
 
-/// Numbers for the elements of a vector. The length is checked against the dimension later, when both are known.
+/// Numbers for the elements of a vector. The length is checked against the dimension later, when both are
+/// known.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Numbers {
     /// The same for every element.
@@ -338,14 +345,14 @@ fn single(node: &Node<'_>, fits: fn(f32) -> bool) -> Result<f32, Wrong> {
     if value.is_infinite() && written.is_finite() {
         return Err("too large for a 32-bit float".to_owned().into());
     }
-    // The engine flushes denormals, so such a number would be taken for zero.
+    // The engine flushes denormals, so it would treat such a number as zero.
     if value.abs() < f32::MIN_POSITIVE && written != 0.0 {
         return Err("too close to zero for a normal 32-bit float".to_owned().into());
     }
     if fits(value) { Ok(value) } else { Err(OUT_OF_RANGE.to_owned().into()) }
 }
 
-/// A whole or floating number that is not NaN. Whole numbers beyond 2^53 are rounded, as they are in a float.
+/// A whole or floating number that is not NaN. Whole numbers beyond 2^53 are rounded to a float.
 fn number(node: &Node<'_>) -> Result<f64, Wrong> {
     let value = match node.get_ref() {
         DeValue::Float(written) => written.as_str().parse().ok(),

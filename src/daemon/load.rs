@@ -4,9 +4,9 @@
 use super::error::DaemonError;
 use super::planted::misbehaving_if_planted;
 use super::provenance::Provenance;
-use crate::bundle::{Candidate, Recurrent, Served, hex};
+use crate::bundle::{self, Candidate, LoadError, Recurrent, Sandbox, Served, Unconfined, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
-use crate::os::{SandboxError, forbid_files, keep_off};
+use crate::os::{SandboxError, keep_off};
 use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{CarryRules, FeatureRange, InputCheck, InputCheckMode, Policies, PolicyExtras};
@@ -148,35 +148,16 @@ fn carry_rules(
     }
 }
 
-/// Confines the calling thread before libtorch may see a file on it. Returns the backend to load with.
-fn confined(backend: Backend, allow_unsandboxed: bool) -> Result<Backend, DaemonError> {
-    if !cfg!(feature = "torch") || !matches!(backend, Backend::Torch | Backend::Auto) {
-        return Ok(backend);
-    }
-    permitted(backend, forbid_files(), allow_unsandboxed)
-}
-
-/// The backend that may run, given whether the thread could be confined. Without a sandbox `auto` still has
-/// the native engine, which runs no code from the file.
-fn permitted(
-    backend: Backend,
-    sandbox: Result<(), SandboxError>,
-    allow_unsandboxed: bool,
-) -> Result<Backend, DaemonError> {
-    match sandbox {
-        Ok(()) => Ok(backend),
-        Err(reason) if allow_unsandboxed => {
-            tracing::warn!(
-                %reason,
-                "libtorch runs with write access to the filesystem: policy.allow_unsandboxed_torch = true"
-            );
-            Ok(backend)
-        }
-        Err(reason) if backend == Backend::Auto => {
+/// Logs what happens on a thread that cannot be confined.
+fn log_unconfined(unconfined: Unconfined, reason: &SandboxError) {
+    match unconfined {
+        Unconfined::Allowed => tracing::warn!(
+            %reason,
+            "libtorch runs with write access to the filesystem: policy.allow_unsandboxed_torch = true"
+        ),
+        Unconfined::NativeOnly => {
             tracing::warn!(%reason, "torch cannot be confined, so auto does not choose it");
-            Ok(Backend::Native)
         }
-        Err(reason) => Err(DaemonError::Unconfined(reason)),
     }
 }
 
@@ -190,8 +171,9 @@ fn within_time(
     let dimensions = config.dimensions;
     let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };
     let limit = config.policy.load_timeout;
-    let Execution { backend, weights } = Execution { backend: config.policy.backend, weights }.settled();
-    let allow_unsandboxed = config.policy.allow_unsandboxed_torch;
+    let execution = Execution { backend: config.policy.backend, weights };
+    let allow_unconfined = config.policy.allow_unsandboxed_torch;
+    let sandbox = Sandbox::Thread { allow_unconfined, tell: log_unconfined };
     let engine_core = config.engine.core;
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
@@ -199,8 +181,11 @@ fn within_time(
         .spawn(move || {
             // Loading must not use the core of a running engine.
             engine_core.into_iter().for_each(keep_off);
-            let served = confined(backend, allow_unsandboxed)
-                .and_then(|backend| Ok(candidate.load(Execution { backend, weights }, widths)?));
+            let served =
+                bundle::load(candidate.as_ref(), execution, widths, sandbox).map_err(|error| match error {
+                    LoadError::Unconfined(reason) => DaemonError::Unconfined(reason),
+                    LoadError::Bundle(error) => error.into(),
+                });
             // Sending fails only after the time has run out.
             drop(results.send(served));
         })
@@ -238,14 +223,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unconfined_torch_needs_permission() {
-        let unavailable = || Err(SandboxError::Unavailable);
-        let refused = permitted(Backend::Torch, unavailable(), false);
-        let text = refused.expect_err("it is not allowed").to_string();
+    fn the_refusal_of_an_unconfined_torch_names_the_key() {
+        let text = DaemonError::Unconfined(SandboxError::Unavailable).to_string();
         assert!(text.contains("no Landlock") && text.contains("allow_unsandboxed_torch"), "{text}");
-        assert_eq!(permitted(Backend::Torch, unavailable(), true).ok(), Some(Backend::Torch));
-        assert_eq!(permitted(Backend::Auto, unavailable(), true).ok(), Some(Backend::Auto));
-        assert_eq!(permitted(Backend::Auto, unavailable(), false).ok(), Some(Backend::Native));
-        assert_eq!(permitted(Backend::Torch, Ok(()), false).ok(), Some(Backend::Torch));
     }
 }

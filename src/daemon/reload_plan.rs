@@ -1,21 +1,22 @@
 //! What a new configuration changes in a running agent, and what waits for a restart.
 //!
-//! Settings that a tick uses are applied at the next tick, as one set. Settings that the rings or the threads
-//! were made from wait for the next start, and are listed. A configuration of another agent, or with other
-//! widths, is refused as a whole: half of it would be a configuration that was never written.
+//! Each key's entry in the configuration's table says what a reload does with it. The settings of a tick are
+//! replaced together, at the next tick. Keys that rings or threads were made from wait for the next start,
+//! and are named. A configuration of another agent, or with other widths, is refused as a whole: applying a
+//! part of it would make a configuration that is in no file.
 
-use crate::config::AgentConfig;
+use crate::config::{self, AgentConfig, Reload};
 
 /// What a reload does.
 #[derive(Debug)]
 pub(super) struct ReloadPlan {
-    /// The configuration that runs from now on: the requested one, except for the keys below.
+    /// The configuration in force from now on: the new one, except for the keys below.
     pub(super) config: AgentConfig,
-    /// Keys that were changed and wait for a restart.
+    /// Changed keys that wait for a restart.
     pub(super) waiting: Vec<&'static str>,
 }
 
-/// A reload was refused because these keys changed.
+/// Changed keys without which the rest cannot be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} changed: that needs a restart, and the rest means nothing without it; nothing was taken over",
@@ -25,54 +26,35 @@ pub struct NeedsRestart {
     keys: Vec<&'static str>,
 }
 
-/// Compares the requested configuration with the running one.
+/// Compares the new configuration with the running one.
 pub(super) fn plan_reload(running: &AgentConfig, mut asked: AgentConfig) -> Result<ReloadPlan, NeedsRestart> {
-    let identity = [
-        ("agent.name", running.name == asked.name),
-        ("agent.root", running.root == asked.root),
-        ("agent.state_root", running.state_root == asked.state_root),
-        ("observation.dimension", running.dimensions.observation == asked.dimensions.observation),
-        ("action.dimension", running.dimensions.action == asked.dimensions.action),
-    ];
-    let keys = changed(&identity);
-    if !keys.is_empty() {
-        return Err(NeedsRestart { keys });
+    let (mut refused, mut waiting) = (Vec::new(), Vec::new());
+    for key in config::keys() {
+        match key.reload {
+            Reload::NextTick | Reload::PartOf(_) => {}
+            Reload::Refused { same } if same(running, &asked) => {}
+            Reload::Refused { .. } => refused.push(key.path),
+            Reload::Restart { same, .. } if same(running, &asked) => {}
+            Reload::Restart { keep, .. } => {
+                keep(&mut asked, running);
+                waiting.push(key.path);
+            }
+        }
     }
-    let waiting = changed(&[
-        ("agent.strict", running.strict == asked.strict),
-        ("agent.log", running.log == asked.log),
-        ("observation.capacity", running.observation_capacity == asked.observation_capacity),
-        ("action.capacity", running.action_capacity == asked.action_capacity),
-        ("deadline.hang_timeout_ms", running.hang_timeout == asked.hang_timeout),
-        ("engine.core", running.engine.core == asked.engine.core),
-        ("engine.idle", running.engine.idle == asked.engine.idle),
-        ("engine.realtime_priority", running.engine.realtime_priority == asked.engine.realtime_priority),
-        ("engine.lock_memory", running.engine.lock_memory == asked.engine.lock_memory),
-        ("guard.core", running.guard.core == asked.guard.core),
-        ("guard.wake", running.guard.wake == asked.guard.wake),
-    ]);
-    asked.strict = running.strict;
-    asked.log.clone_from(&running.log);
-    asked.observation_capacity = running.observation_capacity;
-    asked.action_capacity = running.action_capacity;
-    asked.hang_timeout = running.hang_timeout;
-    asked.engine = running.engine.clone();
-    asked.guard = running.guard;
-    // The file's deadlines may need the file's hang timeout, and that one waits for a restart.
+    if !refused.is_empty() {
+        return Err(NeedsRestart { keys: refused });
+    }
+    // The file was checked with its own hang timeout. Here the running one stays in force, so it is checked
+    // again.
     if asked.hang_timeout <= asked.settings.deadlines.end_to_end {
         return Err(NeedsRestart { keys: vec!["deadline.hang_timeout_ms"] });
     }
     Ok(ReloadPlan { config: asked, waiting })
 }
 
-fn changed(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
-    keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
     use std::path::Path;
 
     const ANNOTATED: &str = include_str!("../../config/agent.toml");

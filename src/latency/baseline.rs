@@ -3,7 +3,7 @@
 use super::Summary;
 use std::path::Path;
 
-/// A regression must exceed the spread of both runs by this much, in percent.
+/// The margin by which a regression must exceed the spread of both runs, in percent.
 const MARGIN_PERCENT: f64 = 5.0;
 
 /// An earlier run's figures.
@@ -17,22 +17,22 @@ pub struct Baseline {
 pub struct Comparison {
     /// This run's median over the baseline's.
     pub median_ratio: f64,
-    /// The ratio above which it is a regression: what both runs vary by from slice to slice, and a margin.
+    /// The ratio above which it is a regression: the variation of both runs between slices, and a margin.
     pub noise_ratio: f64,
 }
 
 impl Comparison {
-    /// Whether the run is slower than noise explains.
+    /// Whether the run is slower than its noise explains.
     pub fn is_regression(&self) -> bool {
         self.median_ratio > self.noise_ratio
     }
 }
 
 impl Baseline {
-    /// Reads what `validate --json` wrote.
+    /// Reads a file that `validate --json` wrote.
     ///
     /// # Errors
-    /// When the file cannot be read or is not that; the reason is one line.
+    /// Fails with one line if the file cannot be read, or is not such a file.
     pub fn read(path: &Path) -> Result<Self, std::io::Error> {
         let text = std::fs::read(path)?;
         let summary: Summary = serde_json::from_slice(&text)?;
@@ -42,7 +42,8 @@ impl Baseline {
         Ok(Self { summary })
     }
 
-    /// Compares medians. Tails are shown but not compared: on a shared machine they are the machine's.
+    /// Compares medians. Tails are shown but not compared: on a shared machine they depend on other
+    /// processes.
     pub fn compare(&self, run: &Summary) -> Comparison {
         Comparison {
             median_ratio: run.inference_ns.of_all.p50 as f64 / self.summary.inference_ns.of_all.p50 as f64,
@@ -51,7 +52,7 @@ impl Baseline {
     }
 }
 
-/// The upper over the lower quartile of the slices' medians: a ratio of at least 1.
+/// Returns the upper quartile of the slices' medians divided by the lower one: a ratio of at least 1.
 fn spread(summary: &Summary) -> f64 {
     let mut medians = summary.inference_ns.slice_p50.clone();
     medians.sort_unstable();
@@ -85,7 +86,7 @@ mod tests {
         let steady = Baseline { summary: run(200, vec![200; 20]) };
         assert!(!steady.compare(&run(208, vec![208; 20])).is_regression());
         assert!(steady.compare(&run(240, vec![240; 20])).is_regression());
-        // The same median is no regression where the run itself varied that much.
+        // The same median is no regression if the run itself varied that much.
         let mut noisy = vec![200; 10];
         noisy.extend([300; 10]);
         assert!(!steady.compare(&run(240, noisy)).is_regression());

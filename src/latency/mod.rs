@@ -1,11 +1,13 @@
-//! L3. What a policy takes on this core, with enforcement off: the old `validate_slo_compliance`.
+//! L3. Measures how long calls of a policy take on this core, with enforcement off. `escapement validate` and
+//! `Agent::validate_slo_compliance` use it.
 //!
-//! Calls of the policy alternate with *hiccups*: busy loops of the length of a typical call, whose excess over that
-//! length is what the machine itself adds (timer ticks, hypervisor, other processes). Both are measured by the same
-//! clock on the same core in the same run, so a tail in one that is missing in the other is the policy's own.
+//! Calls of the policy alternate with *hiccups*: busy loops of the length of a typical call. Their excess
+//! over that length is what the machine adds (timer ticks, hypervisor, other processes). Both are measured by
+//! the same clock on the same core in the same run, so a tail only in the calls is the policy's own.
 //!
-//! These are service times of a closed loop: the next call begins when the last one has returned, so nothing waits and
-//! there is nothing to correct for coordinated omission. What a stream of observations sees is the daemon's to say.
+//! These are service times of a closed loop: the next call begins when the last one has returned, so nothing
+//! waits and there is nothing to correct for coordinated omission. The daemon measures what a stream of
+//! observations sees.
 
 mod baseline;
 mod report;
@@ -20,7 +22,7 @@ use escapement_policy::denormals::FlushDenormals;
 use escapement_ring::clock::{Clock, Nanos};
 use std::collections::BTreeMap;
 
-/// What to measure, and what is asked of it.
+/// What to measure, and the objective to meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Objective {
     /// Timed calls.
@@ -31,22 +33,22 @@ pub struct Objective {
     pub share: f64,
 }
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Debug, Clone)]
-pub struct Validation {
+pub struct LatencyReport {
     /// The backend that was called.
     pub backend: &'static str,
-    /// What was asked.
+    /// The objective.
     pub objective: Objective,
     /// Latencies of the calls.
     pub inference: Histogram,
-    /// Calls that met the deadline, counted one by one: a histogram knows three digits.
+    /// Calls that met the deadline, counted exactly: the histogram keeps three digits only.
     pub met: u64,
     /// What the machine added to busy loops of a typical call's length.
     pub hiccup: Histogram,
-    /// The median of each slice of the run, in its order: how steady it was.
+    /// The median of each slice of the run, in order. They show how steady the run was.
     pub slice_medians_ns: Vec<u64>,
-    /// Calls that missed the deadline, by cause; empty where nobody explained them.
+    /// Calls that missed the deadline, by cause; empty if they were not explained.
     pub misses: MissCounts,
 }
 
@@ -55,18 +57,18 @@ pub type MissCounts = BTreeMap<Cause, u64>;
 
 /// Why a policy cannot be measured.
 #[derive(Debug, thiserror::Error)]
-pub enum ValidationError {
+pub enum LatencyError {
     /// The thread cannot be prepared for it.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// A call faulted: its time would say nothing.
+    /// A call faulted, so that its time means nothing.
     #[error("call {call}: {fault}{}", detail.as_deref().map_or_else(String::new, |text| format!(": {text}")))]
     Fault {
-        /// Which call, from 0.
+        /// The index of the call, from 0.
         call: u64,
-        /// What it was.
+        /// The fault.
         fault: Fault,
-        /// What the policy said.
+        /// The policy's own text.
         detail: Option<String>,
     },
 }
@@ -75,11 +77,11 @@ pub enum ValidationError {
 const WARM_UP_CALLS: u64 = 1_000;
 /// Slices whose medians show how steady the run was.
 const SLICES: u64 = 20;
-/// Calls, and then hiccups, between two changes over.
+/// Calls, and then hiccups, in one block.
 const BLOCK: u64 = 64;
 
-impl Validation {
-    /// The share of calls, 0 to 1, that met the deadline.
+impl LatencyReport {
+    /// Returns the share of calls, 0 to 1, that met the deadline.
     pub fn within_deadline(&self) -> f64 {
         self.met as f64 / self.inference.percentiles().count.max(1) as f64
     }
@@ -89,7 +91,7 @@ impl Validation {
         self.within_deadline() >= self.objective.share
     }
 
-    /// The figures as every report names them.
+    /// Returns the figures that every report shows.
     pub fn summary(&self) -> Summary {
         Summary {
             backend: self.backend.to_owned(),
@@ -110,7 +112,7 @@ impl Validation {
     }
 }
 
-/// The JSON form of a [`Validation`], and the file that a later run is compared with.
+/// The JSON form of a [`LatencyReport`], and the file that a later run is compared with.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
     /// The backend that was called.
@@ -125,7 +127,7 @@ pub struct Summary {
     pub within_deadline: f64,
     /// `pass` or `fail`.
     pub verdict: String,
-    /// Calls that missed the deadline, by the name of the cause; left out where there are none.
+    /// Calls that missed the deadline, by the name of the cause; left out if there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub misses_by_cause: BTreeMap<String, u64>,
 }
@@ -140,38 +142,38 @@ pub struct CallLatencies {
     pub slice_p50: Vec<u64>,
 }
 
-/// Measures a policy on the calling thread, which the caller has pinned. `observations` are called in turn, over and
-/// over; each has the policy's width.
+/// Measures a policy on the calling thread, which the caller has pinned. It uses `observations` in turn,
+/// repeatedly. Each must have the policy's width.
 ///
 /// # Errors
-/// When the thread cannot be prepared for the policy, or a call faults.
+/// Fails if the thread cannot be prepared for the policy, or if a call faults.
 ///
 /// # Panics
-/// When there is no observation.
-pub fn validate(
+/// Panics if there is no observation.
+pub fn measure_latency(
     policy: &mut dyn Policy,
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
-) -> Result<Validation, ValidationError> {
-    validate_explained(policy, clock, observations, objective, |_, _| ())
+) -> Result<LatencyReport, LatencyError> {
+    measure_explained(policy, clock, observations, objective, |_, _| ())
 }
 
-/// The same, with `explain` called before the first timed call and after every few, with those among them that missed the
-/// deadline: it adds their causes to the counts, as far as it knows any.
+/// Like [`measure_latency`], and calls `explain` before the first timed call and after every block, with the
+/// calls of the block that missed the deadline. `explain` adds the causes that it knows to the counts.
 ///
 /// # Errors
-/// As [`validate`].
+/// As [`measure_latency`].
 ///
 /// # Panics
-/// As [`validate`].
-pub fn validate_explained(
+/// As [`measure_latency`].
+pub fn measure_explained(
     policy: &mut dyn Policy,
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
     mut explain: impl FnMut(&[Interval], &mut MissCounts),
-) -> Result<Validation, ValidationError> {
+) -> Result<LatencyReport, LatencyError> {
     assert!(!observations.is_empty(), "there is nothing to call the policy with");
     let _flush = FlushDenormals::enter();
     policy.enter_thread()?;
@@ -185,7 +187,7 @@ pub fn validate_explained(
         let returned = clock.now();
         let this = calls;
         calls += 1;
-        answer.map(|()| Interval::new(called.0, returned.0)).map_err(|fault| ValidationError::Fault {
+        answer.map(|()| Interval::new(called.0, returned.0)).map_err(|fault| LatencyError::Fault {
             call: this,
             fault,
             detail: policy.last_fault().map(str::to_owned),
@@ -230,15 +232,24 @@ pub fn validate_explained(
         inference.merge(&of_slice);
         clock.discipline();
     }
-    Ok(Validation { backend: policy.backend(), objective, inference, met, hiccup, slice_medians_ns, misses })
+    Ok(LatencyReport {
+        backend: policy.backend(),
+        objective,
+        inference,
+        met,
+        hiccup,
+        slice_medians_ns,
+        misses,
+    })
 }
 
-/// How many of `total` fall to the slice `index` of `slices`: they differ by at most one and add up.
+/// Returns the share of `total` for the slice `index` of `slices`. Shares differ by at most one, and sum to
+/// `total`.
 fn share_of(total: u64, index: u64, slices: u64) -> u64 {
     total * (index + 1) / slices - total * index / slices
 }
 
-/// Spins for `length` and says how much longer it took, in nanoseconds.
+/// Spins for `length`, and returns how much longer that took, in nanoseconds.
 fn excess_of_busy_loop(clock: &impl Clock, length: Nanos) -> u64 {
     let begun = clock.now();
     let due = begun.plus(length);
@@ -256,7 +267,7 @@ mod tests {
     use crate::policy::{Dimensions, Null};
     use escapement_ring::clock::{ManualClock, MonotonicClock};
 
-    /// Every call takes as long as it says; the hundredth is late.
+    /// Every call takes the given time; every hundredth is late.
     struct Scripted {
         clock: ManualClock,
         calls: u64,
@@ -294,7 +305,7 @@ mod tests {
         let mut policy = Scripted { clock: clock.clone(), calls: 0 };
         let mut measure = |share| {
             let objective = Objective { trials: 10_000, deadline: Nanos(2_000), share };
-            validate(&mut policy, &mut Ticking(clock.clone()), &[vec![0.0]], objective).unwrap()
+            measure_latency(&mut policy, &mut Ticking(clock.clone()), &[vec![0.0]], objective).unwrap()
         };
         let met = measure(0.99);
         assert_eq!(met.inference.percentiles().count, 10_000);
@@ -309,7 +320,7 @@ mod tests {
     fn fewer_trials_than_slices() {
         let objective = Objective { trials: 3, deadline: Nanos(1), share: 0.0 };
         let mut policy = Null::new(Dimensions { observation: 1, action: 1 });
-        let found = validate(&mut policy, &mut MonotonicClock, &[vec![0.0]], objective).unwrap();
+        let found = measure_latency(&mut policy, &mut MonotonicClock, &[vec![0.0]], objective).unwrap();
         assert_eq!(found.inference.percentiles().count, 3);
     }
 

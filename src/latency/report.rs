@@ -1,6 +1,7 @@
-//! A validation as one self-contained HTML page: the table, and both latency distributions over their percentiles.
+//! A report as one self-contained HTML page: the table, and both latency distributions over their
+//! percentiles.
 
-use super::Validation;
+use super::LatencyReport;
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use std::fmt::Write;
 
@@ -13,10 +14,10 @@ const DECADES: &[(f64, &str)] =
     &[(0.0, "0 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %"), (5.0, "99.999 %")];
 
 /// Renders the page. `title` names the policy.
-pub fn html(validation: &Validation, title: &str) -> String {
-    let summary = validation.summary();
-    let verdict = if validation.holds() { "met" } else { "missed" };
-    let plot = plot(validation);
+pub fn html(report: &LatencyReport, title: &str) -> String {
+    let summary = report.summary();
+    let verdict = if report.holds() { "met" } else { "missed" };
+    let plot = plot(report);
     let rows = [("inference", summary.inference_ns.of_all), ("platform hiccups", summary.hiccup_ns)]
         .map(|(name, figures)| row(name, &figures))
         .concat();
@@ -37,14 +38,14 @@ pub fn html(validation: &Validation, title: &str) -> String {
         causes = causes(&summary.misses_by_cause),
         backend = escape(&summary.backend),
         trials = summary.trials,
-        deadline = validation.objective.deadline.0 as f64 / 1e3,
+        deadline = report.objective.deadline.0 as f64 / 1e3,
         within = summary.within_deadline * 100.0,
-        required = validation.objective.share * 100.0,
+        required = report.objective.share * 100.0,
         class = summary.verdict,
     )
 }
 
-/// Late calls by cause; nothing where there are none.
+/// Renders late calls by cause; empty if there are none.
 fn causes(counts: &std::collections::BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
         return String::new();
@@ -62,10 +63,9 @@ fn row(name: &str, figures: &Percentiles) -> String {
     )
 }
 
-fn plot(validation: &Validation) -> String {
-    let deadline = validation.objective.deadline.0;
-    let highest =
-        validation.inference.percentiles().max.max(validation.hiccup.percentiles().max).max(deadline);
+fn plot(report: &LatencyReport) -> String {
+    let deadline = report.objective.deadline.0;
+    let highest = report.inference.percentiles().max.max(report.hiccup.percentiles().max).max(deadline);
     let top_decade = (highest.max(10) as f64).log10().ceil();
     let x = |decade: f64| MARGIN + decade / 5.0 * (WIDTH - 2.0 * MARGIN);
     let y = |nanos: f64| HEIGHT - MARGIN - nanos.max(1.0).log10() / top_decade * (HEIGHT - 2.0 * MARGIN);
@@ -97,7 +97,7 @@ fn plot(validation: &Validation) -> String {
         ));
     }
     for (index, (name, histogram, colour)) in
-        [("inference", &validation.inference, "#1f5fbf"), ("platform hiccups", &validation.hiccup, "#c9761a")]
+        [("inference", &report.inference, "#1f5fbf"), ("platform hiccups", &report.hiccup, "#c9761a")]
             .into_iter()
             .enumerate()
     {
@@ -123,7 +123,7 @@ fn plot(validation: &Validation) -> String {
     svg
 }
 
-/// Points of the curve: decades of rarity, and the latency there, as far as there are samples to say.
+/// Returns the points of the curve: the percentile in decades, and the latency. It ends where samples end.
 fn curve(histogram: &Histogram) -> impl Iterator<Item = (f64, u64)> + '_ {
     let samples = histogram.percentiles().count.max(1) as f64;
     let last = samples.log10().min(5.0);
@@ -152,7 +152,7 @@ mod tests {
     fn the_page_is_whole_and_says_the_verdict() {
         let mut inference = Histogram::new();
         (1..=1000).for_each(|nanos| inference.record(nanos));
-        let validation = Validation {
+        let report = LatencyReport {
             backend: "native",
             objective: Objective { trials: 1000, deadline: Nanos(500), share: 0.9 },
             met: 500,
@@ -161,7 +161,7 @@ mod tests {
             slice_medians_ns: vec![500],
             misses: [(crate::evidence::Cause::PageFault, 3)].into(),
         };
-        let page = html(&validation, "a <policy>");
+        let page = html(&report, "a <policy>");
         assert!(page.contains("a &lt;policy&gt;") && page.contains("objective missed"), "{page}");
         assert!(!page.contains("NaN") && !page.contains(">inf<") && !page.contains("\"inf"));
         for tag in ["svg", "table", "html"] {

@@ -2,6 +2,8 @@
 
 use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature};
 use escapement_native::{self as native, Native, Refusal};
+use escapement_policy::words;
+use escapement_policy::words::Words;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -12,45 +14,32 @@ pub enum Backend {
     Native,
     /// libtorch.
     Torch,
-    /// Native where the policy lowers, else torch where it is built in.
+    /// Native if the policy lowers, else torch if it is built in.
     Auto,
     /// Answers zeros at once.
     Null,
 }
 
-impl Backend {
-    /// Every backend, in the order in which help texts name them.
-    pub const ALL: &[Self] = &[Self::Auto, Self::Native, Self::Torch, Self::Null];
-
-    /// The name in config files, on the command line and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Torch => "torch",
-            Self::Auto => "auto",
-            Self::Null => "null",
-        }
-    }
-}
+words!(Backend { Auto = "auto", Native = "native", Torch = "torch", Null = "null" });
 
 impl std::str::FromStr for Backend {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
+        Self::from_word(name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|backend| backend.name()).collect();
             format!("no such backend; there are {}", names.join(", "))
         })
     }
 }
 
-/// What runs a policy, and how it holds the weights. A [`Backend`] alone is one that holds them as the file does.
+/// What runs a policy, and how it holds the weights. A [`Backend`] alone means the precision of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Execution {
     /// What runs it.
     pub backend: Backend,
-    /// How it holds the weights: other than in single precision only with the native engine, and only where golden
-    /// vectors show that they are accurate enough.
+    /// How it holds the weights. Only the native engine has other weights than in single precision, and only
+    /// if golden vectors show that they are accurate enough.
     pub weights: Precision,
 }
 
@@ -61,7 +50,7 @@ impl From<Backend> for Execution {
 }
 
 impl Execution {
-    /// The same with `auto` settled where the weights leave one backend only.
+    /// Replaces `auto` by a backend if the weights leave only one.
     pub fn settled(self) -> Self {
         match self {
             Self { backend: Backend::Auto, weights: Precision::Bf16 } => {
@@ -71,10 +60,10 @@ impl Execution {
         }
     }
 
-    /// Whether the backend can hold weights that way.
+    /// Checks that the backend can hold weights that way.
     ///
     /// # Errors
-    /// [`PolicyError::Backend`] where it cannot.
+    /// Fails with [`PolicyError::Backend`] if it cannot.
     pub fn check(self) -> Result<(), PolicyError> {
         match self {
             Self { backend: Backend::Torch | Backend::Null, weights: Precision::Bf16 } => {
@@ -101,19 +90,19 @@ impl std::fmt::Display for Execution {
 /// The widths a policy is asked to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Widths {
-    /// Elements of one observation; `None` takes what the file says, where it does.
+    /// Elements of one observation; `None` takes the width in the file, if it has one.
     pub observation: Option<usize>,
-    /// Elements of one action; `None` takes whatever the policy gives.
+    /// Elements of one action; `None` takes the policy's width.
     pub action: Option<usize>,
 }
 
-/// A policy's file, read once: the bytes that were hashed are the bytes that run.
+/// A policy's file, read once, so that the hashed bytes are the bytes that run.
 #[derive(Debug, Clone)]
 pub struct PolicyFile {
     path: PathBuf,
     bytes: Vec<u8>,
     sha256: [u8; 32],
-    /// What a manifest says about `forward`; `None` where the file stands alone.
+    /// The signature of `forward` in the manifest; `None` for a file without one.
     signature: Option<Signature>,
 }
 
@@ -121,11 +110,11 @@ pub struct PolicyFile {
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
 impl PolicyFile {
-    /// Reads a TorchScript file that stands alone. Nothing vouches for it: see `bundle` for those that prove
-    /// themselves.
+    /// Reads a TorchScript file that has no bundle. Nothing verifies it; see `bundle` for policies with
+    /// proof.
     ///
     /// # Errors
-    /// When it cannot be read, or is larger than a policy can be (1 GiB).
+    /// Fails if it cannot be read, or is larger than 1 GiB.
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
         let path = path.to_owned();
         let unreadable = |source| PolicyError::Unreadable { path: path.clone(), source };
@@ -139,17 +128,17 @@ impl PolicyFile {
         Ok(Self { path, bytes, sha256, signature: None })
     }
 
-    /// A file whose bytes have been read and hashed by a verifier; they are the ones that run.
+    /// Makes the file from bytes that a verifier has read and hashed. These bytes run.
     pub fn from_verified(path: PathBuf, bytes: Vec<u8>, sha256: [u8; 32], signature: Signature) -> Self {
         Self { path, bytes, sha256, signature: Some(signature) }
     }
 
-    /// Where it was read from.
+    /// Returns the path that it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The hash of what was read.
+    /// Returns the hash of the bytes.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
@@ -157,8 +146,8 @@ impl PolicyFile {
     /// Loads the policy with a backend.
     ///
     /// # Errors
-    /// When the file is damaged, of other widths, or not one that the backend can run; when the backend is not part of
-    /// this build.
+    /// Fails if the file is damaged, has other widths, or cannot run on the backend, and if the backend is
+    /// not part of this build.
     pub fn load(
         &self,
         execution: impl Into<Execution>,
@@ -192,8 +181,8 @@ impl PolicyFile {
         Ok(Box::new(self.load_native(weights, widths)?))
     }
 
-    /// Loads the policy with the native engine, whose plan can be looked at. Whether weights held that way are accurate
-    /// enough is for golden vectors to show.
+    /// Loads the policy with the native engine, and returns the engine itself, whose plan can be inspected.
+    /// Only golden vectors show whether weights held that way are accurate enough.
     ///
     /// # Errors
     /// As [`PolicyFile::load`].
@@ -201,10 +190,10 @@ impl PolicyFile {
         self.lower(weights, widths)?.map_err(|refusal| refusal.at(&self.path))
     }
 
-    /// The same, for those who want to know what stopped it and where.
+    /// Like [`PolicyFile::load_native`], and returns what stopped the lowering, and where.
     ///
     /// # Errors
-    /// [`PolicyError::Backend`] where the native engine itself fails.
+    /// Fails with [`PolicyError::Backend`] if the native engine itself fails.
     pub fn lower(&self, weights: Precision, widths: Widths) -> Result<Result<Native, Refusal>, PolicyError> {
         let Signature { noise, states } = self.signature.clone().unwrap_or_default();
         let options = native::Options {
@@ -231,7 +220,7 @@ impl PolicyFile {
         }))
     }
 
-    /// The observation's width, where the file does not say.
+    /// Returns the observation's width, which the file does not contain.
     fn needed(&self, observation: Option<usize>) -> Result<usize, PolicyError> {
         observation.ok_or_else(|| PolicyError::Shape {
             path: self.path.clone(),

@@ -1,12 +1,12 @@
-//! The libtorch backend: any TorchScript file, through `tch`. The general path, and the oracle of the native one.
+//! The libtorch backend: any TorchScript file, through `tch`. It is the general path, and the reference for
+//! the native one.
 //!
 //! A call of a small policy costs about 7 µs, nearly all of it libtorch's dispatch and its own allocations
-//! (`benches/torch_call.rs`). Ours are absent: the input tensor is made once, and the observation is written straight
-//! into its storage.
+//! (`benches/torch_call.rs`). This backend adds no allocation: it makes the input tensor once, and writes the
+//! observation directly into its storage.
 //!
-//! A `.pt` file is code, and libtorch runs it: load only what has been verified. What is promised here is that no
-//! module, however odd, makes this file read or write outside its buffers, or answer from an observation that is not
-//! the one it was given.
+//! A `.pt` file is code, and libtorch runs it: load only verified files. This file promises that no module
+//! can make it read or write outside its buffers, or answer from another observation than the given one.
 
 use std::path::Path;
 use std::sync::Once;
@@ -17,9 +17,9 @@ use super::{Dimensions, Fault, Policy, PolicyError, Signature};
 
 const BACKEND: &str = "torch";
 
-/// A TorchScript module whose `forward` takes one observation `[1, observation]` of float32, and noise and carried
-/// states after it where the [`Signature`] says so. It returns one action, `[action]` or `[1, action]`, of float32,
-/// float64 or int64; with states, a tuple of the action and the next states.
+/// A TorchScript module whose `forward` takes one observation `[1, observation]` of float32, and noise and
+/// carried states after it where the [`Signature`] says so. It returns one action, `[action]` or `[1,
+/// action]`, of float32, float64 or int64; with states, a tuple of the action and the next states.
 #[derive(Debug)]
 pub struct Torch {
     module: CModule,
@@ -34,8 +34,9 @@ pub struct Torch {
 /// One argument of `forward`.
 #[derive(Debug)]
 struct Input {
-    // What the module gets to see: another tensor over the memory of `storage`. TorchScript may reshape its arguments
-    // in place and tie them to other memory, so that the tensor which is written to must not be the one it is given.
+    // The tensor that the module sees: an alias over the memory of `storage`. TorchScript may reshape its
+    // arguments in place and bind them to other memory, so the module must not receive the tensor that is
+    // written to.
     seen: Tensor,
     storage: Tensor,
     shape: Vec<i64>,
@@ -43,11 +44,11 @@ struct Input {
 
 /// Why an output is not an action.
 enum Refusal {
-    /// The policy raised, with this text.
+    /// The policy raised an error with this text.
     Raised(String),
-    /// It returned something else than asked for; or a tensor of a dtype, device or layout that cannot be taken.
+    /// It returned another kind of value, or a tensor with a dtype, device or layout that is not supported.
     Kind(String),
-    /// It returned a tensor of this shape, named as far as it is understood.
+    /// It returned a tensor of this shape.
     Shape(String),
 }
 
@@ -66,10 +67,10 @@ impl Input {
         let elements: i64 = self.shape.iter().product();
         assert_eq!(values.len() as i64, elements, "the caller keeps the argument's width");
         let target = self.storage.data_ptr();
-        // SAFETY: `storage` is a contiguous float32 tensor of `elements` elements on the CPU, made in `new` and never
-        // handed out. Through its alias a module can make the shared memory grow, never shrink, and the pointer is
-        // asked for anew each time. `&mut self` keeps other calls out; a task that the module forked and did not wait
-        // for may read a mixture of two observations here, though never freed memory.
+        // SAFETY: `storage` is a contiguous float32 tensor of `elements` elements on the CPU, made in `new`
+        // and never handed out. Through its alias a module can make the shared memory grow, never shrink, and
+        // the pointer is asked for anew each time. `&mut self` keeps other calls out; a task that the module
+        // forked and did not wait for may read a mixture of two observations here, though never freed memory.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), target.cast(), values.len()) };
 
         let mut shape = [0i64; MAX_RANK];
@@ -84,21 +85,21 @@ impl Input {
 }
 
 impl Torch {
-    /// Reads a file and loads it for observations of the given width. The action's width is what a call with zeros
-    /// returns; where `action` is given, it has to be that.
+    /// Reads a file and loads it for observations of the given width. The action's width is what a call with
+    /// zeros returns. If `action` is given, it must be that width.
     ///
     /// # Errors
     /// [`PolicyError::Unreadable`], [`PolicyError::Malformed`] for a file that is not TorchScript,
-    /// [`PolicyError::Shape`] for other widths than asked for, [`PolicyError::Unsupported`] for a module that takes
-    /// more than an observation, returns something other than a tensor, or raises on zeros.
+    /// [`PolicyError::Shape`] for other widths than asked for, [`PolicyError::Unsupported`] for a module that
+    /// takes more than an observation, returns something other than a tensor, or raises on zeros.
     pub fn load(path: &Path, observation: usize, action: Option<usize>) -> Result<Self, PolicyError> {
         let archive = std::fs::read(path)
             .map_err(|source| PolicyError::Unreadable { path: path.to_path_buf(), source })?;
         Self::from_archive(&archive, path, observation, action, &Signature::default())
     }
 
-    /// Like [`Torch::load`], for an archive that has been read already, so that the bytes which were verified are the
-    /// ones that run, and for a `forward` of any [`Signature`]. `origin` is named in errors.
+    /// Like [`Torch::load`], for an archive that is already read, so that the verified bytes are the bytes
+    /// that run, and for a `forward` of any [`Signature`]. Errors name `origin`.
     ///
     /// # Errors
     /// As for [`Torch::load`].
@@ -166,7 +167,8 @@ impl Torch {
         rest.iter_mut().zip(values).try_for_each(|(input, values)| input.set(values))
     }
 
-    /// Runs the module on what `set_inputs` wrote, and gives the action and the next states as they came.
+    /// Runs the module on the inputs that `set_inputs` wrote. Returns the action and the next states,
+    /// unchecked.
     fn forward(&self) -> Result<(Tensor, Vec<Tensor>), Refusal> {
         if self.states.is_empty() {
             let action = match &self.inputs[..] {
@@ -196,7 +198,7 @@ impl Torch {
         Ok((tensors.pop().ok_or_else(wrong)?, next))
     }
 
-    /// Runs the module and copies its answer out. States change only where all of it is as it should be.
+    /// Runs the module and copies its answer out. States change only if the whole answer is valid.
     fn call(&mut self, action: &mut [f32]) -> Result<(), Refusal> {
         let (output, next) = self.forward()?;
         let width = width_of(&output)?;
@@ -231,8 +233,9 @@ impl Policy for Torch {
     fn enter_thread(&mut self) -> Result<(), PolicyError> {
         // Operators are split over threads by OpenMP, whose count is the calling thread's own.
         tch::set_num_threads(1);
-        // Gradients are recorded or not per thread, too. The guard is leaked on purpose: it puts the old mode back
-        // when it is dropped, and this policy may be dropped by another thread, or before its successor serves here.
+        // Gradients are recorded or not per thread, too. The guard is leaked on purpose: it puts the old mode
+        // back when it is dropped, and this policy may be dropped by another thread, or before its successor
+        // serves here.
         std::mem::forget(tch::no_grad_guard());
         Ok(())
     }
@@ -269,17 +272,18 @@ impl Policy for Torch {
 fn prepare_process() {
     static PREPARED: Once = Once::new();
     PREPARED.call_once(|| {
-        // libtorch takes this once and raises the second time.
+        // libtorch accepts this call once, and raises an error the second time.
         tch::set_num_interop_threads(1);
         tch::set_num_threads(1);
-        // The profiling executor recompiles on the second call of each thread, and whenever it sees a new shape.
+        // The profiling executor recompiles on the second call of each thread, and whenever it sees a new
+        // shape.
         tch::jit::set_profiling_mode(false);
     });
 }
 
 fn raised(error: &TchError) -> Refusal {
     let text = text_of(error);
-    // The bindings throw these very words, in place of libtorch, so that nothing longer begins with them.
+    // The bindings, not libtorch, raise exactly this text, so no longer text begins with it.
     if text.starts_with("forward did not return a tensor") {
         Refusal::Kind("forward returns something other than one tensor".to_owned())
     } else {
@@ -297,7 +301,7 @@ fn copy_out(tensor: &Tensor, values: &mut [f32]) -> Result<(), Refusal> {
     copied.map_err(|error| Refusal::Kind(text_of(&error)))
 }
 
-/// Whether a result can be copied out at all.
+/// Checks that a result can be copied out.
 fn check_kind(output: &Tensor) -> Result<(), Refusal> {
     if !output.defined() {
         return Err(Refusal::Kind("forward returns an undefined tensor".to_owned()));
@@ -324,13 +328,14 @@ fn width_of(output: &Tensor) -> Result<usize, Refusal> {
     }
 }
 
-/// The shape of a tensor of at most [`MAX_RANK`] dimensions that has one (a nested tensor has none). Unlike [`Tensor::size`]
-/// this neither allocates nor panics.
+/// The shape of a tensor of at most [`MAX_RANK`] dimensions that has one (a nested tensor has none). Unlike
+/// [`Tensor::size`] this neither allocates nor panics.
 fn shape_of<'a>(tensor: &Tensor, shape: &'a mut [i64; MAX_RANK]) -> Option<&'a [i64]> {
     let dimensions = tensor.dim();
     let shape = shape.get_mut(..dimensions)?;
-    // SAFETY: the pointer is that of a live tensor; the call writes one i64 for each of its dimensions, which is the
-    // length of `shape`. An error is left in a string of this thread, which is ours to free; null is allowed there.
+    // SAFETY: the pointer is that of a live tensor; the call writes one i64 for each of its dimensions, which
+    // is the length of `shape`. An error is left in a string of this thread, which is ours to free; null is
+    // allowed there.
     let raised = unsafe {
         torch_sys::at_shape(tensor.as_ptr().cast_mut(), shape.as_mut_ptr());
         let error = torch_sys::get_and_reset_last_err();
@@ -344,7 +349,8 @@ fn no_backend(error: TchError) -> PolicyError {
     PolicyError::Backend { backend: BACKEND, reason: cause(&text_of(&error)).to_owned() }
 }
 
-/// Sorts what a module raised on zeros. libtorch has one error type, so that its words are all there is to go by.
+/// Classifies an error that a module raised on zeros. libtorch has one error type, so only the text tells
+/// them apart.
 fn refused_at_load(path: std::path::PathBuf, observation: usize, text: &str) -> PolicyError {
     let cause = cause(text);
     if text.contains("missing value for argument") {
@@ -358,7 +364,7 @@ fn refused_at_load(path: std::path::PathBuf, observation: usize, text: &str) -> 
     }
 }
 
-/// What libtorch said, without the words the bindings put in front.
+/// Returns libtorch's own text, without the prefix of the bindings.
 fn text_of(error: &TchError) -> String {
     match error {
         TchError::Torch(text) => text.clone(),
@@ -366,7 +372,8 @@ fn text_of(error: &TchError) -> String {
     }
 }
 
-/// The one line of a libtorch message that says what is wrong. TorchScript puts its stack trace before it, C++ behind.
+/// The one line of a libtorch message that says what is wrong. TorchScript puts its stack trace before it,
+/// C++ behind.
 fn cause(text: &str) -> &str {
     let is_trace = |line: &&str| line.starts_with("Exception raised from") || line.starts_with("frame #");
     let said = text.lines().take_while(|line| !is_trace(line)).map(str::trim).filter(|line| !line.is_empty());

@@ -47,9 +47,8 @@ fn the_annotated_file_explains_every_key_as_it_is() {
     let annotations = annotations();
     let keys = config::keys();
     assert_eq!(annotations.len(), keys.len());
-    for Key { path, allowed, presence } in keys {
-        let (comment, _, is_set) =
-            annotations.get(&path).unwrap_or_else(|| panic!("{path} is not explained"));
+    for Key { path, allowed, presence, .. } in keys {
+        let (comment, _, is_set) = annotations.get(path).unwrap_or_else(|| panic!("{path} is not explained"));
         assert!(comment.contains(&format!("Allowed: {allowed}.")), "{path}: {comment} lacks {allowed}");
         match presence {
             Presence::Required => assert!(is_set, "{path} is required"),
@@ -60,7 +59,7 @@ fn the_annotated_file_explains_every_key_as_it_is() {
                 let default =
                     comment.rsplit_once("Default: ").unwrap_or_else(|| panic!("{path} has no default")).1;
                 let default = default.trim_end().trim_end_matches('.');
-                let spelt_out = Draft::minimal().set(&path, default);
+                let spelt_out = Draft::minimal().set(path, default);
                 let (spelt_out, left_out) = (parse(&spelt_out.text()), parse(&Draft::minimal().text()));
                 assert_eq!(
                     spelt_out.expect("the default is good"),

@@ -1,8 +1,9 @@
 //! Every key by itself, and the constraints between keys.
 
 use crate::draft::{Draft, FILE, parse, problems};
-use escapement::config::{self, Allowed, Key, Presence};
+use escapement::config::{self, Allowed, CheckText, Key, Presence};
 use escapement::wire::MAX_DIMENSION;
+use std::process::Command;
 
 /// Returns values that the key refuses, as they are written in a file.
 fn bad_values(key: &Key) -> Vec<String> {
@@ -20,7 +21,7 @@ fn bad_values(key: &Key) -> Vec<String> {
         Allowed::Elements => {
             &["0", "[]", "[0]", "[0, 0, 0]", "[nan, 0]", "[0, inf]", "[0, -inf]", "[0, 1e39]", "[0, true]"]
         }
-        Allowed::Text(_) => match key.path.as_str() {
+        Allowed::Text(_) => match key.path {
             "agent.name" => &["\"\"", "\"A\"", "\"a/b\"", "\"..\"", "\"-a\"", "\"a b\"", "\"ä\"", "1"],
             "agent.root" | "agent.state_root" => &["\"\"", "\"relative\"", "\"/a\\u0000b\"", "1"],
             "agent.log" => &["\"\"", "\"inof\"", "\"INFO\"", "\"a=\"", "\"=info\"", "\"info,\"", "1"],
@@ -73,10 +74,10 @@ fn good_values(key: &Key) -> Vec<String> {
             literal(&["[]", "[\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]"])
         }
         Allowed::Elements => literal(&["[0, 0]", "[-1, 1]", "[0.5, -0.25]", "[\n  0,\n  0, # two\n]"]),
-        Allowed::Text(_) => match key.path.as_str() {
+        Allowed::Text(_) => match key.path {
             "agent.name" => vec!["\"a\"".into(), "\"9_b-c\"".into(), format!("{:?}", "a".repeat(64))],
             "agent.root" | "agent.state_root" => literal(&["\"/\"", "\"/dev/shm/x\""]),
-            "agent.log" => literal(&["\"off\"", "\"info,escapement::engine=debug\"", "\"a=warn\""]),
+            "agent.log" => literal(&["\"off\"", "\"info,escapement::daemon=debug\"", "\"a=warn\""]),
             "policy.path" | "fallback.bundle" => literal(&["\"policy.pt\"", "\"../p\"", "\"/abs/p\""]),
             other => panic!("{other} is new: say here which texts it takes"),
         },
@@ -93,7 +94,7 @@ fn there_is_something_to_check() {
 fn a_bad_value_is_refused_with_line_key_value_and_range() {
     for key in config::keys() {
         for value in bad_values(&key) {
-            let draft = Draft::minimal().with_company(&key.path, &value).set(&key.path, &value);
+            let draft = Draft::minimal().with_company(key.path, &value).set(key.path, &value);
             let found = problems(&draft.text());
             let told: Vec<String> = found.iter().map(ToString::to_string).collect();
             let at = found.iter().find(|problem| {
@@ -101,7 +102,7 @@ fn a_bad_value_is_refused_with_line_key_value_and_range() {
                 path == key.path || path.split_once('[').is_some_and(|(array, _)| array == key.path)
             });
             let problem = at.unwrap_or_else(|| panic!("{} = {value}: {told:?}", key.path));
-            assert_eq!(problem.line, draft.line_of(&key.path), "{told:?}");
+            assert_eq!(problem.line, draft.line_of(key.path), "{told:?}");
             let shown = problem.value.as_deref().expect("the value is shown");
             assert!(value.contains(shown) || shown.ends_with('…'), "{told:?}");
             if value.contains("nan") {
@@ -126,7 +127,7 @@ fn a_bad_value_is_refused_with_line_key_value_and_range() {
 fn the_ends_of_every_range_are_accepted() {
     for key in config::keys() {
         for value in good_values(&key) {
-            let draft = Draft::minimal().with_company(&key.path, &value).set(&key.path, &value);
+            let draft = Draft::minimal().with_company(key.path, &value).set(key.path, &value);
             if let Err(error) = parse(&draft.text()) {
                 panic!("{} = {value}: {error}", key.path);
             }
@@ -172,7 +173,7 @@ fn a_required_key_is_missed() {
         .collect();
     assert_eq!(required.len(), Draft::minimal().0.len());
     for key in required {
-        let found = problems(&Draft::minimal().without(&key.path).text());
+        let found = problems(&Draft::minimal().without(key.path).text());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].to_string().contains(&format!(": {}: missing; allowed: ", key.path)), "{found:?}");
     }
@@ -183,8 +184,8 @@ fn a_required_key_is_missed() {
 #[test]
 fn a_key_given_twice_and_a_table_that_is_none_are_refused() {
     for key in config::keys() {
-        let draft = Draft::minimal().set(&key.path, "1");
-        let line = draft.line_of(&key.path);
+        let draft = Draft::minimal().set(key.path, "1");
+        let line = draft.line_of(key.path);
         let mut lines: Vec<_> = draft.text().lines().map(str::to_owned).collect();
         lines.insert(line, lines[line - 1].clone());
         let found = problems(&lines.join("\n"));
@@ -321,4 +322,48 @@ fn every_dimension_is_accepted_up_to_the_largest() {
         .set("action.dimension", "4096")
         .set("action.safe_default", &format!("[{numbers}]"));
     assert_eq!(parse(&draft.text()).expect("good").settings.safe_default.len(), MAX_DIMENSION);
+}
+
+/// What `check` prints about a file.
+fn checked(draft: &Draft, options: &[&str]) -> String {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, draft.text()).expect("the directory is writable");
+    let output = Command::new(env!("CARGO_BIN_EXE_escapement"))
+        .args(["check", "-c", "agent.toml"])
+        .args(options)
+        .current_dir(directory.path())
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Finds a key whose value is lost on its way to the configuration, or to the JSON or text of `check`.
+#[test]
+fn a_changed_value_shows_in_the_output_of_check() {
+    for key in config::keys() {
+        let mut values = good_values(&key);
+        let mut base = Draft::minimal();
+        if key.path.ends_with(".window") {
+            // With `misses = 0` the text does not mention the window.
+            base = base.set(&key.path.replace("window", "misses"), "1");
+            values = vec!["5".to_owned(), "6".to_owned()];
+        }
+        let with = |value: &String| base.clone().with_company(key.path, value).set(key.path, value);
+        let [one, other] = [&values[0], &values[1]].map(with);
+        let with_misses = |draft: Draft| match key.path.strip_suffix(".window") {
+            Some(table) => draft.set(&format!("{table}.misses"), "1"),
+            None => draft,
+        };
+        let (one, other) = (with_misses(one), with_misses(other));
+        let pointer = format!("/{}", key.path.replace('.', "/"));
+        let shown = |draft: &Draft| {
+            let json: serde_json::Value = serde_json::from_str(&checked(draft, &["--json"])).expect("JSON");
+            json.pointer(&pointer).unwrap_or_else(|| panic!("{} is not in the JSON", key.path)).clone()
+        };
+        assert_ne!(shown(&one), shown(&other), "{} in the JSON", key.path);
+        let same = checked(&one, &[]) == checked(&other, &[]);
+        assert_eq!(same, key.text == CheckText::Omitted, "{} in the text", key.path);
+    }
 }

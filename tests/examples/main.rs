@@ -11,8 +11,8 @@ fn in_package(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The path of an example in Rust. `cargo test` builds it. A run that names one test program does not, and then it is
-/// built here, with the same profile.
+/// The path of an example in Rust. `cargo test` builds it. A run that names one test program does not, and
+/// then it is built here, with the same profile.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let profile = test.ancestors().nth(2).expect("a test is in PROFILE/deps");
@@ -77,7 +77,8 @@ fn feed_and_gateway_in_rust_run_an_agent() {
     let (feed, gateway) = (example("feed"), example("gateway"));
     let (fed, taken) = run_beside_an_agent((&feed, &[]), (&gateway, &[]));
     assert_eq!(fed, format!("{COUNT} observations published\n"));
-    // Its heartbeat timeout is short: on a busy machine the agent may be silent for longer, and then it withholds.
+    // Its heartbeat timeout is short: on a busy machine the agent may be silent for longer, and then it
+    // withholds.
     let numbers: Vec<u64> = taken.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert_eq!(numbers.iter().sum::<u64>(), COUNT, "{taken}");
 }
@@ -87,7 +88,8 @@ fn feed_and_gateway_in_c_run_an_agent() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(producer) = compiled("producer", directory.path()) else { return };
     let Some(gateway) = compiled("gateway", directory.path()) else { return };
-    // The producer takes the first sequence number, the gateway a heartbeat timeout that no busy machine exceeds.
+    // The producer takes the first sequence number, the gateway a heartbeat timeout that no busy machine
+    // exceeds.
     let (_, taken) = run_beside_an_agent((&producer, &["1"]), (&gateway, &["60000"]));
     assert_eq!(taken, format!("{COUNT} actions to send, 0 withheld\n"));
 }

@@ -1,4 +1,5 @@
-//! The lists of "What a gateway does" in `docs/FORMATS.md`, held to the program; and a gateway in C written from them.
+//! The lists of "What a gateway does" in `docs/FORMATS.md`, held to the program; and a gateway in C written
+//! from them.
 
 use crate::layout::{assert_compiled, c_compiler, compile, in_package};
 use escapement::clock::{Clock, ManualClock, MonotonicClock, Nanos};
@@ -114,7 +115,8 @@ fn arm(region: &Region, heartbeat: Nanos) {
 }
 
 const POLICY: u16 = Outcome::Policy.number();
-/// Frames that may be sent, and between them one or two for each of the checks 1, 2 and 3, which that check alone refuses.
+/// Frames that may be sent, and between them one or two for each of the checks 1, 2 and 3, which that check
+/// alone refuses.
 const FRAMES: [Frame; 8] = [
     (0, POLICY, false),
     (1, Outcome::Fallback.number(), false),
@@ -125,7 +127,8 @@ const FRAMES: [Frame; 8] = [
     (2, POLICY, false),
     (4, POLICY, false),
 ];
-/// The index of the frame with a repeated position. The program's own gateway leaves it to its caller and counts it.
+/// The index of the frame with a repeated position. The program's own gateway leaves it to its caller and
+/// counts it.
 const REPEATED: usize = 6;
 const SENT: [bool; 8] = [true, true, true, false, false, false, false, true];
 /// Checks 4 and 5 are made with frames of their own.

@@ -34,8 +34,8 @@ fn is_path(span: &str) -> bool {
     span.chars().all(letters) && !span.starts_with(['-', '.']) && (span.contains('/') || has_extension)
 }
 
-/// Returns the paths of a page, and what is wrong with them. A name in capitals, as in `src/cli/NAME.rs`, stands
-/// for any name: the folder must exist. A bare file name must be somewhere in the tree.
+/// Returns the paths of a page, and what is wrong with them. A name in capitals, as in `src/cli/NAME.rs`,
+/// stands for any name: the folder must exist. A bare file name must be somewhere in the tree.
 fn check(page: &str, root: &Path, names: &BTreeSet<String>) -> (usize, Vec<String>) {
     let paths: Vec<_> = spans(page).into_iter().filter(|(_, span)| is_path(span)).collect();
     let mut problems = Vec::new();

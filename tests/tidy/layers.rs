@@ -16,6 +16,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement-ring", "gateway", 5),
     ("escapement-policy", "denormals", 0),
     ("escapement-policy", "error", 0),
+    ("escapement-policy", "words", 0),
     ("escapement-policy", "null", 1),
     ("escapement-policy", "random", 0),
     ("escapement-engine", "budget", 0),

@@ -12,6 +12,7 @@
 use super::responder::Responder;
 use super::verdict::Verdict;
 use crate::lease::{LeaseClaimant, LeaseState};
+use escapement_policy::words;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::ring::Header;
 use escapement_ring::wire::{Outcome, Reason};
@@ -25,15 +26,7 @@ pub enum GuardWake {
     Sleep,
 }
 
-impl GuardWake {
-    /// The name in config files and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Spin => "spin",
-            Self::Sleep => "sleep",
-        }
-    }
-}
+words!(GuardWake { Spin = "spin", Sleep = "sleep" });
 
 /// Takes over late ticks, and notices a policy that hangs.
 pub struct DeadlineGuard<C> {

@@ -6,6 +6,7 @@
 
 use super::checks::Bounds;
 use crate::telemetry::FeatureCounts;
+use escapement_policy::words;
 use std::sync::Arc;
 
 /// What a feature outside its limits leads to. Every mode but the first counts it.
@@ -21,17 +22,7 @@ pub enum InputCheckMode {
     SafeDefault,
 }
 
-impl InputCheckMode {
-    /// The name in config files and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Count => "count",
-            Self::Clamp => "clamp",
-            Self::SafeDefault => "safe_default",
-        }
-    }
-}
+words!(InputCheckMode { Off = "off", Count = "count", Clamp = "clamp", SafeDefault = "safe_default" });
 
 /// What the configuration says about the guard.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,7 @@
 use super::budget::BudgetSpec;
 use super::checks::Bounds;
 use super::deadline::Deadlines;
-use escapement_policy::Dimensions;
+use escapement_policy::{Dimensions, words};
 use escapement_ring::clock::Nanos;
 
 /// What an enforced miss leads to.
@@ -15,6 +15,8 @@ pub enum OnMiss {
     SafeDefault,
 }
 
+words!(OnMiss { Halt = "halt", SafeDefault = "safe_default" });
+
 /// Which of several waiting observations are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
@@ -23,6 +25,8 @@ pub enum Backlog {
     /// The newest one. Older ones are skipped and counted.
     Latest,
 }
+
+words!(Backlog { Every = "every", Latest = "latest" });
 
 /// What happens if the action ring has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub enum OnFull {
     Drop,
 }
 
+words!(OnFull { Halt = "halt", Drop = "drop" });
+
 /// What a break in the feed's sequence numbers leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnGap {
@@ -41,6 +47,8 @@ pub enum OnGap {
     /// The observation is answered as usual. The break is flagged and counted.
     Count,
 }
+
+words!(OnGap { SafeDefault = "safe_default", Count = "count" });
 
 /// Everything that decides what a tick does.
 #[derive(Debug, Clone, PartialEq)]

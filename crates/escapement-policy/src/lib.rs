@@ -43,6 +43,7 @@ pub mod denormals;
 mod error;
 mod null;
 pub mod random;
+pub mod words;
 
 pub use error::{Fault, PolicyError};
 pub use null::Null;

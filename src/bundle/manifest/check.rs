@@ -1,11 +1,11 @@
-//! From keys that have the right types to a manifest that keeps to the specification.
+//! Checks ranges and relations of a manifest's keys, whose types are already right.
 
 use super::raw::{self, Numbers, Rule};
 use super::{
-    ActionKind, ActionSpace, FileEntry, Manifest, Noise, ObservationSpace, Recurrent, Segment, SegmentKind,
-    Slo, Stack, State, StateRule, Statistics,
+    ActionKind, ActionSpace, FileEntry, MAX_BURN_IN, Manifest, Noise, ObservationSpace, Recurrent, Segment,
+    SegmentKind, Slo, Stack, State, StateRule, Statistics,
 };
-use crate::bundle::files::{GOLDEN, POLICY};
+use crate::bundle::names::{GOLDEN, POLICY};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
@@ -20,7 +20,6 @@ const MAX_STATE_ELEMENTS: usize = 1 << 20;
 /// The most categories of one component.
 const MAX_CATEGORIES: usize = 1 << 24;
 const MAX_FRAMES: usize = 64;
-const MAX_BURN_IN: u32 = 65_536;
 const GOLDEN_VECTORS: RangeInclusive<usize> = 256..=65_536;
 const MAX_TOLERANCE: f64 = 0.01;
 const MAX_POLICY_BYTES: u64 = 1 << 30;
@@ -93,7 +92,7 @@ fn is_bundle_name(name: &str) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// Names are shown on terminals and in logs: no control characters, and no page of text.
+/// Names are shown on terminals and in logs, so that control characters and long texts are refused.
 fn printable(key: &str, text: &str, limit: usize) -> Checked<()> {
     ensure(!text.is_empty() && text.len() <= limit && !text.chars().any(char::is_control), || {
         let shown: String = text.chars().take(40).collect();
@@ -101,7 +100,7 @@ fn printable(key: &str, text: &str, limit: usize) -> Checked<()> {
     })
 }
 
-/// RFC 3339 in UTC, its form.
+/// Whether the text has the form of RFC 3339 in UTC.
 fn instant(key: &str, text: &str) -> Checked<()> {
     const FORM: &[u8] = b"0000-00-00T00:00:00";
     let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };

@@ -1,5 +1,5 @@
-//! The manifest of a bundle, `bundle.toml`: what the policy is, what it takes and gives, and the hashes of its files.
-//! `docs/BUNDLE.md` is its specification.
+//! The manifest of a bundle, `bundle.toml`: what the policy is, what it takes and gives, and the hashes of
+//! its files. `docs/BUNDLE.md` is its specification.
 
 mod check;
 mod raw;
@@ -11,7 +11,7 @@ use crate::policy::Signature;
 use escapement_engine::{CarryRule, CarryRules};
 use sha2::{Digest, Sha256};
 
-/// A manifest that keeps to the specification.
+/// A manifest that follows the specification.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     /// The bundle's name.
@@ -32,19 +32,20 @@ pub struct Manifest {
     pub observation: ObservationSpace,
     /// What the policy returns.
     pub action: ActionSpace,
-    /// What `forward` draws on for its randomness; `None` where it has none.
+    /// The noise that `forward` takes; `None` if it has no randomness.
     pub noise: Option<Noise>,
-    /// The states that `forward` carries, in the order of its arguments; empty where it is not recurrent.
+    /// The states that `forward` carries, in the order of its arguments; empty if it is not recurrent.
     pub states: Vec<State>,
-    /// What becomes of the states where the policy's action was not used; `None` exactly where there are none.
+    /// What happens to the states when the policy's action was not used; `None` if and only if there are no
+    /// states.
     pub recurrent: Option<Recurrent>,
-    /// A suggestion; the configuration decides.
+    /// A suggested safe default. The configuration decides.
     pub safe_default: Option<Vec<f32>>,
     /// Rows of the golden vectors.
     pub golden_vectors: usize,
-    /// How far an action may be from the expected one; see [`super::Golden`].
+    /// The allowed distance of an action from the expected one; see [`super::Golden`].
     pub tolerance: f64,
-    /// What the author claims.
+    /// The latency that the author claims.
     pub slo: Option<Slo>,
 }
 
@@ -66,15 +67,15 @@ pub struct ObservationSpace {
     pub dimension: usize,
     /// A name for each element.
     pub names: Option<Vec<String>>,
-    /// The space's lower bounds, `-inf` where it has none.
+    /// The space's lower bounds, `-inf` for none.
     pub low: Vec<f64>,
-    /// The space's upper bounds, `inf` where it has none.
+    /// The space's upper bounds, `inf` for none.
     pub high: Vec<f64>,
     /// Mean and standard deviation of each element during training.
     pub statistics: Option<Statistics>,
-    /// How the vector is put together; empty where the manifest does not say.
+    /// The parts of the vector, in order; empty if the manifest does not list them.
     pub segments: Vec<Segment>,
-    /// The frames that the vector holds, where it holds several.
+    /// The frames in the vector, if it holds several.
     pub stack: Option<Stack>,
 }
 
@@ -90,7 +91,7 @@ pub struct Statistics {
 /// A part of the observation vector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its key in a Dict space, empty where the space is none.
+    /// Its key in a Dict space; empty for other spaces.
     pub key: String,
     /// What it holds.
     pub kind: SegmentKind,
@@ -111,7 +112,7 @@ pub struct Segment {
 pub struct Stack {
     /// How many.
     pub frames: usize,
-    /// What stands for frames that do not exist yet.
+    /// The padding for frames that do not exist yet.
     pub fill: Vec<f64>,
 }
 
@@ -139,7 +140,7 @@ pub struct ActionSpace {
     pub low: Vec<f64>,
     /// Upper bounds.
     pub high: Vec<f64>,
-    /// Counts of the categories; empty where there are none.
+    /// Counts of the categories; empty if there are none.
     pub nvec: Vec<usize>,
     /// A name for each element.
     pub names: Option<Vec<String>>,
@@ -163,7 +164,7 @@ pub struct State {
     pub shape: Vec<usize>,
 }
 
-/// What becomes of carried states.
+/// The rules for carried states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recurrent {
     /// At a tick whose action was not the policy's.
@@ -179,9 +180,12 @@ pub enum StateRule {
     Keep,
     /// Zeros.
     Reset,
-    /// Zeros, and so many observations are fed to the policy while the safe default is sent.
+    /// Zeros. Then this many observations are fed to the policy while the safe default is sent.
     BurnIn(u32),
 }
+
+/// The longest burn-in, in observations. It holds for bundles and for configurations.
+pub const MAX_BURN_IN: u32 = 100_000;
 
 impl From<StateRule> for CarryRule {
     fn from(rule: StateRule) -> Self {
@@ -220,13 +224,13 @@ impl ActionKind {
     }
 }
 
-/// What the last line of a manifest begins with.
+/// The prefix of a manifest's last line.
 const SEAL: &[u8] = b"# sha256 ";
-/// The whole of that line: the words, 64 digits, the line's end.
+/// The length of that line: the prefix, 64 digits, and the newline.
 const SEAL_BYTES: usize = SEAL.len() + 64 + 1;
 
-/// What stands above the seal, which holds the hash of just that. It is looked at before the text is parsed: a damaged
-/// manifest may well be a good one, with another number in it.
+/// Returns the text above the seal, whose hash the seal holds. The seal is checked before the text is parsed,
+/// because a damaged manifest can still parse, with another number in it.
 fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
     let split = bytes.len().checked_sub(SEAL_BYTES).and_then(|at| bytes.split_at_checked(at));
     let (above, seal) = split.ok_or("too short for a manifest")?;
@@ -242,17 +246,17 @@ fn unsealed(bytes: &[u8]) -> Result<&[u8], String> {
 }
 
 impl Manifest {
-    /// Parses and checks the bytes of a manifest; the reason where they are not one.
+    /// Parses and checks the bytes of a manifest.
     ///
     /// # Errors
-    /// One line: where, what, and what is allowed.
+    /// Fails with one line: where, what, and what is allowed.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text =
             std::str::from_utf8(unsealed(bytes)?).map_err(|error| format!("not UTF-8 text: {error}"))?;
         check::check(raw::Manifest::parse(text)?)
     }
 
-    /// What `forward` takes after the observation.
+    /// Returns what `forward` takes after the observation.
     pub fn signature(&self) -> Signature {
         Signature {
             noise: self.noise.map_or(0, |noise| noise.dimension),

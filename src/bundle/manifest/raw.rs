@@ -1,4 +1,4 @@
-//! The manifest as it is written: types and keys, an unknown one being an error. Ranges are the business of `check`.
+//! The manifest's keys and types. An unknown key is an error. `check` checks ranges.
 
 use escapement_engine::noise::Distribution;
 use serde::{Deserialize, Serialize};
@@ -220,7 +220,7 @@ struct Format {
 }
 
 impl Manifest {
-    /// Reads the text; the version is looked at before anything else, since another one means other keys.
+    /// Reads the text. The version is checked first, because another version has other keys.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |error: toml::de::Error| {
             let before = error.span().and_then(|place| text.get(..place.start)).unwrap_or_default();

@@ -5,6 +5,9 @@
 //! may therefore use its instructions without asking the processor again, and safe code cannot ask for
 //! instructions that do not exist.
 
+use escapement_policy::words;
+use escapement_policy::words::Words;
+
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
 
@@ -109,19 +112,9 @@ pub enum Precision {
     Bf16,
 }
 
+words!(Precision { F32 = "f32", Bf16 = "bf16" });
+
 impl Precision {
-    /// Every precision, in the order of the help texts.
-    pub const ALL: &[Self] = &[Self::F32, Self::Bf16];
-
-    /// The name in reports and options: `f32` or `bf16`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-
     /// The value of a weight after it is stored.
     #[must_use]
     pub fn round(self, weight: f32) -> f32 {
@@ -136,8 +129,7 @@ impl std::str::FromStr for Precision {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().copied().find(|precision| precision.name() == name);
-        found.ok_or_else(|| "allowed: f32 or bf16".to_owned())
+        Self::from_word(name).ok_or_else(|| "allowed: f32 or bf16".to_owned())
     }
 }
 

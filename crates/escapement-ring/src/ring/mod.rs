@@ -6,10 +6,11 @@
 //!
 //! # How it works
 //! Two positions count the slots ever committed and ever released. Both only grow.
-//! `position & (capacity - 1)` is the slot's index. The producer writes `producer_position`, the consumer `consumer_position`, each
-//! on a cache line of its own. Each side keeps a copy of the other's position. It reads the shared word only
-//! if the ring is *possibly* full or empty by that copy; the read then tells whether it *really* is. In
-//! steady flow a message costs one cache line transfer for the slot and, now and then, one for a position.
+//! `position & (capacity - 1)` is the slot's index. The producer writes `producer_position`, the consumer
+//! `consumer_position`, each on a cache line of its own. Each side keeps a copy of the other's position. It
+//! reads the shared word only if the ring is *possibly* full or empty by that copy; the read then tells
+//! whether it *really* is. In steady flow a message costs one cache line transfer for the slot and, now and
+//! then, one for a position.
 //!
 //! # Synchronisation
 //! | label | Release store | Acquire load | what the Acquire makes visible or certain |

@@ -376,8 +376,8 @@ proptest! {
             prop_assert_eq!(Producer::attach(region.clone()).is_ok(), possible && produced <= MAX_POSITION);
             prop_assert_eq!(Consumer::attach(region.clone()).is_ok(), possible && consumed <= MAX_POSITION);
         }
-        let (Ok(mut producer), Ok(mut consumer)) = (Producer::attach(region.clone()), Consumer::attach(region))
-        else { return Ok(()) };
+        let sides = (Producer::attach(region.clone()), Consumer::attach(region));
+        let (Ok(mut producer), Ok(mut consumer)) = sides else { return Ok(()) };
         for (lie_to_producer, lie) in lies {
             if lie_to_producer {
                 poke(&heap, CONSUMER_POSITION, &lie.to_le_bytes());

@@ -84,6 +84,7 @@ enum escapement_action_flag {
     ESCAPEMENT_ACTION_GAP = 8
 };
 
+/* Which of these a gateway sends: docs/FORMATS.md, "What a gateway does". */
 enum escapement_outcome {
     ESCAPEMENT_OUTCOME_POLICY = 1,
     ESCAPEMENT_OUTCOME_SAFE_DEFAULT = 2,
@@ -117,6 +118,7 @@ enum escapement_reason {
     ESCAPEMENT_REASON_BURN_IN = 22
 };
 
+/* The low half of the state word. In which of these a gateway sends: docs/FORMATS.md, "What a gateway does". */
 enum escapement_state {
     ESCAPEMENT_STATE_STARTING = 1,
     ESCAPEMENT_STATE_WARMING = 2,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without libtorch,
-# parity with PyTorch, the ring's model, and the Python tests. Ends with the sum of what the runners counted.
+# Every test of the project, from a fresh clone: set-up, formatting, lints, the Rust tests with and without
+# libtorch, parity with PyTorch, the ring's model, the Python tests, and docs/GETTING_STARTED.md. Ends with the
+# sum of what the runners counted.
 #
 #   scripts/test.sh          what every change must pass
 #   scripts/test.sh --long   the same with the long runs: see docs/TESTING.md
@@ -58,6 +59,8 @@ RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loo
 # The program with both backends, which the tests with libtorch have built: named, so that nothing is skipped.
 export ESCAPEMENT_BINARY=${CARGO_TARGET_DIR:-$PWD/target}/debug/escapement
 step scripts/test_python.sh
+unset ESCAPEMENT_BINARY
+step scripts/test_getting_started.sh
 
 # cargo's and pytest's own summaries, added up.
 awk '

@@ -3,9 +3,10 @@
 #
 # Usage: scripts/venv.sh NAME        for python/requirements/NAME.txt
 #
-# It is kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the requirements, of the files that
-# they include, and of the Python version. A virtual environment cannot be moved after it was made, so a stamp file
-# marks a complete one. A lock keeps two callers from making it at the same time.
+# It is kept below ${XDG_CACHE_HOME:-~/.cache}/escapement. The key is the hash of the requirements, of the files
+# that they include, and of the Python version. A virtual environment cannot be moved after it was made, so a
+# stamp file marks a complete one. A lock keeps two callers from making it at the same time. If another file
+# includes NAME.txt and its environment is complete, that one is printed, so that PyTorch is not installed twice.
 set -euo pipefail
 
 fail() {
@@ -19,10 +20,25 @@ requirements=$directory/$1.txt
 [[ -f $requirements ]] || fail "there is no $requirements"
 command -v python3 >/dev/null || fail "python3 is missing: sudo apt-get install python3 python3-venv"
 
-mapfile -t included < <(sed -n "s|^-r *|$directory/|p" "$requirements")
-key=$({ python3 --version && cat "$requirements" "${included[@]}"; } | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/escapement
-venv=$cache/venv-$1-$key
+
+# The path of the environment of one requirements file.
+venv_of() {
+    local included key
+    mapfile -t included < <(sed -n "s|^-r *|$directory/|p" "$1")
+    key=$({ python3 --version && cat "$1" "${included[@]}"; } | sha256sum | cut -c1-16)
+    printf '%s/venv-%s-%s\n' "$cache" "$(basename "$1" .txt)" "$key"
+}
+
+venv=$(venv_of "$requirements")
+if [[ ! -e $venv/.complete ]]; then
+    for other in "$directory"/*.txt; do
+        if grep -qxE -- "-r *$1\.txt" "$other" && [[ -e $(venv_of "$other")/.complete ]]; then
+            venv_of "$other"
+            exit
+        fi
+    done
+fi
 mkdir -p "$cache"
 exec 9>"$venv.lock"
 flock 9

@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use escapement::policy::Policy;
-use escapement::policy::native::kernels::Precision;
-use escapement::policy::native::{Limits, Native, Options};
+use escapement_native::kernels::Precision;
+use escapement_native::{Limits, Native, Options};
+use escapement_policy::Policy;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Weights are packed in one form or the other.
+    // The length of the input chooses how the weights are stored.
     let precision = Precision::ALL[bytes.len() % Precision::ALL.len()];
     let limits =
         Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };

@@ -4,16 +4,16 @@
 
 use std::path::Path;
 
-use escapement::policy::Policy;
-use escapement::policy::native::kernels::Precision;
-use escapement::policy::native::{Limits, Native, Options};
+use escapement_native::kernels::Precision;
+use escapement_native::{Limits, Native, Options};
+use escapement_policy::Policy;
 use escapement_test_support::torchscript;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &str| {
     let constants = [torchscript::weights(&[4, 4], 1), torchscript::weights(&[4], 2)];
     let bytes = torchscript::archive(body, &constants);
-    // Weights are packed in one form or the other.
+    // The length of the input chooses how the weights are stored.
     let precision = Precision::ALL[body.len() % Precision::ALL.len()];
     let limits =
         Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };

@@ -5,6 +5,8 @@
 //! function with a test attribute that is not ignored, or a function `test_...` in a Python file
 //! `test_*.py`. The whole tree is searched, so that a test may move from file to file.
 
+mod lists;
+mod paths;
 mod skimmable;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,19 +1,55 @@
-//! The native backend: reads the TorchScript archive, lowers its `forward` to a fixed plan of SIMD kernels, and runs
-//! that. No libtorch, nothing from the file is executed, nothing is allocated per call.
+//! The native policy engine: runs TorchScript policies without libtorch.
 //!
-//! ```text
-//! bytes ─▶ archive ─▶ pickle ─▶ module ──┐
-//!              └────▶ source ────────────┴─▶ lower ─▶ plan ─▶ kernels, reference
+//! It reads the archive as data and lowers its `forward` to a fixed plan of SIMD kernels. Nothing from the
+//! file is executed. A call allocates nothing, takes no lock and makes no system call.
+//!
 //! ```
+//! use std::path::Path;
+//!
+//! use escapement_native::{Native, Options};
+//! use escapement_policy::{Policy, PolicyError};
+//!
+//! fn main() -> Result<(), PolicyError> {
+//!     let file = Path::new("../../config/example.bundle/policy.pt");
+//!     let mut policy = Native::load(file, &Options::default())?;
+//!     let observation = vec![0.0; policy.dimensions().observation];
+//!     let mut action = vec![f32::NAN; policy.dimensions().action];
+//!     policy.infer(&observation, &mut action).expect("this policy has no operation that can fault");
+//!     assert!(action.iter().all(|value| value.is_finite()));
+//!     println!("{} steps", policy.describe().steps.len());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Features
+//! - Files of `torch.jit.save`: frozen or not, traced or scripted. Calls are inlined, conditions are decided
+//!   and loops are unrolled. `forward` is `(observation, noise?, state…) -> (action, state…)`.
+//! - Operators: linear and matrix products, convolution over one axis, embedding, layer and batch
+//!   normalisation, LSTM and GRU (a carried state or a window), arithmetic, activations, comparisons,
+//!   reductions, and changes of shape and type. `docs/NATIVE.md` lists them. Any other operator is refused
+//!   with its file, line and name.
+//! - Element types `f32`, `f64`, `i64` and `bool`. Weights as `f32` or `bf16` ([`kernels::Precision`]).
+//! - Kernels for AVX2 with FMA, AVX-512 and AVX-512 BF16, chosen by detection ([`kernels::Isa`]), and a
+//!   scalar reference for every other processor.
+//! - Bounds on everything that a file can cause the reader to do ([`Limits`]).
+//! - A description of the plan ([`Native::describe`]).
+//!
+//! # Map
+//! ```text
+//! bytes ─▶ readers ─▶ lower ─▶ ir ◀─ plan ─▶ kernels, reference
+//! ```
+//! Lowering and the plan both use the intermediate representation, and neither uses the other. Lowering folds
+//! constants with a function that this file passes in.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `archive`, `pickle`, `module` | the file: bounded zip, a data tree, tensors |
-//! | `source` | lexer and parser of the code inside |
-//! | `lower` | `forward` to a graph on strided views, by walking it once |
-//! | `plan` | the graph to steps over one arena, and their execution |
+//! | `readers` | one module per file format: bounded archive, data tree, tensors, syntax tree of the source |
+//! | `lower` | walks `forward` of a TorchScript archive once and builds a graph |
+//! | `ir` | the graph of operations on strided views, and typed constant tensors |
+//! | `plan` | compiles a graph to steps over one arena per element type, and executes them |
 //! | [`kernels`] | vector kernels with their scalar references |
-//! | `reference` | scalar kernels of the operators that need no speed |
+//! | `reference` | scalar kernels of the operators that take little time |
+//! | `limits`, `refusal` | the bounds on a file, and the reasons to refuse it |
 
 mod ir;
 pub mod kernels;
@@ -35,24 +71,24 @@ use kernels::{Isa, Precision};
 use lower::Known;
 use plan::{Plan, Target};
 
-/// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows, which must hold
-/// whatever the stack of the caller is.
+/// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows. They must
+/// not depend on the caller's stack.
 const LOADER_STACK: usize = 64 << 20;
 
 /// How to load a policy.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Elements of one observation; inferred from the first weights where `None`.
+    /// Elements of one observation. `None` infers them from the first weights.
     pub observation: Option<usize>,
-    /// Elements of the noise that `forward` takes after the observation; zero where it takes none.
+    /// Elements of the noise that `forward` takes after the observation. Zero if it takes none.
     pub noise: usize,
-    /// Shapes of the carried states, in the order of `forward`'s arguments; inferred where empty.
+    /// Shapes of the carried states, in the order of `forward`'s arguments. If empty, they are inferred.
     pub states: Vec<Vec<usize>>,
-    /// The instruction set to pack for; the widest one of this machine where `None`.
+    /// The instruction set to pack for. `None` takes the widest one of this machine.
     pub isa: Option<Isa>,
-    /// How weights are held.
+    /// How weights are stored.
     pub precision: Precision,
-    /// Bounds on what the file may make the reader do.
+    /// Bounds on what the file can cause the reader to do.
     pub limits: Limits,
 }
 
@@ -71,9 +107,9 @@ impl Default for Options {
 
 /// A policy lowered from a TorchScript archive.
 ///
-/// `forward` takes an observation of shape `[1, observation]`, noise of shape `[1, noise]` if there is any, and any
-/// number of states, and returns the action and as many states of the same shapes. Noise and states start at zero;
-/// states are carried from call to call.
+/// `forward` takes an observation of shape `[1, observation]`, noise of shape `[1, noise]` if there is any,
+/// and any number of states. It returns the action and as many states of the same shapes. Noise and states
+/// start at zero. States are carried from call to call.
 pub struct Native {
     plan: Plan,
     dimensions: Dimensions,
@@ -86,9 +122,10 @@ impl Native {
     /// Loads the file at `path`.
     ///
     /// # Errors
-    /// [`PolicyError::Unreadable`], [`PolicyError::Malformed`] for damaged or hostile files,
-    /// [`PolicyError::Unsupported`] with file, line and operator for what only torch can run, and
-    /// [`PolicyError::Shape`] where the widths do not fit.
+    /// - [`PolicyError::Unreadable`] if the file cannot be read.
+    /// - [`PolicyError::Malformed`] if the file is damaged or hostile.
+    /// - [`PolicyError::Unsupported`], with file, line and operator, if only torch can run the file.
+    /// - [`PolicyError::Shape`] if the widths do not fit.
     pub fn load(path: &Path, options: &Options) -> Result<Self, PolicyError> {
         let unreadable = |source| PolicyError::Unreadable { path: path.to_path_buf(), source };
         let length = std::fs::metadata(path).map_err(unreadable)?.len();
@@ -100,7 +137,7 @@ impl Native {
         Self::from_bytes(&bytes, path, options)
     }
 
-    /// Loads an archive from memory; `name` is what errors call it.
+    /// Loads an archive from memory. Errors name it `name`.
     ///
     /// # Errors
     /// As [`Native::load`].
@@ -108,10 +145,10 @@ impl Native {
         Self::lower(bytes, options)?.map_err(|refusal| refusal.at(name))
     }
 
-    /// Loads an archive from memory; where it is refused, says what stopped it and where.
+    /// Loads an archive from memory. If it is refused, the inner error says why and where.
     ///
     /// # Errors
-    /// [`PolicyError::Backend`] where there is no thread to load on.
+    /// [`PolicyError::Backend`] if the loader thread cannot be started.
     pub fn lower(bytes: &[u8], options: &Options) -> Result<Result<Self, Refusal>, PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
@@ -147,7 +184,7 @@ impl Native {
         Ok(Self { plan, dimensions, noise: options.noise, states, faulted: false })
     }
 
-    /// What the plan consists of, for reports.
+    /// Describes the plan, for reports.
     #[must_use]
     pub fn describe(&self) -> Description {
         let target = self.plan.target();
@@ -171,7 +208,7 @@ impl Native {
         &self.states
     }
 
-    /// The argument of `forward` that the first carried state is.
+    /// The index of the first carried state among the arguments of `forward`.
     fn first_state(&self) -> usize {
         1 + usize::from(self.noise > 0)
     }
@@ -204,7 +241,7 @@ impl Policy for Native {
             return Err(fault);
         }
         action.copy_from_slice(self.plan.output(0));
-        // Only now: a call that faults leaves the states as they were.
+        // States are carried only after success, so that a call that faults leaves them unchanged.
         for state in 0..self.states.len() {
             self.plan.carry(1 + state, self.first_state() + state);
         }
@@ -226,7 +263,7 @@ impl Policy for Native {
     }
 
     fn last_fault(&self) -> Option<&str> {
-        // The only fault that a plan has, besides those checked when it was loaded.
+        // This is the only fault that a plan can have. All others are checked when the file is loaded.
         self.faulted.then_some("an index computed by the network lies outside its table")
     }
 }

@@ -1,6 +1,7 @@
-//! Bounds on everything that a file may make the reader do. A file beyond one is refused with the bound's name.
+//! Bounds on the work that a file can cause the reader to do. A file that exceeds one is refused with a
+//! message that states the bound.
 
-/// The bounds. [`Limits::default`] admits networks of up to some 64 million weights.
+/// The bounds. [`Limits::default`] admits networks of up to about 64 million weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the archive itself.
@@ -15,7 +16,7 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Values in one pickle.
     pub pickle_values: usize,
-    /// Depth of nesting in a pickle, in an expression and in a block of source.
+    /// Nesting depth of a pickle, of an expression, and of a block of source.
     pub depth: usize,
     /// Bytes of all source files together.
     pub source_bytes: usize,
@@ -25,7 +26,7 @@ pub struct Limits {
     pub evaluations: usize,
     /// Operations of the lowered graph.
     pub operations: usize,
-    /// Multiply-adds of the lowered graph, those folded away included.
+    /// Multiply-adds of the lowered graph, including those that are folded away.
     pub multiply_adds: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What stops a file from becoming a native policy, before a path is attached to it.
+//! The reason why a file cannot become a native policy, before a path is attached to it.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use escapement_policy::PolicyError;
 
-/// A reason to refuse a file. [`Refusal::at`] turns it into the error that every backend shares.
+/// A reason to refuse a file. [`Refusal::at`] turns it into the error type that all backends share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// What kind of reason it is.
+    /// The kind of the reason.
     pub kind: RefusalKind,
-    /// Where `forward` could not be lowered any further; `None` where it is not about a place in the source.
+    /// Where in `forward` lowering stopped. `None` if the reason is not about a place in the source.
     pub place: Option<Place>,
     /// The reason, on one line.
     pub reason: String,
@@ -23,7 +23,7 @@ pub struct Refusal {
 pub enum RefusalKind {
     /// Damaged, hostile, or not a TorchScript archive.
     Malformed,
-    /// A sound archive with something in it that the native engine does not run.
+    /// A sound archive with a part that the native engine does not run.
     Unsupported,
     /// The widths do not fit together.
     Shape,
@@ -32,11 +32,11 @@ pub enum RefusalKind {
 /// A place in the source inside an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
-    /// The archive's member.
+    /// The member of the archive.
     pub file: String,
-    /// Its line, from 1.
+    /// The line, from 1.
     pub line: u32,
-    /// The operator or function that stands there.
+    /// The operator or function at that line.
     pub operator: String,
 }
 
@@ -58,17 +58,17 @@ impl Refusal {
         Self::new(RefusalKind::Shape, reason)
     }
 
-    /// Puts `context` (an archive member) before the reason.
+    /// Adds `context` (an archive member) before the reason.
     pub(crate) fn within(self, context: &str) -> Self {
         Self { reason: format!("{context}: {}", self.reason), ..self }
     }
 
-    /// Says where it was, unless that is known already: the innermost place is the one.
+    /// Sets the place, unless one is already set. The innermost place is the one to report.
     pub(crate) fn found_at(self, place: impl FnOnce() -> Place) -> Self {
         Self { place: self.place.or_else(|| Some(place())), ..self }
     }
 
-    /// The public error about the file at `path`.
+    /// Converts the refusal to the public error about the file at `path`.
     pub fn at(self, path: &Path) -> PolicyError {
         let path = path.to_path_buf();
         let reason = self.to_string();

@@ -1,8 +1,8 @@
 //! The lowered form: operations on strided views of flat buffers, in single static assignment.
 //!
-//! A *root* is a flat buffer that is written once: an input, a constant, or the result of an operation. Everything
-//! that only rearranges (reshape, transpose, slice, expand) makes a new [`View`] of the same root and costs nothing;
-//! an operation reads views and writes roots.
+//! A *root* is a flat buffer that is written once: an input, a constant, or the result of an operation. An
+//! operation that only rearranges (reshape, transpose, slice, expand) makes a new [`View`] of the same root
+//! and costs nothing. Every other operation reads views and writes roots.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 
 pub(crate) type RootId = usize;
 
-/// A strided window onto a root.
+/// A strided window into a root.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct View {
     pub(crate) root: RootId,
@@ -24,7 +24,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// All of a fresh root.
+    /// A view of all elements of a new root.
     pub(crate) fn whole(root: RootId, dtype: DType, shape: &[usize]) -> Self {
         Self { root, dtype, shape: shape.to_vec(), strides: contiguous_strides(shape), offset: 0 }
     }
@@ -49,7 +49,7 @@ impl View {
         true
     }
 
-    /// Whether every element of the view is one and the same.
+    /// Whether every element of the view is the same element of the root.
     pub(crate) fn is_uniform(&self) -> bool {
         self.shape.iter().zip(&self.strides).all(|(&size, &stride)| size == 1 || stride == 0)
     }
@@ -58,12 +58,12 @@ impl View {
         Positions::new(&self.shape, &self.strides, self.offset)
     }
 
-    /// The same elements in another shape, where strides can express that.
+    /// The same elements in another shape. Returns `None` if strides cannot express it.
     pub(crate) fn reshaped(&self, shape: &[usize]) -> Option<Self> {
         if self.is_contiguous() {
             return Some(Self { shape: shape.to_vec(), strides: contiguous_strides(shape), ..self.clone() });
         }
-        // Only axes of one element differ: carry the strides of the others over.
+        // Only axes of one element may differ. The strides of the others are kept.
         let proper = |shape: &[usize]| shape.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
         if proper(&self.shape) != proper(shape) {
             return None;
@@ -75,7 +75,7 @@ impl View {
         Some(Self { shape: shape.to_vec(), strides, ..self.clone() })
     }
 
-    /// `count` elements of `axis`, from `start`, `step` apart.
+    /// Takes `count` elements of `axis`, from `start`, `step` apart.
     pub(crate) fn narrowed(&self, axis: usize, start: usize, step: usize, count: usize) -> Self {
         let mut view = self.clone();
         if count > 0 {
@@ -86,7 +86,7 @@ impl View {
         view
     }
 
-    /// The element `index` of `axis`, without that axis.
+    /// Takes the element `index` of `axis` and removes that axis.
     pub(crate) fn selected(&self, axis: usize, index: usize) -> Self {
         let mut view = self.narrowed(axis, index, 1, 1);
         view.shape.remove(axis);
@@ -102,7 +102,7 @@ impl View {
         }
     }
 
-    /// A new axis of one element before `axis`.
+    /// Inserts an axis of one element before `axis`.
     pub(crate) fn unsqueezed(&self, axis: usize) -> Self {
         let mut view = self.clone();
         view.shape.insert(axis, 1);
@@ -110,7 +110,7 @@ impl View {
         view
     }
 
-    /// Broadcast to `shape` by the usual rules, or `None` where they forbid it.
+    /// Broadcasts to `shape` by PyTorch's rules. Returns `None` if they do not allow it.
     pub(crate) fn expanded(&self, shape: &[usize]) -> Option<Self> {
         let missing = shape.len().checked_sub(self.rank())?;
         let mut strides = vec![0; shape.len()];
@@ -144,7 +144,7 @@ pub(crate) enum BinaryOp {
     Xor,
 }
 
-/// Comparisons; the result is a truth value.
+/// Comparisons. The result is a truth value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CompareOp {
     Eq,
@@ -158,7 +158,7 @@ pub(crate) enum CompareOp {
 /// Elementwise functions of one operand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum UnaryOp {
-    /// A function that the vector kernels have.
+    /// A function that has a vector kernel.
     Activation(Activation),
     Floor,
     Ceil,
@@ -181,7 +181,7 @@ pub(crate) enum UnaryOp {
     IsNan,
 }
 
-/// Folding of the last axis of a `[rows, width]` operand into one value per row.
+/// Reductions of the last axis of a `[rows, width]` operand to one value per row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum ReduceOp {
     Sum,
@@ -193,7 +193,7 @@ pub(crate) enum ReduceOp {
     ArgMin,
     /// The p-norm.
     Norm(f64),
-    /// Variance with this correction subtracted from the count.
+    /// The variance; this correction is subtracted from the count.
     Variance(f64),
     LogSumExp,
     Any,
@@ -208,7 +208,7 @@ pub(crate) struct RecurrentWeights {
     pub(crate) bias: Option<(View, View)>,
 }
 
-/// What an operation computes. Sizes that the operands' shapes do not tell stand here.
+/// What an operation computes. It holds the sizes that do not follow from the operands' shapes.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     /// `activation(x Wᵀ + b)` for each row of `[rows, inputs]`.
@@ -241,7 +241,7 @@ pub(crate) enum Op {
     /// A row-major copy of a view.
     Copy,
     Cast,
-    /// Rows of a `[count, width]` table by an integer index each.
+    /// Rows of a `[count, width]` table, chosen by one integer index each.
     Embedding {
         table: View,
     },
@@ -260,12 +260,12 @@ pub(crate) enum Op {
         geometry: ConvGeometry,
         activation: Activation,
     },
-    /// `[batch, m, k] × [batch, k, n]`, neither of them constant.
+    /// `[batch, m, k] × [batch, k, n]`; neither operand is constant.
     MatMul,
 }
 
 impl Op {
-    /// The constants that belong to the operation itself.
+    /// The constants that are part of the operation.
     pub(crate) fn parameters_mut(&mut self) -> Vec<&mut View> {
         match self {
             Self::Dense { weights, bias, .. } | Self::Conv1d { weights, bias, .. } => {
@@ -291,12 +291,12 @@ pub(crate) struct ConvGeometry {
     pub(crate) groups: usize,
 }
 
-/// Where an operation stands in the archive's source, for reports.
+/// The position of an operation in the archive's source, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) file: Rc<str>,
     pub(crate) line: u32,
-    /// The operator as the source names it.
+    /// The operator's name in the source.
     pub(crate) operator: Rc<str>,
 }
 
@@ -306,7 +306,7 @@ pub(crate) struct Node {
     pub(crate) inputs: Vec<View>,
     pub(crate) outputs: Vec<RootId>,
     pub(crate) place: Place,
-    /// Source operators merged into this one.
+    /// Source operators that were merged into this node.
     pub(crate) fused: Vec<Rc<str>>,
 }
 
@@ -314,7 +314,7 @@ pub(crate) struct Node {
 pub(crate) enum Origin {
     /// An argument of `forward`.
     Input(usize),
-    /// `stored` tells the file's own tensors from values computed while lowering.
+    /// `stored` is true for the file's own tensors and false for values computed during lowering.
     Constant {
         data: Rc<Data>,
         stored: bool,
@@ -354,7 +354,7 @@ impl Graph {
         view
     }
 
-    /// The constant behind `view`, laid out in the view's own order.
+    /// The constant behind `view`, in the view's own order. Returns `None` if the root is not constant.
     pub(crate) fn constant_data(&self, view: &View) -> Option<Rc<Data>> {
         let Origin::Constant { data, .. } = &self.roots[view.root].origin else { return None };
         if view.is_contiguous() && view.len() == data.len() {
@@ -367,7 +367,7 @@ impl Graph {
         matches!(self.roots[view.root].origin, Origin::Constant { .. })
     }
 
-    /// Counts `added` elements against the limit.
+    /// Counts `added` elements. Fails if the total exceeds the limit.
     pub(crate) fn charge_elements(&mut self, added: Option<usize>, limits: &Limits) -> Result<(), Refusal> {
         let elements = added.and_then(|added| self.elements.checked_add(added));
         self.elements = elements.filter(|&elements| elements <= limits.elements).ok_or_else(|| {
@@ -376,7 +376,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Counts `added` multiply-adds against the limit.
+    /// Counts the product of `factors` as multiply-adds. Fails if the total exceeds the limit.
     pub(crate) fn charge_arithmetic(&mut self, factors: &[usize], limits: &Limits) -> Result<(), Refusal> {
         let total = count(factors).and_then(|added| self.multiply_adds.checked_add(added));
         self.multiply_adds = total.filter(|&total| total <= limits.multiply_adds).ok_or_else(|| {
@@ -385,7 +385,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Appends an operation; `results` are the types and shapes of what it computes.
+    /// Appends an operation. `results` are the types and shapes of its results. Fails if a limit is exceeded.
     pub(crate) fn push(
         &mut self,
         op: Op,

@@ -12,5 +12,6 @@ use crate::refusal::Refusal;
 
 /// Computes the values of views whose operands are all constant.
 ///
-/// Lowering folds constants with it. It is a parameter, so that lowering does not depend on what executes a graph.
+/// Lowering uses it to fold constants. It is a parameter, so that lowering does not depend on the code that
+/// executes a graph.
 pub(crate) type Evaluate = fn(&Graph, &[View]) -> Result<Vec<Data>, Refusal>;

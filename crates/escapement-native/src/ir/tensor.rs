@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The element types that a plan keeps apart. Narrower floats are widened to `F32` and narrower integers to `I64`
-/// when they are read.
+/// The element types that a plan distinguishes. Narrower floats are widened to `F32`, and narrower integers
+/// to `I64`, when they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     /// Single precision.
@@ -22,8 +22,8 @@ impl DType {
         matches!(self, Self::F32 | Self::F64)
     }
 
-    /// The type that the number `code` stands for in TorchScript source (`torch.to(x, 6)`).
-    /// From `c10/core/ScalarType.h`; types that a plan cannot compute in are `None`.
+    /// The type with the number `code` in TorchScript source (`torch.to(x, 6)`), from
+    /// `c10/core/ScalarType.h`. Returns `None` for types that a plan cannot compute in.
     pub(crate) fn from_code(code: i64) -> Option<Self> {
         match code {
             0..=4 => Some(Self::I64),
@@ -34,7 +34,7 @@ impl DType {
         }
     }
 
-    /// The number that stands for this type in TorchScript source.
+    /// The number of this type in TorchScript source.
     pub(crate) fn code(self) -> i64 {
         match self {
             Self::I64 => 4,
@@ -44,7 +44,8 @@ impl DType {
         }
     }
 
-    /// The type of an operation between two tensors that both have dimensions, by PyTorch's promotion lattice.
+    /// The result type of an operation between two tensors that both have dimensions, by PyTorch's promotion
+    /// lattice.
     pub(crate) fn promote(self, other: Self) -> Self {
         self.max_by_rank(other)
     }
@@ -83,7 +84,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// The elements of a constant, in row-major order of whatever views refer to it.
+/// The elements of a constant. Views refer to them by position.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Data {
     F32(Vec<f32>),
@@ -141,7 +142,7 @@ impl Data {
         }
     }
 
-    /// The elements, where they are single precision.
+    /// The elements, if they are single precision.
     pub(crate) fn as_f32(&self) -> Option<&[f32]> {
         match self {
             Self::F32(values) => Some(values),
@@ -150,7 +151,7 @@ impl Data {
     }
 }
 
-/// The product of `shape`, where it does not overflow.
+/// The product of `shape`. Returns `None` if it overflows.
 pub(crate) fn count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }

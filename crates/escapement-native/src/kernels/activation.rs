@@ -1,9 +1,9 @@
-//! The unary functions a network applies element by element: what they mean, and their vector form.
+//! The unary functions that a network applies to each element: their definitions and their vector forms.
 
 use super::functions;
 use super::lanes::Lanes;
 
-/// A unary function with its parameters, as PyTorch defines and names it.
+/// A unary function with its parameters, defined and named as in PyTorch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs, reason = "parameters carry the names of PyTorch's own arguments")]
 pub enum Activation {
@@ -25,9 +25,9 @@ pub enum Activation {
     Exp,
     /// `ln x`
     Log,
-    /// `sin x`; computed value by value
+    /// `sin x`; computed one value at a time
     Sin,
-    /// `cos x`; computed value by value
+    /// `cos x`; computed one value at a time
     Cos,
     /// `tanh x`
     Tanh,
@@ -45,7 +45,7 @@ pub enum Activation {
     Celu { alpha: f32 },
     /// `x` above zero, else `slope x`
     LeakyRelu { slope: f32 },
-    /// `min(max(x, low), high)`: also `clamp`
+    /// `min(max(x, low), high)`; also `clamp`
     HardTanh { low: f32, high: f32 },
     /// `min(max(x + 3, 0), 6) / 6`
     HardSigmoid,
@@ -61,7 +61,7 @@ pub enum Activation {
     Mish,
     /// `x Φ(x)`, the exact form
     Gelu,
-    /// `x` times a logistic function that stands in for Φ: PyTorch's `approximate='tanh'`
+    /// `x` times a logistic function that approximates Φ: PyTorch's `approximate='tanh'`
     GeluTanh,
 }
 
@@ -78,7 +78,7 @@ impl Activation {
     /// The reference: the definition, in double precision.
     #[must_use]
     pub fn reference(self, x: f64) -> f64 {
-        // Rust's `max` and `clamp` drop NaN in places; a comparison that is false for NaN keeps it.
+        // Rust's `max` and `clamp` drop NaN in some cases. A comparison that is false for NaN keeps it.
         let positive = |x: f64| if x < 0.0 { 0.0 } else { x };
         let clamp = |x: f64, low: f64, high: f64| {
             let x = if x < low { low } else { x };
@@ -134,19 +134,20 @@ impl Activation {
             }
             Activation::Softsign => x / (1.0 + x.abs()),
             Activation::Silu => x / (1.0 + (-x).exp()),
-            // Written without the subtraction that would cancel: tanh(ln(1 + e)) = e (e + 2) / (e (e + 2) + 2).
+            // Written without the subtraction that would cancel: tanh(ln(1 + e)) = e (e + 2) / (e (e + 2) +
+            // 2).
             Activation::Mish => {
                 let e = x.min(40.0).exp();
                 if x.is_nan() { x } else { x * (e * (e + 2.0) / (e * (e + 2.0) + 2.0)) }
             }
-            // The limit, also at -∞ itself, where PyTorch multiplies infinity by zero and has NaN.
+            // The limit, also at -∞ itself. PyTorch multiplies infinity by zero there and returns NaN.
             Activation::Gelu if x < -40.0 => 0.0,
             Activation::Gelu => 0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
             Activation::GeluTanh => x / (1.0 + (-GELU_FACTOR * (x + GELU_CUBIC * x * x * x)).exp()),
         }
     }
 
-    /// The name PyTorch gives the function, for reports.
+    /// PyTorch's name of the function, for reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -182,8 +183,9 @@ impl Activation {
     }
 }
 
-/// The complementary error function in double precision, which Rust's library does not have: the Maclaurin series
-/// (Abramowitz and Stegun 7.1.6, all terms of one sign) up to 2.5, the continued fraction (7.1.14) above it.
+/// The complementary error function in double precision; Rust's library does not have it. Uses the Maclaurin
+/// series (Abramowitz and Stegun 7.1.6, all terms of one sign) up to 2.5, and the continued fraction (7.1.14)
+/// above.
 fn erfc(x: f64) -> f64 {
     let z = x.abs();
     let complement = if z < 2.5 {
@@ -211,7 +213,7 @@ fn erfc(x: f64) -> f64 {
     }
 }
 
-/// A unary function as a type, so that a kernel is compiled once for each and holds no decision inside its loop.
+/// A unary function as a type. A kernel is compiled once for each function and has no branch inside its loop.
 pub(super) trait Pointwise: Copy {
     fn apply<L: Lanes>(self, l: L, x: L::Vector) -> L::Vector;
 }
@@ -219,7 +221,7 @@ pub(super) trait Pointwise: Copy {
 /// Defines one type per function, with its parameters as fields.
 macro_rules! pointwise {
     ($($name:ident $({ $($field:ident),* })? => |$l:ident, $x:ident| $body:expr;)*) => {
-        /// The vector form of every [`Activation`] that has one.
+        /// The vector forms of all [`Activation`]s that have one.
         pub(super) mod pointwise {
             use super::*;
             $(
@@ -252,9 +254,9 @@ pointwise! {
     Relu => |l, x| l.max(l.splat(0.0), x);
     HardTanh { low, high } => |l, x| functions::clamp(l, low, high, x);
     LeakyRelu { slope } => |l, x| l.select(l.greater(x, l.splat(0.0)), x, l.mul(x, l.splat(slope)));
-    // Elu, Selu and Celu: three forms of one function.
+    // Elu, Selu and Celu are three forms of one function.
     ScaledElu { above, below, rate } => |l, x| {
-        // Above zero the exponential is not used, but must not overflow into a NaN either.
+        // Above zero the exponential is not used, but it must not overflow into a NaN.
         let exponent = l.mul(l.min(l.splat(0.0), x), l.splat(rate));
         let curve = l.mul(functions::exp_minus_one(l, exponent), l.splat(below));
         l.select(l.greater(x, l.splat(0.0)), l.mul(x, l.splat(above)), curve)
@@ -272,7 +274,7 @@ pointwise! {
     Silu => |l, x| l.div(x, l.add(l.splat(1.0), functions::exp_for_quotient(l, l.neg(x))));
     Mish => |l, x| {
         let two = l.splat(2.0);
-        // From 20 on the factor is 1, and the square of the exponential would overflow later.
+        // From 20 on the factor is 1. Without this bound the square of the exponential would overflow.
         let e = functions::exp_for_quotient(l, l.min(l.splat(20.0), x));
         let n = l.mul(e, l.add(e, two));
         l.mul(x, l.div(n, l.add(n, two)))
@@ -280,13 +282,15 @@ pointwise! {
     Gelu => |l, x| functions::gelu(l, x);
     GeluTanh => |l, x| {
         let square = l.mul(x, x);
-        let cubic = l.mul_add(square, l.splat((GELU_FACTOR * GELU_CUBIC) as f32), l.splat(GELU_FACTOR as f32));
+        let linear = l.splat(GELU_FACTOR as f32);
+        let cubic = l.mul_add(square, l.splat((GELU_FACTOR * GELU_CUBIC) as f32), linear);
         let exponent = l.neg(l.mul(cubic, x));
         l.div(x, l.add(l.splat(1.0), functions::exp_for_quotient(l, exponent)))
     };
 }
 
-/// Evaluates `$body` with `$f` bound to the [`Pointwise`] type of an activation; `$by_value` for those that have none.
+/// Evaluates `$body` with `$f` bound to the [`Pointwise`] type of an activation. Evaluates `$by_value` for
+/// those that have none.
 macro_rules! with_pointwise {
     ($activation:expr, |$f:ident| $body:expr, $by_value:expr) => {{
         use $crate::kernels::activation::{Activation as A, pointwise as p};

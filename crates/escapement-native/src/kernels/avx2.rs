@@ -9,7 +9,7 @@ use super::lanes::Lanes;
 pub struct Avx2(());
 
 impl Avx2 {
-    /// The proof, where the processor and the operating system have it.
+    /// Returns the proof if the processor and the operating system support these instructions.
     pub(super) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         found.then_some(Self(()))
@@ -82,7 +82,8 @@ impl Lanes for Avx2 {
         (self.splat(first), self.splat(second))
     }
 
-    /// Widens the weights by a shift and a mask and multiplies in single precision: inputs stay exact.
+    /// Widens the weights with a shift and a mask, then multiplies in single precision. The inputs stay
+    /// exact.
     #[inline(always)]
     unsafe fn multiply_two(self, (first, second): Self::Two, weights: *const f32, sum: __m256) -> __m256 {
         // SAFETY: the caller keeps a vector of weights readable.
@@ -173,7 +174,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn scale(self, a: __m256, n: __m256) -> __m256 {
         intrinsic!({
-            // One factor cannot leave the range of normal numbers, so the power is applied in two halves.
+            // A single factor must be a normal number, so the power is applied in two halves.
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
             let power = |n: __m256i| {
@@ -187,7 +188,7 @@ impl Lanes for Avx2 {
     fn split_exponent(self, a: __m256) -> (__m256, __m256) {
         intrinsic!({
             let bits = _mm256_castps_si256(a);
-            // Counting from √½ instead of from 1 makes the exponent field step where the mantissa should wrap.
+            // Counting from √½ instead of from 1 makes the exponent field step where the mantissa must wrap.
             let above =
                 _mm256_sub_epi32(bits, _mm256_set1_epi32(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32));
             let exponent = _mm256_srai_epi32::<23>(above);

@@ -9,7 +9,7 @@ use super::lanes::Lanes;
 pub struct Avx512(());
 
 impl Avx512 {
-    /// The proof, where the processor and the operating system have it.
+    /// Returns the proof if the processor and the operating system support these instructions.
     pub(super) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
@@ -86,7 +86,8 @@ impl Lanes for Avx512 {
         (self.splat(first), self.splat(second))
     }
 
-    /// Widens the weights by a shift and a mask and multiplies in single precision: inputs stay exact.
+    /// Widens the weights with a shift and a mask, then multiplies in single precision. The inputs stay
+    /// exact.
     #[inline(always)]
     unsafe fn multiply_two(self, (first, second): Self::Two, weights: *const f32, sum: __m512) -> __m512 {
         // SAFETY: the caller keeps a vector of weights readable.
@@ -183,7 +184,7 @@ impl Lanes for Avx512 {
     fn split_exponent(self, a: __m512) -> (__m512, __m512) {
         intrinsic!({
             let bits = _mm512_castps_si512(a);
-            // Counting from √½ instead of from 1 makes the exponent field step where the mantissa should wrap.
+            // Counting from √½ instead of from 1 makes the exponent field step where the mantissa must wrap.
             let above =
                 _mm512_sub_epi32(bits, _mm512_set1_epi32(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32));
             let exponent = _mm512_srai_epi32::<23>(above);

@@ -1,7 +1,8 @@
 //! One-dimensional convolution of a single sample, as `nn.Conv1d` defines it (with zero padding).
 //!
-//! Vectors lie across output channels, since a policy's window is often shorter than its channels are many. Positions
-//! whose taps all fall inside the input are taken four at a time; at the edges the taps that fall outside are left out.
+//! Vectors lie across output channels, because a policy's window is often shorter than its number of
+//! channels. Positions whose taps all fall inside the input are computed four at a time. At the edges, taps
+//! that fall outside are left out.
 
 use std::ops::Range;
 
@@ -18,12 +19,12 @@ pub struct Conv1d {
     isa: Isa,
     shape: Shape,
     activation: Activation,
-    /// For each group, blocks of 4, 2 and 1 vectors of output channels, each `[input channel][tap][channels]`. For
-    /// [`Isa::Scalar`] as given.
+    /// For each group, blocks of 4, 2 and 1 vectors of output channels, each
+    /// `[input channel][tap][channels]`. For [`Isa::Scalar`], the weights as given.
     weights: Aligned,
-    /// For each block its channels, zeros past the last.
+    /// The biases of each block's channels, with zeros past the last.
     bias: Aligned,
-    /// Blocks of each width in a group.
+    /// The number of blocks of each width in a group.
     blocks: [usize; 3],
 }
 
@@ -46,7 +47,7 @@ const WIDTHS: [usize; 3] = [4, 2, 1];
 const TILE: usize = 64;
 
 impl Shape {
-    /// Positions of the output for so many of the input; zero where the kernel does not fit.
+    /// The number of output positions for `length` input positions. Zero if the kernel does not fit.
     #[must_use]
     pub fn output_length(&self, length: usize) -> usize {
         (length + 2 * self.padding).checked_sub(self.reach()).map_or(0, |rest| rest / self.stride + 1)
@@ -57,7 +58,7 @@ impl Shape {
         self.dilation * (self.kernel - 1) + 1
     }
 
-    /// The taps of an output position that fall inside the input.
+    /// The range of an output position's taps that fall inside the input.
     fn taps(&self, position: usize, length: usize) -> Range<usize> {
         let start = position * self.stride;
         let first = self.padding.saturating_sub(start).div_ceil(self.dilation);
@@ -68,19 +69,24 @@ impl Shape {
     fn check(&self) {
         let counts =
             [self.in_channels, self.out_channels, self.kernel, self.stride, self.dilation, self.groups];
-        assert!(counts.iter().all(|&count| count > 0), "conv1d: only the padding may be zero");
+        assert!(
+            counts.iter().all(|&count| count > 0),
+            "conv1d: every count except the padding must be positive"
+        );
         assert!(
             self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups),
-            "conv1d: groups divide the channels"
+            "conv1d: the groups must divide the channels"
         );
     }
 }
 
 impl Conv1d {
-    /// Packs a layer from `nn.Conv1d`'s own layout: `weights` is `[out_channels][in_channels / groups][kernel]`.
+    /// Packs a layer from the layout of `nn.Conv1d`: `weights` is
+    /// `[out_channels][in_channels / groups][kernel]`.
     ///
     /// # Panics
-    /// When a count is zero, the groups do not divide the channels, or a length is not what the shape says.
+    /// Panics if a count is zero, if the groups do not divide the channels, or if a length does not match the
+    /// shape.
     #[must_use]
     pub fn pack(
         isa: Isa,
@@ -92,8 +98,15 @@ impl Conv1d {
         shape.check();
         let taps = shape.in_channels / shape.groups * shape.kernel;
         let channels = shape.out_channels / shape.groups;
-        assert_eq!(weights.len(), shape.out_channels * taps, "conv1d: weights are out x in/groups x kernel");
-        assert!(bias.is_none_or(|bias| bias.len() == shape.out_channels), "conv1d: one bias a channel");
+        assert_eq!(
+            weights.len(),
+            shape.out_channels * taps,
+            "conv1d: weights must be out x in/groups x kernel"
+        );
+        assert!(
+            bias.is_none_or(|bias| bias.len() == shape.out_channels),
+            "conv1d: there must be one bias per channel"
+        );
         let lanes = isa.lanes();
         let mut vectors = channels.div_ceil(lanes);
         let blocks = WIDTHS.map(|width| {
@@ -130,14 +143,18 @@ impl Conv1d {
     /// Convolves `input`, `[in_channels][length]`, into `output`, `[out_channels][output_length(length)]`.
     ///
     /// # Panics
-    /// When a slice's length is not what the shape and `length` say.
+    /// Panics if a slice's length does not match the shape and `length`.
     pub fn run(&self, length: usize, input: &[f32], output: &mut [f32]) {
         let positions = self.shape.output_length(length);
-        assert_eq!(input.len(), self.shape.in_channels * length, "conv1d: an input of channels x length");
+        assert_eq!(
+            input.len(),
+            self.shape.in_channels * length,
+            "conv1d: the input must be channels x length"
+        );
         assert_eq!(
             output.len(),
             self.shape.out_channels * positions,
-            "conv1d: an output of channels x positions"
+            "conv1d: the output must be channels x positions"
         );
         self.isa.run(Run { conv: self, length, input, output: &mut *output });
         if self.isa != Isa::Scalar {
@@ -145,33 +162,33 @@ impl Conv1d {
         }
     }
 
-    /// Its parameters.
+    /// The layer's parameters.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// Multiply-adds for an input of that length, those with padding included.
+    /// Multiply-adds for an input of that length, including those with padding.
     #[must_use]
     pub fn multiply_adds(&self, length: usize) -> usize {
         let taps = self.shape.in_channels / self.shape.groups * self.shape.kernel;
         self.shape.output_length(length) * self.shape.out_channels * taps
     }
 
-    /// Bytes of packed weights and bias, with their padding.
+    /// Bytes of packed weights and bias, including their padding.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         4 * (self.weights.len() + self.bias.len())
     }
 
-    /// The instruction set it was packed for.
+    /// The instruction set that the layer was packed for.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
     }
 }
 
-/// A call, with lengths checked.
+/// One call, with its lengths checked.
 struct Run<'a> {
     conv: &'a Conv1d,
     length: usize,
@@ -246,8 +263,8 @@ impl Run<'_> {
     unsafe fn block<L: Lanes, const K: usize>(&mut self, l: L, block: &mut Block, positions: usize) {
         let shape = self.conv.shape;
         let mut position = 0;
-        // SAFETY: the block is whole; four positions are taken together only where they exist and none of their taps
-        // falls outside.
+        // SAFETY: the block is whole. Four positions are taken together only if they exist and all of their
+        // taps fall inside.
         unsafe {
             while position < positions {
                 let taps = shape.taps(position, self.length);
@@ -268,10 +285,10 @@ impl Run<'_> {
         block.first += K * L::LANES;
     }
 
-    /// `P` positions from `position` on, which share the range of taps that fall inside the input.
+    /// Computes `P` positions from `position` on. They share the range of taps that fall inside the input.
     ///
     /// # Safety
-    /// As [`Run::block`]; the positions exist, and for each of them the taps fall inside.
+    /// As [`Run::block`]. The positions must exist, and for each of them the taps must fall inside.
     #[inline(always)]
     unsafe fn positions<L: Lanes, const K: usize, const P: usize>(
         &mut self,
@@ -284,9 +301,9 @@ impl Run<'_> {
         let shape = self.conv.shape;
         let inputs = shape.in_channels / shape.groups;
         let mut tile = [[0f32; TILE]; P];
-        // SAFETY: channels of the group exist in the input, and a tap in range lies at `position * stride + tap *
-        // dilation - padding` inside it; the block holds a step of `K` vectors for each of its channels and taps; a
-        // tile holds `K` vectors, as `TILE` is the widest.
+        // SAFETY: the group's channels exist in the input, and a tap in range lies inside it at
+        // `position * stride + tap * dilation - padding`. The block holds a step of `K` vectors for each of
+        // its channels and taps. A tile holds `K` vectors, because `TILE` is the widest.
         unsafe {
             let mut sums = [load_panel::<L, K>(l, block.bias); P];
             for channel in 0..inputs {
@@ -311,7 +328,7 @@ impl Run<'_> {
                 }
             }
         }
-        // The output has its positions side by side, so what lies across channels is turned around here.
+        // The output has its positions side by side, so the vectors across channels are transposed here.
         let channels = shape.out_channels / shape.groups;
         let count = (K * L::LANES).min(channels - block.first);
         for channel in 0..count {

@@ -1,7 +1,8 @@
 //! A fully connected layer with its bias and activation in one pass: `activation(W x + b)`.
 //!
-//! Outputs are cut into panels of 8, 4, 2 and 1 vectors, widest first. A few outputs that are left over (the head of a
-//! policy often has one to four) would waste most of a vector; they are computed as dot products instead.
+//! Outputs are cut into panels of 8, 4, 2 and 1 vectors, widest first. A few outputs may be left over: the
+//! head of a policy often has one to four. They would waste most of a vector, so they are computed as dot
+//! products.
 
 use super::activation::{Activation, Pointwise, pointwise as p};
 use super::elementwise::activate_in_place;
@@ -20,7 +21,7 @@ pub struct Dense {
     outputs: usize,
     /// Panels in the order of their outputs, then the rows. For [`Isa::Scalar`] row-major, as given.
     weights: Aligned,
-    /// One value an output, zeros up to a whole vector.
+    /// One value per output, with zeros up to a whole vector.
     bias: Aligned,
     /// Panels of 8, 4, 2 and 1 vectors.
     panels: [usize; 4],
@@ -34,10 +35,10 @@ const WIDTHS: [usize; 4] = [8, 4, 2, 1];
 const ROWS: usize = 4;
 
 impl Dense {
-    /// Packs a layer from `nn.Linear`'s own layout: `weights` row by row, `[outputs][inputs]`.
+    /// Packs a layer from the layout of `nn.Linear`: `weights` row by row, `[outputs][inputs]`.
     ///
     /// # Panics
-    /// When a dimension is zero or a length is not what the dimensions say.
+    /// Panics if a dimension is zero, or if a length does not match the dimensions.
     #[must_use]
     pub fn pack(
         isa: Isa,
@@ -48,13 +49,13 @@ impl Dense {
         outputs: usize,
         activation: Activation,
     ) -> Dense {
-        assert!(inputs > 0 && outputs > 0, "dense: a layer has inputs and outputs");
-        assert_eq!(weights.len(), inputs * outputs, "dense: weights are outputs x inputs");
-        assert!(bias.is_none_or(|bias| bias.len() == outputs), "dense: one bias an output");
+        assert!(inputs > 0 && outputs > 0, "dense: a layer must have inputs and outputs");
+        assert_eq!(weights.len(), inputs * outputs, "dense: weights must be outputs x inputs");
+        assert!(bias.is_none_or(|bias| bias.len() == outputs), "dense: there must be one bias per output");
         let lanes = isa.lanes();
         let mut vectors = outputs / lanes;
         let mut rows = outputs % lanes;
-        // A started vector costs as much as a whole one; dot products cost by the row.
+        // A started vector costs as much as a whole one. Dot products cost by the row.
         if rows * 2 > lanes {
             vectors += 1;
             rows = 0;
@@ -101,19 +102,29 @@ impl Dense {
     /// Computes one row.
     ///
     /// # Panics
-    /// When `input` or `output` is not as long as the layer has inputs or outputs.
+    /// Panics if `input` or `output` is not as long as the layer has inputs or outputs.
     pub fn run(&self, input: &[f32], output: &mut [f32]) {
         self.run_rows(1, input, output);
     }
 
-    /// Computes `rows` rows that follow one another in `input` and `output`. Sums are formed in another order than by
-    /// [`Dense::run`], so results may differ in the last bits.
+    /// Computes `rows` rows that follow one another in `input` and `output`. The order of the sums differs
+    /// from [`Dense::run`], so results may differ in the last bits.
     ///
     /// # Panics
-    /// When a length is not `rows` times the layer's inputs or outputs.
+    /// Panics if a length is not `rows` times the layer's inputs or outputs.
     pub fn run_rows(&self, rows: usize, input: &[f32], output: &mut [f32]) {
-        assert_eq!(input.len(), rows * self.inputs, "dense: rows of {} inputs", self.inputs);
-        assert_eq!(output.len(), rows * self.outputs, "dense: rows of {} outputs", self.outputs);
+        assert_eq!(
+            input.len(),
+            rows * self.inputs,
+            "dense: the input must be rows of {} inputs",
+            self.inputs
+        );
+        assert_eq!(
+            output.len(),
+            rows * self.outputs,
+            "dense: the output must be rows of {} outputs",
+            self.outputs
+        );
         match self.precision {
             Precision::F32 => self.run_stored::<Single>(rows, input, output),
             Precision::Bf16 => self.run_stored::<Half>(rows, input, output),
@@ -128,8 +139,8 @@ impl Dense {
             Activation::Tanh => self.run_fused::<S, _>(p::Tanh {}, rows, input, output),
             Activation::Sigmoid => self.run_fused::<S, _>(p::Sigmoid {}, rows, input, output),
             Activation::Silu => self.run_fused::<S, _>(p::Silu {}, rows, input, output),
-            // The rarer ones go over the output while it is still in the nearest cache: a kernel for each would cost
-            // more in code than this costs in time.
+            // The rarer functions run over the output while it is still in the nearest cache. A kernel for
+            // each would cost more in code than this costs in time.
             other => {
                 self.run_fused::<S, _>(p::Identity {}, rows, input, output);
                 if self.isa != Isa::Scalar {
@@ -150,19 +161,19 @@ impl Dense {
         self.inputs * self.outputs
     }
 
-    /// Bytes of packed weights and bias, with their padding: what one row has to load.
+    /// Bytes of packed weights and bias, including their padding. One row loads all of them.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         4 * (self.weights.len() + self.bias.len())
     }
 
-    /// The instruction set it was packed for.
+    /// The instruction set that the layer was packed for.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// How its weights are stored.
+    /// How the weights are stored.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
@@ -187,7 +198,7 @@ impl Dense {
     }
 }
 
-/// A call, with lengths checked.
+/// One call, with its lengths checked.
 struct Run<'a, S, F> {
     dense: &'a Dense,
     f: F,
@@ -223,8 +234,8 @@ impl<S: Stored, F: Pointwise> Kernel for Run<'_, S, F> {
             left: dense.outputs,
         };
         let input = self.input.as_ptr();
-        // SAFETY: packing stored as many panels and rows as are walked here, in this order; the lengths of input and
-        // output were checked by `run_rows`.
+        // SAFETY: packing stored as many panels and rows as this walks over, in this order. `run_rows`
+        // checked the lengths of input and output.
         unsafe {
             for _ in 0..dense.panels[0] {
                 self.panel::<L, 8>(l, input, &mut at);
@@ -269,8 +280,8 @@ impl<S: Stored, F: Pointwise> Run<'_, S, F> {
     unsafe fn panel<L: Lanes, const K: usize>(&self, l: L, input: *const f32, at: &mut Cursor) {
         let (inputs, outputs) = (self.dense.inputs, self.dense.outputs);
         let valid = at.left.min(K * L::LANES);
-        // SAFETY: the panel's weights and bias are stored in full; each row has `inputs` inputs, and `valid` outputs
-        // from the panel's first one on.
+        // SAFETY: the panel's weights and bias are stored in full. Each row has `inputs` inputs, and `valid`
+        // outputs from the panel's first one on.
         unsafe {
             let block = Block { weights: at.weights, bias: at.bias, inputs, valid };
             multiply_rows::<L, S, F, K>(l, self.f, &block, self.rows, input, at.output, outputs);
@@ -288,8 +299,8 @@ impl<S: Stored, F: Pointwise> Run<'_, S, F> {
     #[inline(always)]
     unsafe fn rows<L: Lanes, const R: usize>(&self, l: L, input: *const f32, at: &mut Cursor) {
         let (inputs, outputs) = (self.dense.inputs, self.dense.outputs);
-        // SAFETY: the rows' weights are stored in full, their bias too; each row of input has `inputs` values, each
-        // row of output `R` values from here on.
+        // SAFETY: the weights and biases of the rows are stored in full. Each row of input has `inputs`
+        // values, and each row of output has `R` values from here on.
         unsafe {
             let bias = l.load_first(at.bias, R);
             for row in 0..self.rows {

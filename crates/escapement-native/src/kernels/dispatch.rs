@@ -1,5 +1,5 @@
-//! Running a kernel with the instructions of an [`Isa`]. The entry points carry the target features, and the kernel is
-//! inlined into them.
+//! Runs a kernel with the instructions of an [`Isa`]. The entry points carry the target features, and the
+//! kernel is inlined into them.
 
 use super::isa::Isa;
 use super::lanes::Kernel;
@@ -17,12 +17,12 @@ impl Isa {
             // SAFETY: the token exists only where detection found AVX-512 F, VL, DQ and BW, AVX2 and FMA.
             Isa::Avx512(token) => unsafe { run_avx512(token, kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as before; the token for bfloat16 holds the other one.
+            // SAFETY: as before; the bfloat16 token holds the token of AVX-512.
             Isa::Avx512Bf16(token) => unsafe { run_avx512(token.wide(), kernel) },
         }
     }
 
-    /// The same for a kernel that multiplies bfloat16 weights: only there the instructions for them are of use, and a
+    /// Runs a kernel that multiplies bfloat16 weights. Only such kernels use the instructions for them; a
     /// further copy of every other kernel would be waste.
     #[inline]
     pub(super) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {

@@ -1,4 +1,4 @@
-//! Functions of one or two vectors, value by value.
+//! Functions of one or two vectors, applied to each value.
 
 use super::activation::{Activation, Pointwise};
 use super::isa::Isa;
@@ -7,9 +7,9 @@ use super::lanes::{Kernel, Lanes};
 /// Writes `activation(input[i])` to `output[i]`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// Panics if the lengths differ.
 pub fn activate(isa: Isa, activation: Activation, input: &[f32], output: &mut [f32]) {
-    assert_eq!(input.len(), output.len(), "activate: lengths differ");
+    assert_eq!(input.len(), output.len(), "activate: the lengths differ");
     // SAFETY: both slices have that length, and nothing else can write to them during the call.
     unsafe { activate_raw(isa, activation, input.as_ptr(), output.as_mut_ptr(), output.len()) }
 }
@@ -25,13 +25,14 @@ pub fn activate_in_place(isa: Isa, activation: Activation, values: &mut [f32]) {
 /// `input` is valid for reading and `output` for writing `len` values; they are the same or do not overlap.
 unsafe fn activate_raw(isa: Isa, activation: Activation, input: *const f32, output: *mut f32, len: usize) {
     match activation {
-        // Rare in policies, and the argument reduction of large values is not worth a vector form.
+        // Rare in policies. The argument reduction of large values does not justify a vector form.
         Activation::Sin | Activation::Cos => Map { activation, input, output, len }.scalar(),
         _ => isa.run(Map { activation, input, output, len }),
     }
 }
 
-/// A unary function over a range. Whoever makes one keeps the pointers valid as [`activate_raw`] demands.
+/// A unary function over a range. The code that makes one must keep the pointers valid as [`activate_raw`]
+/// requires.
 struct Map {
     activation: Activation,
     input: *const f32,
@@ -58,7 +59,7 @@ impl Kernel for Map {
 impl Map {
     #[inline(always)]
     fn by_vector<L: Lanes, F: Pointwise>(self, l: L, f: F) {
-        // SAFETY: the pointers are valid for `len` values, as `activate_raw` demands.
+        // SAFETY: the pointers are valid for `len` values, as `activate_raw` requires.
         unsafe { map(l, f, self.input, self.output, self.len) }
     }
 }
@@ -74,7 +75,7 @@ pub(super) unsafe fn map<L: Lanes, F: Pointwise>(
     len: usize,
 ) {
     let mut i = 0;
-    // Four vectors at a time, so that the latency of one function hides behind the others.
+    // Four vectors at a time, so that their latencies overlap.
     while i + 4 * L::LANES <= len {
         // SAFETY: four whole vectors from `i` lie within `len`.
         unsafe {
@@ -113,14 +114,15 @@ pub enum Binary {
     Mul,
     /// `a / b`
     Div,
-    /// The smaller; NaN if either is, as `torch.minimum`.
+    /// The smaller value; NaN if either is, as in `torch.minimum`.
     Min,
-    /// The larger; NaN if either is, as `torch.maximum`.
+    /// The larger value; NaN if either is, as in `torch.maximum`.
     Max,
 }
 
 impl Binary {
-    /// The reference: the definition. Single precision, since each of these is correctly rounded everywhere.
+    /// The reference: the definition. Single precision is enough, because each of these is correctly rounded
+    /// on every machine.
     #[must_use]
     pub fn reference(self, a: f32, b: f32) -> f32 {
         match self {
@@ -138,27 +140,27 @@ impl Binary {
 /// Writes `op(a[i], b[i])` to `out[i]`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// Panics if the lengths differ.
 pub fn binary(isa: Isa, op: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
-    assert!(a.len() == out.len() && b.len() == out.len(), "binary: lengths differ");
+    assert!(a.len() == out.len() && b.len() == out.len(), "binary: the lengths differ");
     isa.run(Zip { op, a: Operand::Slice(a), b: Operand::Slice(b), out });
 }
 
 /// Writes `op(a[i], b)` to `out[i]`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// Panics if the lengths differ.
 pub fn binary_scalar(isa: Isa, op: Binary, a: &[f32], b: f32, out: &mut [f32]) {
-    assert_eq!(a.len(), out.len(), "binary_scalar: lengths differ");
+    assert_eq!(a.len(), out.len(), "binary_scalar: the lengths differ");
     isa.run(Zip { op, a: Operand::Slice(a), b: Operand::Value(b), out });
 }
 
 /// Writes `op(a, b[i])` to `out[i]`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// Panics if the lengths differ.
 pub fn scalar_binary(isa: Isa, op: Binary, a: f32, b: &[f32], out: &mut [f32]) {
-    assert_eq!(b.len(), out.len(), "scalar_binary: lengths differ");
+    assert_eq!(b.len(), out.len(), "scalar_binary: the lengths differ");
     isa.run(Zip { op, a: Operand::Value(a), b: Operand::Slice(b), out });
 }
 
@@ -178,7 +180,7 @@ impl Operand<'_> {
         }
     }
 
-    /// The `count` values from `i` on: all lanes of a vector, or fewer at the end.
+    /// The `count` values from `i` on: a whole vector, or fewer values at the end.
     #[inline(always)]
     fn vector<L: Lanes>(self, l: L, i: usize, count: usize) -> L::Vector {
         match self {
@@ -226,7 +228,7 @@ impl Kernel for Zip<'_> {
     }
 }
 
-/// A binary function as a type, so that the loop is compiled once for each.
+/// A binary function as a type, so that the loop is compiled once for each function.
 trait Combine: Copy {
     fn apply<L: Lanes>(self, l: L, a: L::Vector, b: L::Vector) -> L::Vector;
 }
@@ -251,7 +253,8 @@ combine! {
     Sub => |l, a, b| l.sub(a, b);
     Mul => |l, a, b| l.mul(a, b);
     Div => |l, a, b| l.div(a, b);
-    // The instruction gives its second operand when either is NaN; that leaves the case of a NaN in the first.
+    // The instruction returns its second operand when either is NaN. What remains is a NaN in the first
+    // operand.
     Min => |l, a, b| l.select(l.is_nan(a), a, l.min(a, b));
     Max => |l, a, b| l.select(l.is_nan(a), a, l.max(a, b));
 }

@@ -1,8 +1,9 @@
-//! Which instructions the kernels may use: found out once, carried as a value that proves it.
+//! The instructions that the kernels may use. They are detected once and carried as a value that proves it.
 //!
-//! The SIMD variants of [`Isa`] hold a token ([`Avx2`](super::avx2::Avx2), [`Avx512`](super::avx512::Avx512)) that
-//! only run-time detection can make. A kernel that is handed an `Isa` may therefore use its instructions without
-//! asking the processor again, and safe code cannot ask for instructions that are not there.
+//! The SIMD variants of [`Isa`] hold a token ([`Avx2`](super::avx2::Avx2),
+//! [`Avx512`](super::avx512::Avx512)). Only run-time detection can make one. A kernel that receives an `Isa`
+//! may therefore use its instructions without asking the processor again, and safe code cannot ask for
+//! instructions that do not exist.
 
 use escapement_policy::words;
 use escapement_policy::words::Words;
@@ -10,10 +11,11 @@ use escapement_policy::words::Words;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
 
-/// An instruction set the kernels are written for.
+/// An instruction set that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// Plain Rust in double precision: the reference every other variant is tested against, and the fallback.
+    /// Plain Rust in double precision. It is the fallback, and the reference that every other variant is
+    /// tested against.
     Scalar,
     /// Eight lanes: AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
@@ -21,7 +23,8 @@ pub enum Isa {
     /// Sixteen lanes: AVX-512 F, VL, DQ and BW.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
-    /// The same with AVX-512 BF16, which multiplies bfloat16 weights; for [`Precision::F32`] it is [`Isa::Avx512`].
+    /// The same with AVX-512 BF16, which multiplies bfloat16 weights. For [`Precision::F32`] it equals
+    /// [`Isa::Avx512`].
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
 }
@@ -33,20 +36,21 @@ impl Isa {
         Self::detect_for(Precision::F32)
     }
 
-    /// The widest instruction set of this processor that is of use to weights of that precision.
+    /// The widest instruction set of this processor that makes a difference to weights of that precision.
     #[must_use]
     pub fn detect_for(precision: Precision) -> Isa {
         Self::available_for(precision).pop().unwrap_or(Isa::Scalar)
     }
 
-    /// Every instruction set of this processor for single precision, narrowest first; the first is always
+    /// Every instruction set of this processor for single precision, narrowest first. The first is always
     /// [`Isa::Scalar`].
     #[must_use]
     pub fn available() -> Vec<Isa> {
         Self::available_for(Precision::F32)
     }
 
-    /// The same, with those that make a difference only to weights of that precision.
+    /// Every instruction set of this processor that makes a difference to weights of that precision,
+    /// narrowest first.
     #[must_use]
     pub fn available_for(precision: Precision) -> Vec<Isa> {
         #[allow(unused_mut, reason = "only the scalar kernels exist on other architectures")]
@@ -63,13 +67,13 @@ impl Isa {
         found
     }
 
-    /// The available instruction set of that [name](Isa::name).
+    /// The instruction set with that [name](Isa::name), if this processor has it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Isa> {
         Self::available_for(Precision::Bf16).into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `scalar`, `avx2`, `avx512` or `avx512_bf16`, as reports and options spell it.
+    /// The name in reports and options: `scalar`, `avx2`, `avx512` or `avx512_bf16`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -96,22 +100,22 @@ impl Isa {
     }
 }
 
-/// How weights are stored. Inputs, sums and results are `f32` either way.
+/// How weights are stored. Inputs, sums and results are `f32` in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// As PyTorch has them.
+    /// Single precision, as PyTorch stores them.
     #[default]
     F32,
-    /// Rounded to the upper 16 bits (to nearest, ties to even), which halves the bytes to be loaded and leaves a
-    /// relative error of at most 2⁻⁹ in every weight. For networks bound by cache bandwidth, where it is accurate
-    /// enough.
+    /// Rounded to the upper 16 bits (to nearest, ties to even). This halves the bytes to be loaded and leaves
+    /// a relative error of at most 2⁻⁹ in every weight. It is for networks bound by cache bandwidth, where
+    /// that is accurate enough.
     Bf16,
 }
 
 words!(Precision { F32 = "f32", Bf16 = "bf16" });
 
 impl Precision {
-    /// The value that a weight has once it is stored.
+    /// The value of a weight after it is stored.
     #[must_use]
     pub fn round(self, weight: f32) -> f32 {
         match self {
@@ -133,10 +137,11 @@ impl std::str::FromStr for Precision {
 pub(super) fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
-        // The payload may lie in the lower half only; setting the quiet bit keeps it a NaN.
+        // The payload may lie in the lower half only. Setting the quiet bit keeps the value a NaN.
         return ((bits >> 16) | 0x0040) as u16;
     }
-    // Adding just under half of the last place that is kept, and the place itself when it is odd, rounds to even.
+    // Adds just under half of the last place that is kept, and that place itself if it is odd. This rounds to
+    // even.
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 

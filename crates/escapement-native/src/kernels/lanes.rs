@@ -1,19 +1,19 @@
-//! One vector of `f32`, whatever its width: the few operations from which every SIMD kernel is built.
+//! One vector of `f32` of any width: the few operations from which every SIMD kernel is built.
 //!
-//! A type that implements [`Lanes`] is a token: it has no content, and having one proves that the processor has the
-//! instructions. That makes the arithmetic safe to call. Kernels are written once, generic over `Lanes` and marked
-//! `#[inline(always)]`, and run through [`Isa::run`](super::Isa::run), whose entry points carry the target features; inlined there,
-//! every operation becomes its one instruction.
+//! A type that implements [`Lanes`] is a token. It has no content; having one proves that the processor has
+//! the instructions. That makes the arithmetic safe to call. Kernels are written once, generic over `Lanes`,
+//! and marked `#[inline(always)]`. They run through [`Isa::run`](super::Isa::run), whose entry points carry
+//! the target features. Inlined there, every operation becomes one instruction.
 
 /// A vector of `LANES` single-precision values.
 pub trait Lanes: Copy {
-    /// The values.
+    /// The vector type.
     type Vector: Copy;
-    /// The outcome of a comparison, one truth value per lane.
+    /// The result of a comparison, one truth value per lane.
     type Mask: Copy;
-    /// Two inputs, made ready to be multiplied with pairs of bfloat16 weights.
+    /// Two inputs, prepared for a multiplication with pairs of bfloat16 weights.
     type Two: Copy;
-    /// Values in a vector.
+    /// The number of values in a vector.
     const LANES: usize;
 
     /// The same value in every lane.
@@ -43,16 +43,18 @@ pub trait Lanes: Copy {
     /// `target` is valid for writing `count` values, and `count <= LANES`.
     unsafe fn store_first(self, target: *mut f32, count: usize, vector: Self::Vector);
 
-    /// Reads `2 * LANES` bfloat16 values stored as pairs, and widens them: the first of every pair, then the second.
+    /// Reads `2 * LANES` bfloat16 values that are stored as pairs, and widens them. Returns the first of
+    /// every pair, then the second.
     ///
     /// # Safety
     /// `source` is valid for reading `LANES` values of 32 bits.
     unsafe fn load_bf16_pairs(self, source: *const f32) -> (Self::Vector, Self::Vector);
 
-    /// Makes two inputs ready for [`Lanes::multiply_two`].
+    /// Prepares two inputs for [`Lanes::multiply_two`].
     fn two(self, first: f32, second: f32) -> Self::Two;
 
-    /// `sum + first * w0 + second * w1` in every lane, for the pair `w0`, `w1` of bfloat16 weights stored there.
+    /// `sum + first * w0 + second * w1` in every lane, where `w0` and `w1` are the pair of bfloat16 weights
+    /// at `weights`.
     ///
     /// # Safety
     /// `weights` is valid for reading `LANES` values of 32 bits.
@@ -80,7 +82,7 @@ pub trait Lanes: Copy {
     fn abs(self, a: Self::Vector) -> Self::Vector;
     /// `a` with its sign changed.
     fn neg(self, a: Self::Vector) -> Self::Vector;
-    /// The magnitude of `a`, which must have no sign of its own, with the sign of `b`.
+    /// The magnitude of `a` with the sign of `b`. The sign bit of `a` must be clear.
     fn with_sign_of(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// `a > b`; false if either is NaN.
@@ -90,17 +92,17 @@ pub trait Lanes: Copy {
     /// `yes` where the mask is true, `no` elsewhere.
     fn select(self, mask: Self::Mask, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
 
-    /// The low nine bits of every lane moved to where a float has sign and exponent: `2^(i - 127)` for the `i` in
-    /// the lowest eight bits of the mantissa, zero for 0 and infinity for 255.
+    /// Moves the low nine bits of every lane to the sign and exponent of a float. Returns `2^(i - 127)` for
+    /// the `i` in the lowest eight bits of the mantissa, zero for 0 and infinity for 255.
     fn exponent_from_low_bits(self, a: Self::Vector) -> Self::Vector;
     /// `a * 2^n` for a whole `n` from -252 to 252, with overflow to infinity and gradual underflow.
     fn scale(self, a: Self::Vector, n: Self::Vector) -> Self::Vector;
-    /// Splits a positive normal value into `m` and whole `e` with `a = m * 2^e` and `m` in `[√½, √2)`.
+    /// Splits a positive normal value into `m` in `[√½, √2)` and a whole `e`, with `a = m * 2^e`.
     fn split_exponent(self, a: Self::Vector) -> (Self::Vector, Self::Vector);
 
     /// The sum of all lanes.
     fn sum(self, a: Self::Vector) -> f32;
-    /// The largest lane, none of which may be NaN.
+    /// The largest lane. No lane may be NaN.
     fn largest(self, a: Self::Vector) -> f32;
     /// The sums of four vectors, in the first four lanes.
     fn sum_four(self, vectors: [Self::Vector; 4]) -> Self::Vector;
@@ -108,10 +110,11 @@ pub trait Lanes: Copy {
 
 /// A computation that has a plain form and a vector form.
 pub trait Kernel {
-    /// What it gives back.
+    /// The result.
     type Output;
     /// The reference: plain code in double precision.
     fn scalar(self) -> Self::Output;
-    /// The same on vectors. Must be `#[inline(always)]`, so that it is compiled with the features of its entry point.
+    /// The same computation on vectors. It must be `#[inline(always)]`, so that it is compiled with the
+    /// features of its entry point.
     fn vector<L: Lanes>(self, lanes: L) -> Self::Output;
 }

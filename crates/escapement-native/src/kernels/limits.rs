@@ -1,11 +1,12 @@
-//! What the core can do at most: multiply-adds from registers, and loads from each cache level.
+//! The limits of the core: multiply-adds from registers, and loads from each cache level.
 
 use std::arch::x86_64::*;
 use std::fmt;
 use std::hint::black_box;
 
-/// Rates of one core, per nanosecond, measured with 256-bit instructions, which reach the limit on every processor
-/// with AVX2 that loads 64 bytes and multiplies 16 values a cycle; 512-bit ones are tried where there are any.
+/// Rates of one core, per nanosecond. They are measured with 256-bit instructions, which reach the limit on
+/// every processor with AVX2 that loads 64 bytes and multiplies 16 values a cycle. 512-bit instructions are
+/// measured too if there are any.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CoreLimits {
     multiply_adds: f64,
@@ -13,13 +14,14 @@ pub struct CoreLimits {
     l2_bytes: f64,
 }
 
-/// Bytes that stay in the first cache level of current processors (32 or 48 kB), and in the second.
+/// Bytes that stay in the first cache level of current processors (32 or 48 kB), and in the second level.
 const L1: usize = 24 << 10;
 const L2: usize = 384 << 10;
 
 impl CoreLimits {
-    /// Measures the calling thread's core; `time` runs what it is given once and says how many nanoseconds that took.
-    /// `None` on processors without AVX2, where the kernels are scalar and no such limit is near.
+    /// Measures the calling thread's core. `time` must run its argument once and return how many nanoseconds
+    /// that took. Returns `None` on processors without AVX2: the kernels are scalar there and far from any
+    /// such limit.
     pub fn measure(mut time: impl FnMut(&mut dyn FnMut()) -> f64) -> Option<Self> {
         if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
             return None;
@@ -60,13 +62,13 @@ impl CoreLimits {
         Some(Self { multiply_adds, l1_bytes, l2_bytes })
     }
 
-    /// How much of the multiply-add limit a call of `ns` reaches.
+    /// The part of the multiply-add limit that a call of `ns` reaches.
     pub fn multiply_fraction(&self, multiply_adds: usize, ns: f64) -> f64 {
         multiply_adds as f64 / ns / self.multiply_adds
     }
 
-    /// How much of the load limit of the second cache level a call of `ns` reaches, or of the first where everything
-    /// fits in there. More than 1 means that a part of the bytes came from the level above.
+    /// The part of the load limit of the second cache level that a call of `ns` reaches; of the first level
+    /// if everything fits there. A value above 1 means that some of the bytes came from a faster level.
     pub fn load_fraction(&self, bytes: usize, ns: f64) -> f64 {
         bytes as f64 / ns / if bytes <= 44 << 10 { self.l1_bytes } else { self.l2_bytes }
     }
@@ -83,7 +85,10 @@ impl fmt::Display for CoreLimits {
 }
 
 macro_rules! probes {
-    ($feature:literal, $load:ident, $multiply:ident, $lanes:literal, $zero:ident, $loadu:ident, $or:ident, $set:ident, $fma:ident, $vector:ty) => {
+    (
+        $feature:literal, $load:ident, $multiply:ident, $lanes:literal, $zero:ident, $loadu:ident, $or:ident,
+        $set:ident, $fma:ident, $vector:ty
+    ) => {
         #[target_feature(enable = $feature)]
         fn $load(data: &[f32]) -> $vector {
             let mut all = [$zero(); 4];

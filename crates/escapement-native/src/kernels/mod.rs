@@ -1,22 +1,25 @@
-//! Kernels: free functions on slices and packed layers, without allocation, locks or system calls once packed.
+//! Kernels: free functions on slices and packed layers. After packing, they use no allocation, lock or system
+//! call.
 //!
-//! Every kernel has a scalar reference in double precision, and one vector form that is generic over `lanes` and
-//! compiled for AVX2 and for AVX-512. Weights are packed when a policy is loaded, for the width that detection found.
+//! Every kernel has a scalar reference in double precision, and one vector form that is generic over `lanes`
+//! and compiled for AVX2 and for AVX-512. Weights are packed when a policy is loaded, for the width that
+//! detection found.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `isa` | which instructions there are, and how weights are stored |
+//! | `isa` | the instruction sets, and how weights are stored |
 //! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
 //! | `dispatch` | running a kernel with the instructions of an `Isa` |
 //! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
 //! | `storage`, `panel` | packed weights and the loops that multiply them |
 //! | `dense`, `conv`, `recurrent` | layers |
 //! | `elementwise`, `normalize` | functions of values and of rows |
-//! | `limits` | what the core can do at most, to compare with |
-//! | `conformance` | the suite that holds all of them to the reference, and the reference to PyTorch |
+//! | `limits` | the limits of the core, to compare kernels with |
+//! | `conformance` | the tests of the kernels against the reference, and of the reference against PyTorch |
 //!
-//! Lengths are checked at every call, with a panic that names them; after that no kernel touches a value outside of its
-//! slices. Denormals are left to the thread's mode: run under [`escapement_policy::denormals::FlushDenormals`], as all backends do.
+//! Every call checks the lengths and panics with a message that names them. After that, no kernel touches a
+//! value outside of its slices. Kernels do not set the denormal mode of the thread. Run them under
+//! [`escapement_policy::denormals::FlushDenormals`], as all backends do.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the scalar kernels run there"))]
 

@@ -5,23 +5,27 @@ use super::isa::Isa;
 use super::lanes::{Kernel, Lanes};
 use super::panel::{load_first_or_all, store_first_or_all};
 
-/// Which form of [`softmax`].
+/// The forms of [`softmax`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Softmax {
     /// Probabilities.
     Probability,
-    /// Their logarithms.
+    /// The logarithms of the probabilities.
     Logarithm,
 }
 
-/// Writes the softmax of each of `rows` rows of `width` values. The largest value of a row is subtracted first, so that
-/// nothing overflows. A row with a NaN, with +∞, or with nothing but -∞ becomes NaN, as in PyTorch.
+/// Writes the softmax of each of `rows` rows of `width` values. The largest value of a row is subtracted
+/// first, so that nothing overflows. A row with a NaN, with +∞, or with nothing but -∞ becomes NaN, as in
+/// PyTorch.
 ///
 /// # Panics
-/// When `width` is zero or a length is not `rows * width`.
+/// Panics if `width` is zero, or if a length is not `rows * width`.
 pub fn softmax(isa: Isa, rows: usize, width: usize, form: Softmax, input: &[f32], output: &mut [f32]) {
-    assert!(width > 0, "softmax: a row has values");
-    assert!(input.len() == rows * width && output.len() == rows * width, "softmax: rows of {width}");
+    assert!(width > 0, "softmax: a row must have values");
+    assert!(
+        input.len() == rows * width && output.len() == rows * width,
+        "softmax: input and output must be rows of {width}"
+    );
     isa.run(SoftmaxRows { width, form, input, output });
 }
 
@@ -56,7 +60,7 @@ impl Kernel for SoftmaxRows<'_> {
             let mut sum = l.splat(0.0);
             for (x, out) in input.chunks(L::LANES).zip(output.chunks_mut(L::LANES)) {
                 put(l, out, exp_for_quotient(l, l.sub(get(l, x), largest)));
-                // Reading back what was put leaves zeros in the lanes past the end of the row.
+                // Reading back what was written leaves zeros in the lanes past the end of the row.
                 sum = l.add(sum, get(l, out));
             }
             let sum = l.splat(l.sum(sum));
@@ -84,25 +88,25 @@ fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
     rest.max(l.largest(vector))
 }
 
-/// Reads a chunk of at most a vector; lanes past its end are zero.
+/// Reads a chunk of at most one vector. Lanes past its end are zero.
 #[inline(always)]
 fn get<L: Lanes>(l: L, chunk: &[f32]) -> L::Vector {
     // SAFETY: the slice holds that many values, and a chunk is no longer than a vector.
     unsafe { load_first_or_all(l, chunk.as_ptr(), chunk.len()) }
 }
 
-/// Writes a chunk of at most a vector.
+/// Writes a chunk of at most one vector.
 #[inline(always)]
 fn put<L: Lanes>(l: L, chunk: &mut [f32], vector: L::Vector) {
     // SAFETY: the slice holds that many values, and a chunk is no longer than a vector.
     unsafe { store_first_or_all(l, chunk.as_mut_ptr(), chunk.len(), vector) }
 }
 
-/// Writes `(x - mean) / √(variance + eps) * weight + bias` for each of `rows` rows of `width` values, with the biased
-/// variance of the row, as `nn.LayerNorm`.
+/// Writes `(x - mean) / √(variance + eps) * weight + bias` for each of `rows` rows of `width` values, with
+/// the biased variance of the row, as `nn.LayerNorm` does.
 ///
 /// # Panics
-/// When `width` is zero or a length is not what it says.
+/// Panics if `width` is zero, or if a length does not match `rows` and `width`.
 #[allow(clippy::too_many_arguments, reason = "they are the layer's own parameters")]
 pub fn layer_norm(
     isa: Isa,
@@ -114,10 +118,13 @@ pub fn layer_norm(
     input: &[f32],
     output: &mut [f32],
 ) {
-    assert!(width > 0, "layer_norm: a row has values");
-    assert!(input.len() == rows * width && output.len() == rows * width, "layer_norm: rows of {width}");
+    assert!(width > 0, "layer_norm: a row must have values");
+    assert!(
+        input.len() == rows * width && output.len() == rows * width,
+        "layer_norm: input and output must be rows of {width}"
+    );
     for values in [weight, bias].into_iter().flatten() {
-        assert_eq!(values.len(), width, "layer_norm: weight and bias are as wide as a row");
+        assert_eq!(values.len(), width, "layer_norm: weight and bias must be as wide as a row");
     }
     isa.run(LayerNormRows { width, weight, bias, eps, input, output });
 }
@@ -157,7 +164,8 @@ impl Kernel for LayerNormRows<'_> {
                 sum = l.add(sum, get(l, x));
             }
             let mean = l.splat(l.sum(sum) / width);
-            // The deviations are squared in a second pass: subtracting the square of the mean would cancel.
+            // The deviations are squared in a second pass, because subtracting the square of the mean would
+            // cancel.
             let mut squares = l.splat(0.0);
             for (x, out) in input.chunks(L::LANES).zip(output.chunks_mut(L::LANES)) {
                 put(l, out, l.sub(get(l, x), mean));

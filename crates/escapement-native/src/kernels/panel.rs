@@ -1,8 +1,8 @@
-//! The inner loops: an input vector, or a few of them, times one panel of packed weights.
+//! The inner loops: one or a few input vectors times one panel of packed weights.
 //!
-//! A vector fused multiply-add takes four cycles and two can start in each, so eight or more independent sums are
-//! needed to keep the units busy. A wide panel has them by its width; a narrow one gets them by splitting the inputs
-//! into streams that are added up at the end.
+//! A vector fused multiply-add takes four cycles, and two can start in each cycle. So eight or more
+//! independent sums are needed to keep the units busy. A wide panel has enough of them. For a narrow panel,
+//! the inputs are split into streams that are added up at the end.
 
 use super::activation::Pointwise;
 use super::lanes::Lanes;
@@ -20,7 +20,7 @@ pub(super) unsafe fn accumulate<L: Lanes, S: Stored, const K: usize>(
     inputs: usize,
     sums: &mut [L::Vector; K],
 ) {
-    // SAFETY: the same demands.
+    // SAFETY: the caller keeps the same contract.
     unsafe {
         // About sixteen sums where there are 32 registers, about eight where there are 16.
         match (K, L::LANES) {
@@ -73,11 +73,12 @@ unsafe fn accumulate_streams<L: Lanes, S: Stored, const K: usize, const STREAMS:
     }
 }
 
-/// The same for `R` input vectors at once, on `K` of the panel's vectors: each weight is loaded once for all of them.
+/// Does the same for `R` input vectors at once, on `K` of the panel's vectors. Each weight is loaded once for
+/// all of them.
 ///
 /// # Safety
-/// `weights` is valid for reading `K * LANES` words at each of `S::steps(inputs)` places `step` words apart; `input`
-/// is valid for reading `inputs` values at each of `R` places `stride` values apart.
+/// `weights` is valid for reading `K * LANES` words at each of `S::steps(inputs)` places, `step` words apart.
+/// `input` is valid for reading `inputs` values at each of `R` places, `stride` values apart.
 #[inline(always)]
 pub(super) unsafe fn accumulate_rows<L: Lanes, S: Stored, const K: usize, const R: usize>(
     l: L,
@@ -97,7 +98,8 @@ pub(super) unsafe fn accumulate_rows<L: Lanes, S: Stored, const K: usize, const 
     }
     if whole * S::STEP < inputs {
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: one input is left over in each row, and packing rounded the steps up, so step `whole` exists.
+            // SAFETY: one input is left over in each row, and packing rounded the steps up, so step `whole`
+            // exists.
             unsafe {
                 S::multiply_one(l, weights.add(whole * step), input.add(r * stride + whole * S::STEP), sums)
             };
@@ -105,11 +107,12 @@ pub(super) unsafe fn accumulate_rows<L: Lanes, S: Stored, const K: usize, const 
     }
 }
 
-/// Dot products of the input with `R` rows (at most four), in the first lanes of the result.
+/// Computes the dot products of the input with `R` rows (at most four). They are in the first lanes of the
+/// result.
 ///
 /// # Safety
-/// `weights` is valid for reading `R * LANES` words for each started block of `S::STEP * LANES` inputs, `input` for
-/// `inputs` values.
+/// `weights` is valid for reading `R * LANES` words for each started block of `S::STEP * LANES` inputs.
+/// `input` is valid for reading `inputs` values.
 #[inline(always)]
 pub(super) unsafe fn dot<L: Lanes, S: Stored, const R: usize>(
     l: L,
@@ -124,7 +127,7 @@ pub(super) unsafe fn dot<L: Lanes, S: Stored, const R: usize>(
     let whole = inputs / block;
     let mut done = 0;
     while done < whole {
-        // SAFETY: block `done` is whole, and so is the next where it is below `whole`; packing stored both.
+        // SAFETY: block `done` is whole, and so is the next one if it is below `whole`. Packing stored both.
         unsafe {
             whole_block::<L, S, R>(l, weights.add(done * R * L::LANES), input.add(done * block), &mut even);
             if done + 1 < whole {
@@ -140,7 +143,8 @@ pub(super) unsafe fn dot<L: Lanes, S: Stored, const R: usize>(
     }
     let rest = inputs - whole * block;
     if rest > 0 {
-        // SAFETY: only the `rest` inputs that exist are read; packing filled the weights of this block with zeros.
+        // SAFETY: only the `rest` inputs that exist are read. Packing filled the weights of this block with
+        // zeros.
         unsafe {
             let at = input.add(whole * block);
             let x = if rest > L::LANES {
@@ -168,7 +172,7 @@ unsafe fn whole_block<L: Lanes, S: Stored, const R: usize>(
     input: *const f32,
     sums: &mut [L::Vector; 4],
 ) {
-    // SAFETY: the caller keeps a vector of inputs readable, two for pairs, and the weights.
+    // SAFETY: the caller keeps the weights readable, and one vector of inputs, or two for pairs.
     unsafe {
         let x = (l.load(input), if S::STEP == 2 { l.load(input.add(L::LANES)) } else { l.splat(0.0) });
         dot_block::<L, S, R>(l, weights, x, sums);
@@ -202,11 +206,13 @@ pub(super) struct Block {
     pub valid: usize,
 }
 
-/// `f(panel * row + bias)` for rows of input that follow one another, to rows of output `stride` values apart.
+/// Writes `f(panel * row + bias)` for rows of input that follow one another, to rows of output `stride`
+/// values apart.
 ///
 /// # Safety
-/// The panel holds `S::steps(inputs)` steps of `K` vectors and `K` vectors of bias; `input` is valid for reading
-/// `rows * inputs` values, `output` for writing `valid` values at each of `rows` places `stride` values apart.
+/// The panel holds `S::steps(inputs)` steps of `K` vectors, and `K` vectors of bias. `input` is valid for
+/// reading `rows * inputs` values. `output` is valid for writing `valid` values at each of `rows` places,
+/// `stride` values apart.
 #[inline(always)]
 pub(super) unsafe fn multiply_rows<L: Lanes, S: Stored, F: Pointwise, const K: usize>(
     l: L,
@@ -220,7 +226,7 @@ pub(super) unsafe fn multiply_rows<L: Lanes, S: Stored, F: Pointwise, const K: u
     let mut row = 0;
     while row + 4 <= rows {
         let mut k = 0;
-        // SAFETY: four rows from `row` on exist, and vectors from `k` on as many as each call takes.
+        // SAFETY: four rows from `row` on exist, and as many vectors from `k` on as each call takes.
         unsafe {
             let (input, output) = (input.add(row * panel.inputs), output.add(row * stride));
             while k + 4 <= K && L::LANES == 16 {
@@ -238,7 +244,7 @@ pub(super) unsafe fn multiply_rows<L: Lanes, S: Stored, F: Pointwise, const K: u
         row += 4;
     }
     while row < rows {
-        // SAFETY: row `row` exists, the panel is whole.
+        // SAFETY: row `row` exists, and the panel is whole.
         unsafe {
             let mut sums = load_panel::<L, K>(l, panel.bias);
             accumulate::<L, S, K>(l, panel.weights, input.add(row * panel.inputs), panel.inputs, &mut sums);
@@ -248,7 +254,7 @@ pub(super) unsafe fn multiply_rows<L: Lanes, S: Stored, F: Pointwise, const K: u
     }
 }
 
-/// Vectors `first` to `first + N` of a panel for four rows: `4 N` sums, each weight loaded once.
+/// Computes vectors `first` to `first + N` of a panel for four rows: `4 N` sums. Each weight is loaded once.
 ///
 /// # Safety
 /// As [`multiply_rows`] for four rows, with `first + N <= K`.
@@ -263,7 +269,7 @@ unsafe fn four_rows<L: Lanes, S: Stored, F: Pointwise, const K: usize, const N: 
     stride: usize,
 ) {
     let skipped = first * L::LANES;
-    // SAFETY: `N` vectors from `first` on lie within the panel; outputs beyond `valid` are not written.
+    // SAFETY: `N` vectors from `first` on lie within the panel. Outputs beyond `valid` are not written.
     unsafe {
         let mut sums = [load_panel::<L, N>(l, panel.bias.add(skipped)); 4];
         let weights = panel.weights.add(skipped);
@@ -289,7 +295,7 @@ pub(super) unsafe fn load_panel<L: Lanes, const K: usize>(l: L, source: *const f
 /// Applies the activation to a panel's sums and writes the outputs that exist.
 ///
 /// # Safety
-/// `target` is valid for writing `valid` values, or `K` vectors where `valid` is more.
+/// `target` is valid for writing `valid` values, or `K` vectors if `valid` is larger.
 #[inline(always)]
 unsafe fn store_panel<L: Lanes, F: Pointwise, const K: usize>(
     l: L,
@@ -304,7 +310,7 @@ unsafe fn store_panel<L: Lanes, F: Pointwise, const K: usize>(
     }
     for (k, &result) in results.iter().enumerate() {
         let first = k * L::LANES;
-        // SAFETY: whole vectors end within `valid`; a last one that does not is cut off there.
+        // SAFETY: whole vectors end within `valid`. A last vector that does not is cut off there.
         unsafe {
             if first + L::LANES <= valid {
                 l.store(target.add(first), result);
@@ -315,13 +321,13 @@ unsafe fn store_panel<L: Lanes, F: Pointwise, const K: usize>(
     }
 }
 
-/// Reads a vector, or only the `count` values that there are.
+/// Reads a vector, or only `count` values if there are fewer.
 ///
 /// # Safety
 /// `source` is valid for reading `count` values, at most `LANES`.
 #[inline(always)]
 pub(super) unsafe fn load_first_or_all<L: Lanes>(l: L, source: *const f32, count: usize) -> L::Vector {
-    // SAFETY: the same demand.
+    // SAFETY: the caller keeps the same contract.
     unsafe { if count == L::LANES { l.load(source) } else { l.load_first(source, count) } }
 }
 
@@ -331,6 +337,6 @@ pub(super) unsafe fn load_first_or_all<L: Lanes>(l: L, source: *const f32, count
 /// `target` is valid for writing `count` values, at most `LANES`.
 #[inline(always)]
 pub(super) unsafe fn store_first_or_all<L: Lanes>(l: L, target: *mut f32, count: usize, vector: L::Vector) {
-    // SAFETY: the same demand.
+    // SAFETY: the caller keeps the same contract.
     unsafe { if count == L::LANES { l.store(target, vector) } else { l.store_first(target, count, vector) } }
 }

@@ -1,14 +1,14 @@
-//! Where packed weights lie: aligned to cache lines, in the order in which a kernel reads them.
+//! Storage of packed weights: aligned to cache lines, in the order in which a kernel reads them.
 
 use super::isa::{Isa, Precision, bf16_bits};
 use super::lanes::{Kernel, Lanes};
 
-/// One cache line. Weights of either precision are kept as 32-bit words: an `f32`, or a pair of bfloat16.
+/// One cache line. Weights of either precision are 32-bit words: an `f32`, or a pair of bfloat16.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Values on cache-line boundaries, never changed once packed.
+/// Values on cache-line boundaries. They do not change after packing.
 #[derive(Debug, Clone)]
 pub(super) struct Aligned {
     lines: Vec<Line>,
@@ -38,24 +38,24 @@ impl Aligned {
     }
 
     pub(super) fn as_slice(&self) -> &[f32] {
-        // SAFETY: `lines` holds at least `len` values without gaps, as `Line` is a plain array.
+        // SAFETY: `lines` holds at least `len` values without gaps, because `Line` is a plain array.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 }
 
-/// How a panel's weights are laid out and multiplied.
+/// How the weights of a panel are laid out and multiplied.
 ///
-/// A panel is `width` outputs wide. Its weights are stored in steps: one input (or one pair) after the other, for each
-/// the `width` words of its outputs side by side. So a kernel broadcasts an input and multiplies it into consecutive
-/// vectors, and the whole panel is one stream of ascending addresses.
+/// A panel is `width` outputs wide. Its weights are stored in steps, one for each input (or pair of inputs).
+/// A step holds the `width` words of its outputs side by side. So a kernel broadcasts an input and multiplies
+/// it with consecutive vectors, and reads the whole panel as one stream of ascending addresses.
 pub(super) trait Stored {
-    /// Inputs in a step.
+    /// The number of inputs in a step.
     const STEP: usize;
 
-    /// Runs a kernel that reads such weights, with the instructions there are for them.
+    /// Runs a kernel that reads such weights, with the best instructions for them.
     fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
 
-    /// Steps that cover so many inputs.
+    /// The number of steps that cover `inputs` inputs.
     fn steps(inputs: usize) -> usize {
         inputs.div_ceil(Self::STEP)
     }
@@ -71,7 +71,7 @@ pub(super) trait Stored {
         sums: &mut [L::Vector; K],
     );
 
-    /// The same for a last step of a single input.
+    /// Does the same for a last step of a single input.
     ///
     /// # Safety
     /// `weights` is valid for reading `K * LANES` words, `input` for one value.
@@ -123,7 +123,7 @@ impl Stored for Single {
         input: *const f32,
         sums: &mut [L::Vector; K],
     ) {
-        // SAFETY: the same demands.
+        // SAFETY: the caller keeps the same contract.
         unsafe { Self::multiply(l, weights, input, sums) }
     }
 
@@ -134,8 +134,8 @@ impl Stored for Single {
     }
 }
 
-/// [`Precision::Bf16`]: a word holds the weights of two inputs, the first in its lower half. How they are multiplied is
-/// up to [`Lanes::multiply_two`].
+/// [`Precision::Bf16`]: a word holds the weights of two inputs, the first in its lower half.
+/// [`Lanes::multiply_two`] decides how they are multiplied.
 pub(super) struct Half;
 
 impl Stored for Half {
@@ -191,7 +191,7 @@ fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(bf16_bits(first)) | u32::from(bf16_bits(second)) << 16)
 }
 
-/// Inputs in a step of that precision.
+/// The number of inputs in a step of that precision.
 pub(super) fn step(precision: Precision) -> usize {
     match precision {
         Precision::F32 => Single::STEP,
@@ -199,7 +199,8 @@ pub(super) fn step(precision: Precision) -> usize {
     }
 }
 
-/// Appends a panel: `weight(output, input)` for `width` outputs, where an output that does not exist weighs zero.
+/// Appends a panel: `weight(output, input)` for `width` outputs. An output that does not exist has the weight
+/// zero.
 pub(super) fn pack_panel(
     words: &mut Vec<f32>,
     precision: Precision,
@@ -216,8 +217,8 @@ pub(super) fn pack_panel(
     }
 }
 
-/// Appends `rows` rows for dot products: for each block of `STEP * lanes` inputs one vector of words a row, with zeros
-/// after the last input. Of a pair, the second weight belongs to the input `lanes` further on.
+/// Appends `rows` rows for dot products. Each block of `STEP * lanes` inputs has one vector of words per row,
+/// with zeros after the last input. The second weight of a pair belongs to the input `lanes` further on.
 pub(super) fn pack_rows(
     words: &mut Vec<f32>,
     precision: Precision,

@@ -1,4 +1,5 @@
-//! Attributes: of modules, of `CONSTANTS`, of dotted names; and the pickled values behind them.
+//! Looks up attributes of modules, of `CONSTANTS` and of dotted names, and loads the pickled values behind
+//! them.
 
 use super::interpreter::{Interpreter, Scope, Source, Step, unsupported};
 use super::value::Value;
@@ -7,7 +8,7 @@ use crate::readers::torchscript::pickle::{Id, Node};
 use crate::refusal::Refusal;
 
 impl Interpreter<'_, '_> {
-    /// The attribute `name` of a value: of an object, of `CONSTANTS`, or of a dotted name.
+    /// Returns the attribute `name` of an object, of `CONSTANTS`, or of a dotted name.
     pub(super) fn attribute(&mut self, base: &Value, name: &str) -> Step<Value> {
         match base {
             Value::Object(id) => self.object_attribute(*id, name),
@@ -49,7 +50,7 @@ impl Interpreter<'_, '_> {
         }
     }
 
-    /// Turns a pickled value into one of ours. Tensors are read once and shared.
+    /// Converts a pickled value to a [`Value`]. Tensors are read once and shared.
     fn load(&mut self, source: Source, id: Id, depth: usize) -> Step<Value> {
         self.charge(1)?;
         if depth > self.program.limits.depth {
@@ -86,7 +87,7 @@ impl Interpreter<'_, '_> {
             Node::List(members) => {
                 let members: Step<Vec<Value>> =
                     members.into_iter().map(|member| self.load(source, member, depth + 1)).collect();
-                // Not a list: appending to one of the module's would have to outlive the call.
+                // Not a list: an item appended to one of the module's lists would have to outlive the call.
                 Ok(Value::Tuple(members?.into()))
             }
             Node::Tuple(members) => {
@@ -96,7 +97,8 @@ impl Interpreter<'_, '_> {
             }
             Node::Object { .. } if source == Source::Attributes => Ok(Value::Object(id)),
             Node::Call { function, arguments } => {
-                // `build_intlist`, `build_tensorlist`, `restore_type_tag`: a type around their first argument.
+                // `build_intlist`, `build_tensorlist` and `restore_type_tag` only add a type to their first
+                // argument.
                 let typed =
                     tree.pickle().global(function).is_some_and(|name| name.starts_with("torch.jit._pickle."));
                 match tree.pickle().sequence(arguments).and_then(|arguments| arguments.first().copied()) {

@@ -1,4 +1,4 @@
-//! Emitting operations: folding what is constant, casting and broadcasting operands.
+//! Emits operations: folds those that are constant, and casts and broadcasts operands.
 
 use std::rc::Rc;
 
@@ -9,16 +9,16 @@ use crate::ir::tensor::{DType, Data, count};
 use crate::kernels::Activation;
 use crate::refusal::Refusal;
 
-/// One operand of an elementwise operation, with what decides the type of the result.
+/// One operand of an elementwise operation, with the facts that decide the type of the result.
 #[derive(Debug, Clone)]
 pub(super) struct Operand {
     pub(super) view: View,
-    /// A Python number, whose type gives way to that of any tensor of the same category.
+    /// Whether it is a Python number. Its type yields to the type of any tensor of the same category.
     pub(super) literal: bool,
 }
 
 impl Interpreter<'_, '_> {
-    /// Appends `op`, or computes it now where every operand is constant.
+    /// Appends `op`. If every operand is constant, computes it now instead.
     pub(super) fn emit(
         &mut self,
         op: Op,
@@ -34,7 +34,7 @@ impl Interpreter<'_, '_> {
             self.graph.charge_elements(count(shape), &limits)?;
         }
         self.charge(1)?;
-        // A graph of this one operation over the constants it reads, compiled and run once.
+        // A graph with only this operation and the constants it reads. It is evaluated once.
         let mut single = Graph::default();
         let (mut op, mut inputs) = (op, inputs);
         for view in op.parameters_mut().into_iter().chain(&mut inputs) {
@@ -51,7 +51,7 @@ impl Interpreter<'_, '_> {
             .collect())
     }
 
-    /// [`Interpreter::emit`] for operations with one result.
+    /// As [`Interpreter::emit`], for operations with one result.
     pub(super) fn emit_one(
         &mut self,
         op: Op,
@@ -66,7 +66,7 @@ impl Interpreter<'_, '_> {
         }
     }
 
-    /// A constant of this type and shape, all elements equal.
+    /// A constant of this type and shape, with all elements equal.
     pub(super) fn filled(&mut self, dtype: DType, shape: &[usize], value: f64) -> Step<View> {
         let elements = count(shape);
         let limits = *self.limits();
@@ -80,7 +80,7 @@ impl Interpreter<'_, '_> {
         self.graph.constant(Rc::new(Data::filled(dtype, 1, value)), &[], false)
     }
 
-    /// `view`, or a row-major copy of it.
+    /// Returns `view`, or a row-major copy of it if it is not contiguous.
     pub(super) fn contiguous(&mut self, view: &View) -> Step<View> {
         if view.is_contiguous() {
             return Ok(view.clone());
@@ -88,7 +88,8 @@ impl Interpreter<'_, '_> {
         self.emit_one(Op::Copy, vec![view.clone()], view.dtype, &view.shape)
     }
 
-    /// `view` in another shape of as many elements, copied where strides cannot express it.
+    /// Returns `view` in another shape with as many elements. It is copied if strides cannot express the
+    /// shape.
     pub(super) fn reshape(&mut self, view: &View, shape: &[usize]) -> Step<View> {
         if count(shape) != Some(view.len()) {
             return mismatch(format!("shape {:?} does not fit {shape:?}", view.shape));
@@ -156,8 +157,8 @@ impl Interpreter<'_, '_> {
         })
     }
 
-    /// The type that PyTorch computes an elementwise operation of these operands in: tensors with dimensions decide,
-    /// then those without, then literals; a lower class decides only where its category is higher.
+    /// The type in which PyTorch computes an elementwise operation of these operands. Tensors with dimensions
+    /// decide, then tensors without, then literals. A lower class decides only if its category is higher.
     pub(super) fn common_type(operands: &[&Operand]) -> DType {
         let class = |operand: &Operand| match (operand.literal, operand.view.rank()) {
             (true, _) => 2,
@@ -174,7 +175,7 @@ impl Interpreter<'_, '_> {
                 None if wanted == 2 && dtype == DType::F64 => DType::F32,
                 None => dtype,
                 Some(higher) if higher.category() >= dtype.category() => higher,
-                // A literal float is of the default type, whatever its own precision.
+                // A float literal has the default type, whatever its own precision.
                 Some(_) if wanted == 2 && dtype == DType::F64 => DType::F32,
                 Some(_) => dtype,
             });
@@ -182,7 +183,7 @@ impl Interpreter<'_, '_> {
         result.unwrap_or(DType::F32)
     }
 
-    /// The shape that operands broadcast to together.
+    /// The shape that the operands broadcast to together.
     pub(super) fn broadcast_shape(operands: &[&Operand]) -> Step<Vec<usize>> {
         let mut shape: Vec<usize> = Vec::new();
         for operand in operands {
@@ -204,7 +205,7 @@ impl Interpreter<'_, '_> {
         Ok(shape)
     }
 
-    /// All operands cast to `dtype` and broadcast to their common shape.
+    /// Returns all operands, cast to `dtype` and broadcast to their common shape.
     fn broadcast(&mut self, operands: &[&Operand], dtype: DType) -> Step<(Vec<View>, Vec<usize>)> {
         let shape = Self::broadcast_shape(operands)?;
         let mut views = Vec::with_capacity(operands.len());
@@ -236,7 +237,7 @@ impl Interpreter<'_, '_> {
         self.emit_one(Op::Compare(op), views, DType::Bool, &shape)
     }
 
-    /// `a` where the condition holds, `b` elsewhere. The three broadcast together.
+    /// `a` where the condition holds, `b` elsewhere. The three are broadcast together.
     pub(super) fn choose(&mut self, condition: &View, a: &Operand, b: &Operand) -> Step<View> {
         let dtype = Self::common_type(&[a, b]);
         let condition = Operand { view: self.cast(condition, DType::Bool)?, literal: false };
@@ -262,7 +263,8 @@ impl Interpreter<'_, '_> {
         self.binary(op, &a, &b)
     }
 
-    /// Folds `axes` (sorted, distinct) of `view`; `keep` leaves them in the shape with one element.
+    /// Reduces `axes` (sorted, distinct) of `view`. With `keep`, they stay in the shape with one element
+    /// each.
     pub(super) fn reduce(&mut self, op: ReduceOp, view: &View, axes: &[usize], keep: bool) -> Step<View> {
         let kept: Vec<usize> = (0..view.rank()).filter(|axis| !axes.contains(axis)).collect();
         let order: Vec<usize> = kept.iter().chain(axes).copied().collect();
@@ -293,7 +295,7 @@ impl Interpreter<'_, '_> {
             kept.iter().map(|&axis| view.shape[axis]).collect()
         };
         let result = self.reshape(&result, &shape)?;
-        // The largest of truth values is a truth value.
+        // The largest of several truth values is a truth value.
         if view.dtype == DType::Bool && matches!(op, ReduceOp::Max | ReduceOp::Min) {
             return self.cast(&result, DType::Bool);
         }

@@ -1,5 +1,5 @@
-//! Passes over the lowered graph: merging activations and biases into the layers before them, and dropping what no
-//! output needs.
+//! Passes over the lowered graph. They merge activations and biases into the layers before them, and drop
+//! nodes that no output needs.
 
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ fn remove_dead(graph: &mut Graph, outputs: &[View]) {
     graph.nodes = kept;
 }
 
-/// Merges what can be merged in one walk over the graph; says whether anything was.
+/// Merges everything that one walk over the graph can merge. Returns whether it merged anything.
 fn fuse_once(graph: &mut Graph, outputs: &mut [View]) -> bool {
     let mut uses = vec![0usize; graph.roots.len()];
     for view in graph.nodes.iter().flat_map(|node| &node.inputs).chain(outputs.iter()) {
@@ -58,8 +58,8 @@ fn fuse_once(graph: &mut Graph, outputs: &mut [View]) -> bool {
         layer.op = op;
         layer.fused.push(short_name(&node.place.operator));
         layer.fused.extend(node.fused.iter().cloned());
-        // The layer now writes what the merged operation would have: the same elements, row-major, so that every
-        // view of that root stays valid.
+        // The layer now writes what the merged operation would have written: the same elements, row-major. So
+        // every view of that root stays valid.
         let result = node.outputs[0];
         layer.outputs = vec![result];
         producer[result] = Some(from);
@@ -75,7 +75,8 @@ fn fuse_once(graph: &mut Graph, outputs: &mut [View]) -> bool {
     merged
 }
 
-/// Whether `node` can be merged into the layer that feeds it alone: that layer, what it becomes, and its old result.
+/// Returns the layer that `node` can be merged into, the operation it becomes, and its old result. Returns
+/// `None` unless that layer feeds only `node`.
 fn candidate(
     graph: &Graph,
     node: &Node,
@@ -127,7 +128,7 @@ fn with_activation(op: &Op, wanted: Activation) -> Option<Op> {
     }
 }
 
-/// `bias` as one value per output, where it is the same for every row.
+/// Returns `bias` as one value per output, if it is the same for every row.
 fn per_output(bias: &View, rows: usize, outputs: usize) -> Option<View> {
     if bias.dtype != DType::F32 || bias.len() != rows * outputs {
         return None;
@@ -143,7 +144,7 @@ fn per_output(bias: &View, rows: usize, outputs: usize) -> Option<View> {
     same_rows.then(|| View { shape: vec![outputs], strides: vec![bias.strides[last]], ..bias.clone() })
 }
 
-/// `tanh` of `torch.tanh`.
+/// Returns `tanh` for `torch.tanh`.
 pub(crate) fn short_name(operator: &str) -> Rc<str> {
     operator.rsplit('.').next().unwrap_or(operator).into()
 }

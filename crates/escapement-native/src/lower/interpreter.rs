@@ -1,7 +1,7 @@
-//! What a walk of `forward` knows: the program, the graph so far, and the tensors that names refer to.
+//! The state of a walk over `forward`: the program, the graph so far, and the tensors that names refer to.
 //!
-//! `walk` executes statements and expressions, `builtins` the operators, `emit` appends to the graph, `tensors` and
-//! `attributes` look things up. All of them work on this state.
+//! `walk` executes statements and expressions, and `builtins` executes the operators. `emit` appends to the
+//! graph. `tensors` and `attributes` look things up. All of them work on this state.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,12 +16,13 @@ use crate::readers::torchscript::pickle::Id;
 use crate::readers::torchscript::source::Library;
 use crate::refusal::Refusal;
 
-/// Why a walk ended early.
+/// The reasons why a walk ends early.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The file cannot be run natively.
     Refused(Refusal),
-    /// The shape of this argument must be known to go on; `suggestion` is the only one that fits, where that is clear.
+    /// The walk needs the shape of this argument. `suggestion` is the only shape that fits, if there is
+    /// exactly one.
     NeedsShape { input: usize, suggestion: Option<Vec<usize>> },
 }
 
@@ -33,17 +34,17 @@ impl From<Refusal> for Stop {
 
 pub(super) type Step<T> = Result<T, Stop>;
 
-/// Refuses a construct; the place is added on the way out.
+/// Refuses a construct. The place is added while the error is returned.
 pub(super) fn unsupported<T>(reason: impl Into<String>) -> Step<T> {
     Err(Stop::Refused(Refusal::unsupported(reason)))
 }
 
-/// Refuses shapes or types that PyTorch itself would refuse.
+/// Refuses shapes or types that PyTorch would refuse too.
 pub(super) fn mismatch<T>(reason: impl Into<String>) -> Step<T> {
     Err(Stop::Refused(Refusal::shape(reason)))
 }
 
-/// An archive opened for lowering. Attributes and source are shared by all attempts.
+/// An archive that is open for lowering. All attempts share its attributes and source.
 pub(super) struct Program<'a> {
     pub(super) archive: Archive<'a>,
     pub(super) library: Library,
@@ -65,7 +66,7 @@ pub(super) struct Interpreter<'p, 'a> {
     pub(super) tensors: Vec<Tensor>,
     pub(super) loaded: HashMap<(Source, Id), TensorId>,
     pub(super) evaluations: usize,
-    /// Levels of nested calls, blocks and expressions.
+    /// The current depth of nested calls, blocks and expressions.
     pub(super) depth: usize,
     pub(super) file: Rc<str>,
     pub(super) line: u32,
@@ -74,13 +75,14 @@ pub(super) struct Interpreter<'p, 'a> {
 
 pub(super) type Scope = HashMap<String, Value>;
 
-/// One entry of the table.
+/// One entry of the table of tensors.
 pub(super) struct Tensor {
     pub(super) view: View,
-    /// The operator that has overwritten (part of) the elements since; reading them here would give old values.
+    /// The operator that has since overwritten some of the elements. Reading them here would return old
+    /// values.
     pub(super) overwritten: Option<Rc<str>>,
-    /// A number of the source that TorchScript stored as a constant without dimensions. PyTorch lets its type give
-    /// way, as that of a Python number does.
+    /// Whether this is a number of the source that TorchScript stored as a constant without dimensions. In
+    /// PyTorch its type yields, as the type of a Python number does.
     pub(super) number: bool,
 }
 

@@ -1,4 +1,4 @@
-//! From an archive to a graph: finds shapes that lower, walks `forward`, and optimises what it leaves behind.
+//! Lowers an archive to a graph: finds shapes that work, walks `forward`, and optimises the graph.
 
 mod attributes;
 mod builtins;
@@ -22,12 +22,12 @@ use crate::refusal::{Refusal, RefusalKind};
 use interpreter::{Interpreter, Program, Stop};
 use value::Value;
 
-/// A `forward` with every shape known.
+/// A lowered `forward` with every shape known.
 pub(crate) struct Lowered {
     pub(crate) graph: Graph,
-    /// The action, then the states, in the order of their arguments.
+    /// The action, then the states in the order of their arguments.
     pub(crate) outputs: Vec<View>,
-    /// The observation, the noise if there is any, then the states.
+    /// The shapes of the observation, of the noise if there is any, and of the states.
     pub(crate) shapes: Vec<Vec<usize>>,
 }
 
@@ -35,16 +35,15 @@ pub(crate) struct Lowered {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub(crate) observation: Option<usize>,
-    /// Elements of the noise, where `forward` takes noise after the observation.
+    /// Elements of the noise, if `forward` takes noise after the observation.
     pub(crate) noise: Option<usize>,
     pub(crate) states: Vec<Vec<usize>>,
 }
 
-/// How many shapes are tried where the caller names none.
+/// The largest number of shapes to try if the caller gives none.
 const ATTEMPTS: usize = 256;
 
-/// Lowers the policy in `bytes`.
-/// `evaluate` computes operations whose operands are all constant.
+/// Lowers the policy in `bytes`. `evaluate` computes operations whose operands are all constant.
 pub(crate) fn lower(
     bytes: &[u8],
     known: &Known,
@@ -72,14 +71,15 @@ pub(crate) fn lower(
     Search { program: &mut program, arguments, first_state, attempts: 0, deepest: None }.run(known)
 }
 
-/// Finds shapes for the arguments: those given, those that operators tell, and else by trying what the weights allow.
+/// Finds shapes for the arguments: those that the caller gives, then those that operators imply. For the
+/// rest, it tries what the weights allow.
 struct Search<'p, 'a> {
     program: &'p mut Program<'a>,
     arguments: usize,
-    /// The argument that the first state is.
+    /// The index of the first state among the arguments.
     first_state: usize,
     attempts: usize,
-    /// The refusal that came furthest, which says most about what is wrong.
+    /// The refusal from the attempt that came furthest. It says most about the problem.
     deepest: Option<(usize, Refusal)>,
 }
 
@@ -115,13 +115,14 @@ impl Search<'_, '_> {
         })
     }
 
-    /// Lowers with these shapes, filling in those that are missing. `None` where the shapes do not fit.
+    /// Lowers with these shapes and fills in the missing ones. Returns `None` if the shapes do not fit.
     fn attempt(&mut self, shapes: &mut [Option<Vec<usize>>]) -> Result<Option<Lowered>, Refusal> {
         loop {
             self.attempts += 1;
             if self.attempts > ATTEMPTS {
                 return Err(Refusal::unsupported(format!(
-                    "no shapes found for the arguments of forward in {ATTEMPTS} attempts: give them explicitly"
+                    "no shapes found for the arguments of forward in {ATTEMPTS} attempts: \
+                     give them explicitly"
                 )));
             }
             let mut interpreter = Interpreter::new(self.program);
@@ -145,7 +146,8 @@ impl Search<'_, '_> {
                         }
                     }
                     let problem = Refusal::shape(format!(
-                        "the shape of argument {input} of forward cannot be told from the weights: give it explicitly"
+                        "the shape of argument {input} of forward does not follow from the weights: \
+                         give it explicitly"
                     ));
                     return self.refused(0, problem);
                 }
@@ -157,7 +159,7 @@ impl Search<'_, '_> {
         }
     }
 
-    /// Remembers a refusal; only one about shapes leaves hope for others.
+    /// Keeps a refusal for the report. Other shapes can help only if the refusal is about shapes.
     fn refused(&mut self, operations: usize, problem: Refusal) -> Result<Option<Lowered>, Refusal> {
         if problem.kind == RefusalKind::Malformed {
             return Err(problem);
@@ -174,7 +176,7 @@ fn optimised(mut graph: Graph, mut outputs: Vec<View>, shapes: &[Option<Vec<usiz
     Lowered { graph, outputs, shapes: shapes.iter().map(|shape| shape.clone().unwrap_or_default()).collect() }
 }
 
-/// The tensors that `forward` returned, checked: one action, and a state for each state.
+/// Checks the tensors that `forward` returned: one action, and one result for each state.
 fn collect(
     interpreter: &mut Interpreter<'_, '_>,
     value: &Value,
@@ -186,7 +188,8 @@ fn collect(
     let states = shapes.len() - first_state;
     if flat.len() != states + 1 {
         return Err(Refusal::unsupported(format!(
-            "forward takes {} arguments and returns {} tensors: (observation, state…) → (action, state…) is run",
+            "forward takes {} arguments and returns {} tensors: \
+             it must be (observation, state…) → (action, state…)",
             shapes.len(),
             flat.len()
         )));
@@ -194,7 +197,7 @@ fn collect(
     let problem = |stop| match stop {
         Stop::Refused(problem) => problem,
         Stop::NeedsShape { input, .. } => Refusal::shape(format!(
-            "the shape of argument {input} of forward cannot be told: give it explicitly"
+            "the shape of argument {input} of forward is not known: give it explicitly"
         )),
     };
     let mut views = Vec::with_capacity(flat.len());
@@ -218,7 +221,7 @@ fn collect(
                 argument, view.shape
             )));
         }
-        // An action may be computed in another type; the engine takes single precision.
+        // An action may be computed in another type. The engine takes single precision.
         views.push(interpreter.cast(&view, DType::F32).map_err(problem)?);
     }
     Ok(views)
@@ -238,7 +241,7 @@ fn flatten(value: &Value, depth: usize, flat: &mut Vec<Value>) -> Result<(), Ref
 }
 
 impl Program<'_> {
-    /// How many tensors the root's `forward` takes.
+    /// The number of tensors that the root's `forward` takes.
     fn arguments(&self) -> Result<usize, Refusal> {
         let pickle = self.attributes.pickle();
         let class = match pickle.get(pickle.root()) {
@@ -253,12 +256,12 @@ impl Program<'_> {
         }
     }
 
-    /// Shapes of all stored tensors, in the order in which they are stored.
+    /// The shapes of all stored tensors, in storage order.
     fn stored_shapes(&self) -> Vec<Vec<usize>> {
         self.constants.shapes().into_iter().chain(self.attributes.shapes()).collect()
     }
 
-    /// Widths that an observation could have: what the stored tensors could be applied to.
+    /// The widths that an observation could have, from the stored tensors that could be applied to it.
     fn widths(&self) -> Vec<usize> {
         let mut widths = Vec::new();
         let shapes = self.stored_shapes();
@@ -281,7 +284,8 @@ impl Program<'_> {
         widths
     }
 
-    /// Shapes that a recurrent state could have, from weights between a layer's states: `[4 h, h]` or `[3 h, h]`.
+    /// The shapes that a recurrent state could have, from weights between a layer's states: `[4 h, h]` or
+    /// `[3 h, h]`.
     fn state_shapes(&self) -> Vec<Vec<usize>> {
         let units: BTreeSet<usize> = self
             .stored_shapes()

@@ -1,4 +1,4 @@
-//! The table of tensors: views that names share, and what an operation in place does to them.
+//! The table of tensors: views that names share, and the effect of an operation in place on them.
 
 use super::interpreter::{Interpreter, Step, Tensor, mismatch, unsupported};
 use super::value::{TensorId, Value};
@@ -16,13 +16,13 @@ impl Interpreter<'_, '_> {
         Place { file: self.file.clone(), line: self.line, operator: self.operator.clone() }
     }
 
-    /// Gives `view` a place in the table of tensors.
+    /// Adds `view` to the table of tensors.
     pub(super) fn tensor(&mut self, view: View) -> Value {
         self.tensors.push(Tensor { view, overwritten: None, number: false });
         Value::Tensor(self.tensors.len() - 1)
     }
 
-    /// The view behind a tensor value.
+    /// Returns the view of a tensor value. Fails if its elements were overwritten.
     pub(super) fn view(&self, id: TensorId) -> Step<View> {
         let tensor = &self.tensors[id];
         if let Some(operator) = &tensor.overwritten {
@@ -33,7 +33,7 @@ impl Interpreter<'_, '_> {
         Ok(tensor.view.clone())
     }
 
-    /// The view behind a tensor value that nothing else refers to yet; its place in the table is given up.
+    /// Returns the view of a tensor value that nothing else refers to yet, and frees its place in the table.
     pub(super) fn take_last(&mut self, id: TensorId) -> Step<View> {
         let view = self.view(id)?;
         if id + 1 == self.tensors.len() {
@@ -47,8 +47,8 @@ impl Interpreter<'_, '_> {
         self.tensors[id].number
     }
 
-    /// Makes `id` stand for `result` from now on, as an operation in place does, and every other view of the
-    /// overwritten elements unreadable.
+    /// Makes `id` stand for `result` from now on, as an operation in place does. Every other view of the
+    /// overwritten elements becomes unreadable.
     pub(super) fn overwrite(&mut self, id: TensorId, result: View) -> Step<()> {
         let old = self.view(id)?;
         if matches!(self.graph.roots[old.root].origin, Origin::Constant { stored: true, .. }) {
@@ -74,7 +74,7 @@ impl Interpreter<'_, '_> {
         Ok(())
     }
 
-    /// Charges `cost` evaluations.
+    /// Counts `cost` evaluations. Fails if the total exceeds the limit.
     pub(super) fn charge(&mut self, cost: usize) -> Step<()> {
         self.evaluations = self.evaluations.saturating_add(cost);
         let limit = self.program.limits.evaluations;
@@ -84,7 +84,7 @@ impl Interpreter<'_, '_> {
         Ok(())
     }
 
-    /// The truth of a value that is known while lowering.
+    /// Returns the truth of a value that is known during lowering.
     pub(super) fn truth(&self, value: &Value) -> Step<bool> {
         match value {
             Value::None => Ok(false),
@@ -96,7 +96,7 @@ impl Interpreter<'_, '_> {
         }
     }
 
-    /// The number in a constant tensor of one element.
+    /// Returns the number in a constant tensor of one element.
     pub(super) fn scalar(&self, value: &Value) -> Step<Value> {
         let Value::Tensor(id) = value else { return Ok(value.clone()) };
         let view = self.view(*id)?;

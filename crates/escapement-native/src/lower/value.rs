@@ -1,12 +1,13 @@
-//! What a TorchScript expression can be while it is lowered: everything but tensors is known exactly.
+//! The values of TorchScript expressions during lowering. Everything except the elements of tensors is known
+//! exactly.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::readers::torchscript::pickle::Id;
 
-/// The index of a tensor in the lowering's table. Names share a tensor by sharing its index, so that an operation in
-/// place is seen through all of them.
+/// The index of a tensor in the table of tensors. Names share a tensor by sharing its index, so that an
+/// operation in place is visible through all of them.
 pub(super) type TensorId = usize;
 
 #[derive(Debug, Clone)]
@@ -23,9 +24,9 @@ pub(super) enum Value {
     Unshaped(usize),
     /// A module or other object of `data.pkl`.
     Object(Id),
-    /// A dotted name that is none of the above: a class, a function, a namespace.
+    /// Any other dotted name: a class, a function, a namespace.
     Path(Rc<str>),
-    /// A branch that raises leaves its results like this.
+    /// The result of a branch that raises.
     Uninitialized,
 }
 
@@ -34,7 +35,7 @@ impl Value {
         Self::List(Rc::new(RefCell::new(members)))
     }
 
-    /// The type's name, for messages.
+    /// The name of the type, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::None => "None",
@@ -64,8 +65,9 @@ impl Value {
         matches!(self, Self::None)
     }
 
-    /// Python's `==` between values without tensors in them; `None` where it is not defined here or takes more than
-    /// `fuel` comparisons, which values that share their parts could otherwise make exponential.
+    /// Python's `==` between values that contain no tensors. Returns `None` if it is not defined here, or if
+    /// it takes more than `fuel` comparisons: values that share parts could otherwise take exponentially
+    /// many.
     pub(super) fn equals(&self, other: &Self, fuel: &mut usize) -> Option<bool> {
         *fuel = fuel.checked_sub(1)?;
         Some(match (self, other) {

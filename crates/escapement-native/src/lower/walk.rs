@@ -1,7 +1,7 @@
-//! Walks `forward` once, knowing every value but the elements of tensors, and leaves a graph behind.
+//! Walks `forward` once and builds the graph. Every value except the elements of tensors is known.
 //!
-//! Submodule calls are inlined, conditions are decided, and loops are unrolled. A construct whose result depends on a
-//! tensor's elements is refused.
+//! Submodule calls are inlined, conditions are decided, and loops are unrolled. A construct whose result
+//! depends on a tensor's elements is refused.
 
 use std::rc::Rc;
 
@@ -120,10 +120,10 @@ impl Interpreter<'_, '_> {
         })
     }
 
-    /// Counts one level of nesting; the caller takes it back when it returns without error.
+    /// Enters one level of nesting. The caller must leave it when it returns without an error.
     fn descend(&mut self) -> Step<()> {
         self.depth += 1;
-        // A module call is about four levels, and modules nest as deep as source may.
+        // A module call takes about four levels, and modules may nest as deep as source.
         let limit = self.program.limits.depth * 4;
         if self.depth > limit {
             return Err(Refusal::malformed(format!("calls nest deeper than {limit} levels")).into());
@@ -245,7 +245,7 @@ impl Interpreter<'_, '_> {
             ExpressionKind::Negative(operand) => match self.evaluate(operand, scope)? {
                 Value::Int(value) => Value::Int(value.wrapping_neg()),
                 Value::Float(value) => Value::Float(-value),
-                // `-inf`, where the name is not bound to anything.
+                // This is `-inf` when the name is not bound.
                 other => return unsupported(format!("the negative of a {}", other.kind())),
             },
             ExpressionKind::Conditional { condition, then, otherwise } => {
@@ -289,7 +289,7 @@ impl Interpreter<'_, '_> {
         keyword: &[(Rc<str>, Expression)],
         scope: &mut Scope,
     ) -> Step<Value> {
-        // These take a type first, which is no value.
+        // The first argument of these is a type, not a value.
         if let ExpressionKind::Name(name) = &function.kind {
             match (&**name, positional) {
                 ("annotate" | "unchecked_cast", [_, value]) => return self.evaluate(value, scope),
@@ -309,7 +309,7 @@ impl Interpreter<'_, '_> {
         for (name, value) in keyword {
             named.push((name.clone(), self.evaluate(value, scope)?));
         }
-        // Arguments may stand on other lines, and in other files where they call modules.
+        // Arguments may be on other lines, and in other files if they call modules.
         self.line = function.line;
         match (target, method) {
             (Value::Object(id), Some(name)) => self.method(id, &name, positional, named),

@@ -1,9 +1,9 @@
-//! The buffers of a plan: one flat arena per element type, and the places in it.
+//! The buffers of a plan: one flat arena per element type, and the allocation of places in it.
 
 use super::step::Span;
 use crate::ir::tensor::DType;
 
-/// Buffers start at multiples of this many bytes: a cache line, and the widest vector.
+/// Buffers start at multiples of this many bytes, which is a cache line and the widest vector.
 const ALIGNMENT: usize = 64;
 
 /// All values of one element type.
@@ -24,7 +24,7 @@ impl<T: Copy + Default> Arena<T> {
         }
         let values = vec![T::default(); len + Self::UNIT];
         let misaligned = values.as_ptr().addr() % ALIGNMENT;
-        // An allocation is aligned to its element at least, so the distance is a whole number of elements.
+        // An allocation is at least aligned to its element, so the distance is a whole number of elements.
         let base = if misaligned == 0 { 0 } else { (ALIGNMENT - misaligned) / size_of::<T>() };
         Self { values, base }
     }
@@ -81,7 +81,7 @@ element!(f64, f64);
 element!(i64, i64);
 element!(bool, bool);
 
-/// An arena without one span of it, which is lent out for writing.
+/// An arena without one span, which is lent out for writing.
 pub(super) struct Rest<'a, T> {
     before: &'a [T],
     after: &'a [T],
@@ -90,7 +90,7 @@ pub(super) struct Rest<'a, T> {
 }
 
 impl<'a, T> Rest<'a, T> {
-    /// The elements of `span`, which does not overlap the one lent out.
+    /// The elements of `span`. It must not overlap the span that is lent out.
     pub(super) fn get(&self, span: Span) -> &'a [T] {
         if span.start >= self.resume {
             &self.after[span.start - self.resume..][..span.len]
@@ -108,10 +108,11 @@ pub(super) fn carve<T: Copy + Default>(arena: &mut Arena<T>, output: Span) -> (R
     (Rest { before, after, resume }, output)
 }
 
-/// Hands out spans of an arena that grows as needed and takes them back: first fit, neighbours merged.
+/// Allocates spans of an arena and takes them back. The arena grows as needed. First fit; free neighbours are
+/// merged.
 #[derive(Debug, Default)]
 pub(super) struct Allocator {
-    /// Free stretches before `end`, by start.
+    /// Free spans before `end`, sorted by start.
     free: Vec<(usize, usize)>,
     end: usize,
 }

@@ -1,4 +1,4 @@
-//! From a graph to steps: laying views out, packing weights, and giving every value a place in an arena.
+//! Compiles a graph to steps: lays views out, packs weights, and assigns a buffer to every value.
 
 use super::describe::StepDescription;
 use super::execute::padded;
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 pub(super) struct Buffer {
     pub(super) dtype: DType,
     pub(super) len: usize,
-    /// Kept for the life of the plan: arguments, constants, results.
+    /// Whether the value is kept for the life of the plan: arguments, constants, results.
     pub(super) permanent: bool,
     pub(super) content: Option<Data>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Compiler<'g> {
     graph: &'g Graph,
     pub(super) target: Target,
     pub(super) buffers: Vec<Buffer>,
-    /// Where each root lies: buffer and offset.
+    /// The buffer and offset of each root.
     places: Vec<Option<(usize, usize)>>,
     pub(super) steps: Vec<Step>,
     pub(super) descriptions: Vec<StepDescription>,
@@ -70,7 +70,7 @@ impl Compiler<'_> {
         self.buffers.len() - 1
     }
 
-    /// A fresh span for all of a new value.
+    /// A new span for all elements of a new value.
     fn fresh(&mut self, dtype: DType, len: usize) -> Span {
         let buffer = self.buffer(dtype, len, false, None);
         Span { buffer, start: 0, len }
@@ -81,7 +81,7 @@ impl Compiler<'_> {
         self.descriptions.push(description);
     }
 
-    /// The data of a constant, contiguous.
+    /// The elements of a constant, contiguous. Fails if the view is not constant single precision.
     fn constant(&self, view: &View) -> Result<Vec<f32>, Refusal> {
         let data = self.graph.constant_data(view);
         match data.as_deref().and_then(Data::as_f32) {
@@ -90,7 +90,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// The elements of `view` in row-major order: where they are, or where a gather puts them first.
+    /// The elements of `view` in row-major order. Returns their place, or appends a gather that puts them in
+    /// order first.
     fn span(&mut self, view: &View, node: Option<&Node>) -> Result<Span, Refusal> {
         if let Some(data) = self.graph.constant_data(view) {
             if view.is_contiguous() && view.len() == self.graph.roots[view.root].len {
@@ -129,7 +130,7 @@ impl Compiler<'_> {
         Ok(output)
     }
 
-    /// An elementwise operand: one element where all are the same.
+    /// An elementwise operand. It is one element if all elements are the same.
     fn operand(&mut self, view: &View, node: &Node) -> Result<Span, Refusal> {
         if view.len() > 1 && view.is_uniform() {
             let one = View { shape: Vec::new(), strides: Vec::new(), ..view.clone() };
@@ -138,7 +139,7 @@ impl Compiler<'_> {
         self.span(view, Some(node))
     }
 
-    /// A span that outlives the call and is nobody's argument.
+    /// A span that outlives the call and is not an argument of `forward`.
     fn result(&mut self, view: &View) -> Result<Span, Refusal> {
         let span = self.span(view, None)?;
         let is_input = matches!(self.graph.roots[view.root].origin, Origin::Input(_));
@@ -316,7 +317,7 @@ impl Compiler<'_> {
         span
     }
 
-    /// `not x` is `x xor true`.
+    /// Compiles `not x` as `x xor true`.
     fn negate(&mut self, node: &Node, input: Span, description: StepDescription) -> Result<(), Refusal> {
         let buffer = self.buffer(DType::Bool, 1, true, Some(Data::Bool(vec![true])));
         let one = Span { buffer, start: 0, len: 1 };
@@ -326,7 +327,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// NaN is the one number that differs from itself.
+    /// Compiles a test for NaN: NaN is the only number that differs from itself.
     fn is_nan(
         &mut self,
         node: &Node,
@@ -354,6 +355,28 @@ impl Compiler<'_> {
         })
     }
 
+    /// Returns the spans of a recurrent step: its input, its states, and the block for its results and
+    /// `scratch` values of scratch memory. The block begins with the new states.
+    fn recurrent_spans<const STATES: usize>(
+        &mut self,
+        node: &Node,
+        units: usize,
+        scratch: usize,
+    ) -> Result<(Span, [Span; STATES], Span), Refusal> {
+        let steps = node.inputs[0].shape[0];
+        let input = self.span(&node.inputs[0], Some(node))?;
+        let mut states = [input; STATES];
+        for (span, view) in states.iter_mut().zip(&node.inputs[1..]) {
+            *span = self.span(view, Some(node))?;
+        }
+        let block = self.fresh(DType::F32, STATES * padded(units) + padded(steps * units) + scratch);
+        self.places[node.outputs[0]] = Some((block.buffer, STATES * padded(units)));
+        for state in 0..STATES {
+            self.places[node.outputs[1 + state]] = Some((block.buffer, state * padded(units)));
+        }
+        Ok((input, states, block))
+    }
+
     fn lstm(
         &mut self,
         node: &Node,
@@ -362,26 +385,13 @@ impl Compiler<'_> {
     ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
-        let layer = Lstm::pack(
-            self.target.isa,
-            self.target.precision,
-            &parts.input,
-            &parts.hidden,
-            parts.bias.as_ref().map(|(input, _)| &**input),
-            parts.bias.as_ref().map(|(_, hidden)| &**hidden),
-            parts.inputs,
-            units,
-        );
+        let Target { isa, precision } = self.target;
+        let (bias_ih, bias_hh) = parts.biases();
+        let layer =
+            Lstm::pack(isa, precision, &parts.input, &parts.hidden, bias_ih, bias_hh, parts.inputs, units);
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
-        let input = self.span(&node.inputs[0], Some(node))?;
-        let h = self.span(&node.inputs[1], Some(node))?;
-        let c = self.span(&node.inputs[2], Some(node))?;
-        let scratch = layer.scratch_len(steps);
-        let block = self.fresh(DType::F32, 2 * padded(units) + padded(steps * units) + scratch);
-        self.places[node.outputs[0]] = Some((block.buffer, 2 * padded(units)));
-        self.places[node.outputs[1]] = Some((block.buffer, 0));
-        self.places[node.outputs[2]] = Some((block.buffer, padded(units)));
+        let (input, [h, c], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
         self.finish_step(Step::Lstm { layer, steps, units, input, h, c, block }, description);
         Ok(())
     }
@@ -394,24 +404,13 @@ impl Compiler<'_> {
     ) -> Result<(), Refusal> {
         let parts = self.recurrent_parts(weights)?;
         let (steps, units) = (node.inputs[0].shape[0], parts.units);
-        let layer = Gru::pack(
-            self.target.isa,
-            self.target.precision,
-            &parts.input,
-            &parts.hidden,
-            parts.bias.as_ref().map(|(input, _)| &**input),
-            parts.bias.as_ref().map(|(_, hidden)| &**hidden),
-            parts.inputs,
-            units,
-        );
+        let Target { isa, precision } = self.target;
+        let (bias_ih, bias_hh) = parts.biases();
+        let layer =
+            Gru::pack(isa, precision, &parts.input, &parts.hidden, bias_ih, bias_hh, parts.inputs, units);
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
-        let input = self.span(&node.inputs[0], Some(node))?;
-        let h = self.span(&node.inputs[1], Some(node))?;
-        let scratch = layer.scratch_len(steps);
-        let block = self.fresh(DType::F32, padded(units) + padded(steps * units) + scratch);
-        self.places[node.outputs[0]] = Some((block.buffer, padded(units)));
-        self.places[node.outputs[1]] = Some((block.buffer, 0));
+        let (input, [h], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
         self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description);
         Ok(())
     }
@@ -423,6 +422,16 @@ struct RecurrentParts {
     bias: Option<(Vec<f32>, Vec<f32>)>,
     inputs: usize,
     units: usize,
+}
+
+impl RecurrentParts {
+    /// The biases of the input and of the hidden state.
+    fn biases(&self) -> (Option<&[f32]>, Option<&[f32]>) {
+        match &self.bias {
+            Some((input, hidden)) => (Some(input), Some(hidden)),
+            None => (None, None),
+        }
+    }
 }
 
 fn vectorised(op: BinaryOp) -> Option<Binary> {
@@ -437,7 +446,7 @@ fn vectorised(op: BinaryOp) -> Option<Binary> {
     })
 }
 
-/// Rows and their width: the last axis is what a row holds.
+/// The number of rows and their width. The last axis is the content of a row.
 fn rows_of(view: &View) -> (usize, usize) {
     let width = view.shape.last().copied().unwrap_or(1);
     (view.len() / width.max(1), width)

@@ -1,13 +1,13 @@
-//! What `inspect` prints: plain data about a plan.
+//! The data about a plan that `inspect` prints.
 
 use serde::Serialize;
 
-/// A lowered policy, for people and for JSON.
+/// A description of a lowered policy, for people and for JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Description {
     /// Instruction set of the kernels: `scalar`, `avx2` or `avx512`.
     pub isa: &'static str,
-    /// How weights are held: `f32` or `bf16`.
+    /// How weights are stored: `f32` or `bf16`.
     pub precision: &'static str,
     /// Elements of one observation.
     pub observation: usize,
@@ -21,20 +21,20 @@ pub struct Description {
     pub weight_bytes: usize,
     /// Bytes of all other buffers.
     pub arena_bytes: usize,
-    /// In the order of execution.
+    /// The steps, in the order of execution.
     pub steps: Vec<StepDescription>,
 }
 
 /// One step of a plan.
 #[derive(Debug, Clone, Serialize)]
 pub struct StepDescription {
-    /// The operator as the archive's source names it.
+    /// The operator's name in the archive's source.
     pub operator: String,
-    /// Operators after it that this step does as well.
+    /// Later operators that are merged into this step.
     pub fused: Vec<String>,
-    /// Where the operator stands: archive member and line.
+    /// The operator's position: archive member and line.
     pub place: String,
-    /// The kernel, and the instruction set it runs on.
+    /// The kernel and its instruction set.
     pub kernel: String,
     /// Shapes of the operands.
     pub inputs: Vec<Vec<usize>>,

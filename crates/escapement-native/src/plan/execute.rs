@@ -1,4 +1,4 @@
-//! Runs one step. Nothing here allocates.
+//! Executes one step. Nothing here allocates.
 
 use super::arena::{Arenas, Element, carve};
 use super::step::{Span, Step};
@@ -8,7 +8,7 @@ use crate::kernels::{self, Isa};
 use crate::reference::{elementwise, reduce, rows};
 use escapement_policy::Fault;
 
-/// Evaluates `$body` with `$type` standing for the element type that `$dtype` names.
+/// Evaluates `$body` with `$type` set to the element type of `$dtype`.
 macro_rules! numeric {
     ($dtype:expr, $type:ident => $body:expr) => {
         match $dtype {
@@ -20,7 +20,7 @@ macro_rules! numeric {
                 type $type = f64;
                 $body
             }
-            // Truth values are cast to integers before they are computed with.
+            // Lowering casts truth values to integers before it computes with them.
             DType::I64 | DType::Bool => {
                 type $type = i64;
                 $body
@@ -29,7 +29,7 @@ macro_rules! numeric {
     };
 }
 
-/// [`numeric!`] for steps that only move elements, truth values among them.
+/// [`numeric!`] for steps that only move elements, including truth values.
 macro_rules! any {
     ($dtype:expr, $type:ident => $body:expr) => {
         match $dtype {
@@ -175,14 +175,15 @@ pub(super) fn execute(step: &mut Step, arenas: &mut Arenas, isa: Isa) -> Result<
     Ok(())
 }
 
-/// Parts of a recurrent step's block start on cache lines.
+/// Rounds a length up, so that the parts of a recurrent step's block start on cache lines.
 pub(super) fn padded(len: usize) -> usize {
     len.next_multiple_of(super::arena::Arena::<f32>::UNIT)
 }
 
-/// Lends all of one arena for reading and a span of another, of another type, for writing.
+/// Lends all of one arena for reading, and a span of an arena of another type for writing.
 fn across<A: Element, B: Element>(arenas: &mut Arenas, output: Span, run: impl FnOnce(&[A], &mut [B])) {
-    // Taken out and put back: a move of a few words, which is how safe code borrows two generic fields at once.
+    // The arena is taken out and put back, a move of a few words. Safe code borrows two generic fields at
+    // once this way.
     let mut target = std::mem::take(B::arena_mut(arenas));
     run(A::arena(arenas).slice(), &mut target.slice_mut()[output.range()]);
     *B::arena_mut(arenas) = target;
@@ -249,7 +250,8 @@ fn cast(arenas: &mut Arenas, from: DType, to: DType, input: Span, output: Span) 
     }
 }
 
-/// Towards zero. What does not fit becomes the smallest integer, as the x86 conversion that PyTorch compiles to does.
+/// Converts towards zero. A value that does not fit becomes the smallest integer, as with the x86 conversion
+/// that PyTorch compiles to.
 fn truncate(x: f64) -> i64 {
     if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&x) { x as i64 } else { i64::MIN }
 }

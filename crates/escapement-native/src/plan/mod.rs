@@ -1,4 +1,4 @@
-//! A fixed plan: steps over preallocated buffers, in the order of their execution.
+//! A fixed plan: steps over preallocated buffers, in the order of execution.
 
 mod arena;
 mod compile;
@@ -17,26 +17,27 @@ use arena::Arenas;
 use escapement_policy::Fault;
 use step::{Span, Step};
 
-/// What a plan is compiled for.
+/// The instruction set and precision that a plan is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) isa: Isa,
     pub(crate) precision: Precision,
 }
 
-/// A network ready to run. Nothing is allocated after it is compiled.
+/// A network that is ready to run. After compilation, it allocates nothing.
 pub(crate) struct Plan {
     target: Target,
     arenas: Arenas,
     steps: Vec<Step>,
     descriptions: Vec<StepDescription>,
     inputs: Vec<Span>,
-    /// With the element type of each. Those of a policy are all `f32`.
+    /// Each result with its element type. The results of a policy are all `f32`.
     outputs: Vec<(Span, DType)>,
 }
 
 impl Plan {
-    /// Compiles the computation of `outputs`. `inputs` counts the arguments of `forward`, used or not.
+    /// Compiles the computation of `outputs`. `inputs` holds the lengths of all arguments of `forward`, used
+    /// or not.
     pub(crate) fn compile(
         graph: &Graph,
         outputs: &[View],
@@ -46,7 +47,7 @@ impl Plan {
         compile::compile(graph, outputs, inputs, target)
     }
 
-    /// Where the argument `index` is to be written before [`Plan::run`].
+    /// The argument `index`. The caller must write it before [`Plan::run`].
     pub(crate) fn input_mut(&mut self, index: usize) -> &mut [f32] {
         let span = self.inputs[index];
         &mut self.arenas.f32.slice_mut()[span.range()]
@@ -58,13 +59,13 @@ impl Plan {
         &self.arenas.f32.slice()[span.range()]
     }
 
-    /// Copies the result `output` over the argument `input`: a state carried to the next call.
+    /// Copies the result `output` over the argument `input`. This carries a state to the next call.
     pub(crate) fn carry(&mut self, output: usize, input: usize) {
         let (from, to) = (self.outputs[output].0, self.inputs[input]);
         self.arenas.f32.slice_mut().copy_within(from.range(), to.start);
     }
 
-    /// Executes every step.
+    /// Executes every step. Fails if a step faults.
     pub(crate) fn run(&mut self) -> Result<(), Fault> {
         for step in &mut self.steps {
             execute::execute(step, &mut self.arenas, self.target.isa)?;
@@ -81,7 +82,7 @@ impl Plan {
         &self.descriptions
     }
 
-    /// Bytes of all buffers that a call may touch beside the weights.
+    /// Bytes of all buffers that a call may use, without the weights.
     pub(crate) fn arena_bytes(&self) -> usize {
         self.arenas.bytes()
     }

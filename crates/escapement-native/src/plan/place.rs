@@ -1,4 +1,4 @@
-//! Gives every buffer of a compiled plan its place in an arena.
+//! Assigns every buffer of a compiled plan its place in an arena.
 
 use super::Plan;
 use super::arena::{Allocator, Arena, Arenas};
@@ -8,7 +8,8 @@ use crate::ir::tensor::{DType, Data};
 use crate::refusal::Refusal;
 
 impl Compiler<'_> {
-    /// Gives every buffer its place: for good, or from the step that writes it to the last that reads it.
+    /// Assigns every buffer its place. A permanent buffer keeps it; others have it from the step that writes
+    /// them to the last step that reads them.
     pub(super) fn finish(
         mut self,
         mut inputs: Vec<Span>,

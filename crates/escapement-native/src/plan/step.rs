@@ -1,4 +1,5 @@
-//! The steps of a plan. A step owns its packed weights and index tables; everything else is a span of an arena.
+//! The steps of a plan. A step owns its packed weights and index tables. Everything else is a span of an
+//! arena.
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
 use crate::ir::tensor::DType;
 use crate::kernels::{Activation, Binary, Conv1d, Dense, Gru, Lstm};
 
-/// A stretch of an arena. While a plan is compiled, `start` counts from the start of `buffer`.
+/// A range of an arena. During compilation, `start` counts from the start of `buffer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) buffer: usize,
@@ -20,7 +21,7 @@ impl Span {
     }
 }
 
-/// Rows of one operand of a concatenation, put `stride` apart into the result.
+/// Rows of one operand of a concatenation. They are written `stride` elements apart into the result.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
     pub(super) input: Span,
@@ -28,7 +29,7 @@ pub(super) struct Piece {
     pub(super) at: usize,
 }
 
-/// An operand of an elementwise step: as many elements as the result has, or one for all of them.
+/// An operand of an elementwise step: as many elements as the result has, or one element for all.
 pub(super) type Operand = Span;
 
 pub(super) enum Step {
@@ -43,7 +44,7 @@ pub(super) enum Step {
         input: Span,
         output: Span,
     },
-    /// Single precision, by the vector kernels.
+    /// Single precision, with the vector kernels.
     Elementwise {
         op: Binary,
         a: Operand,
@@ -135,7 +136,7 @@ pub(super) enum Step {
         index: Span,
         output: Span,
     },
-    /// `block` is the result: h, c, the sequence of outputs, scratch, in this order.
+    /// `block` is the result: h, c, the sequence of outputs, and scratch memory, in this order.
     Lstm {
         layer: Lstm,
         steps: usize,
@@ -145,7 +146,7 @@ pub(super) enum Step {
         c: Span,
         block: Span,
     },
-    /// `block` is the result: h, the sequence of outputs, scratch, in this order.
+    /// `block` is the result: h, the sequence of outputs, and scratch memory, in this order.
     Gru {
         layer: Gru,
         steps: usize,
@@ -250,7 +251,7 @@ impl Step {
         }
     }
 
-    /// Whether the step runs on vector kernels where there are any; the others are scalar.
+    /// Whether the step uses vector kernels if the machine has them. The other steps are scalar.
     pub(super) fn is_vectorised(&self) -> bool {
         matches!(
             self,

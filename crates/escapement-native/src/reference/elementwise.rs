@@ -1,4 +1,4 @@
-//! Element by element.
+//! Elementwise operators.
 
 use crate::ir::graph::{BinaryOp, CompareOp, UnaryOp};
 
@@ -60,7 +60,7 @@ impl Number for f64 {
     }
 }
 
-/// Through double precision: these are the operators without a vector kernel, where accuracy is worth more.
+/// Computed in double precision. These operators have no vector kernel, and accuracy matters more than speed.
 impl Number for f32 {
     fn unary(op: UnaryOp, x: Self) -> Self {
         f64::unary(op, f64::from(x)) as f32
@@ -68,7 +68,8 @@ impl Number for f32 {
 
     fn binary(op: BinaryOp, a: Self, b: Self) -> Self {
         match op {
-            // In the operands' own precision, where rounding decides which whole number is met.
+            // Computed in the operands' own precision, because rounding decides which whole number is
+            // reached.
             BinaryOp::FloorDivide => floor_divide(a, b),
             BinaryOp::Remainder => {
                 let rest = a % b;
@@ -80,7 +81,8 @@ impl Number for f32 {
     }
 }
 
-/// As `c10::div_floor_floating`: from the remainder, so that no quotient is rounded up to the next whole number.
+/// As `c10::div_floor_floating`: computed from the remainder, so that no quotient is rounded up to the next
+/// whole number.
 fn floor_divide(a: f32, b: f32) -> f32 {
     if b == 0.0 {
         return a / b;
@@ -105,7 +107,7 @@ impl Number for i64 {
             UnaryOp::Activation(Activation::Neg) => x.wrapping_neg(),
             UnaryOp::Activation(Activation::Relu) => x.max(0),
             UnaryOp::Sign => x.signum(),
-            // Rounding leaves integers alone; every other function is computed after a cast to float.
+            // Rounding leaves integers unchanged. Every other function is computed after a cast to float.
             _ => x,
         }
     }
@@ -121,7 +123,7 @@ impl Number for i64 {
                 Ok(exponent) => a.wrapping_pow(exponent),
                 Err(_) => i64::from(a == 1),
             },
-            // Division by zero has no value; PyTorch raises, which a plan without branches does not.
+            // Division by zero has no value. PyTorch raises an error; a plan has no branches and does not.
             BinaryOp::Fmod => a.checked_rem(b).unwrap_or(0),
             BinaryOp::Remainder => {
                 let rest = a.checked_rem(b).unwrap_or(0);
@@ -139,7 +141,7 @@ impl Number for i64 {
     }
 }
 
-/// The element for position `at` of an operand that may be one element for all.
+/// The element at position `at`. An operand of one element has the same element at every position.
 fn pick<T: Copy>(operand: &[T], at: usize) -> T {
     if operand.len() == 1 { operand[0] } else { operand[at] }
 }

@@ -1,6 +1,6 @@
-//! Scalar kernels: operators that no policy spends its time in, and every element type but `f32`.
+//! Scalar kernels for operators that take little of a policy's time, and for every element type except `f32`.
 //!
-//! Free functions on slices; where an operand may be one element for all, its slice has one element.
+//! They are free functions on slices. If an operand is one element for all, its slice has one element.
 
 pub(crate) mod elementwise;
 pub(crate) mod reduce;

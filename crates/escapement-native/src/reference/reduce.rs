@@ -1,15 +1,15 @@
-//! Folding rows into one value each. Sums are kept in double precision.
+//! Reductions of rows to one value each. Sums are kept in double precision.
 
 use crate::ir::graph::ReduceOp;
 
-/// A number whose rows can be folded.
+/// A number whose rows can be reduced.
 pub(crate) trait Foldable: Copy + PartialOrd {
     fn to_f64(self) -> f64;
     fn from_f64(value: f64) -> Self;
     fn sum(row: &[Self]) -> Self;
     fn product(row: &[Self]) -> Self;
 
-    /// Each element plus all before it.
+    /// Replaces each element by the sum of it and all elements before it.
     fn running_sum(row: &[Self], output: &mut [Self]) {
         let mut sum = 0.0;
         for (output, x) in output.iter_mut().zip(row) {
@@ -81,7 +81,7 @@ impl Foldable for i64 {
     }
 }
 
-/// The position of the first extreme; NaN counts as more extreme than anything, as in PyTorch.
+/// The position of the first extreme. NaN counts as more extreme than every number, as in PyTorch.
 fn extreme<T: Foldable>(row: &[T], beats: impl Fn(T, T) -> bool) -> usize {
     let mut best = 0;
     for (at, &x) in row.iter().enumerate().skip(1) {
@@ -116,7 +116,7 @@ fn norm<T: Foldable>(row: &[T], order: f64) -> f64 {
     }
 }
 
-/// Folds each row of `width` elements.
+/// Reduces each row of `width` elements.
 pub(crate) fn reduce<T: Foldable>(op: ReduceOp, width: usize, input: &[T], output: &mut [T]) {
     for (at, output) in output.iter_mut().enumerate() {
         let row = &input[at * width..(at + 1) * width];
@@ -133,7 +133,7 @@ pub(crate) fn reduce<T: Foldable>(op: ReduceOp, width: usize, input: &[T], outpu
                 let shift = if top.is_finite() { top } else { 0.0 };
                 T::from_f64(row.iter().map(|x| (x.to_f64() - shift).exp()).sum::<f64>().ln() + shift)
             }
-            // These give other types and have their own functions.
+            // These return other types and have their own functions.
             ReduceOp::ArgMax | ReduceOp::ArgMin | ReduceOp::Any | ReduceOp::All => T::from_f64(0.0),
         };
     }
@@ -149,7 +149,7 @@ pub(crate) fn arg<T: Foldable>(op: ReduceOp, width: usize, input: &[T], output: 
     }
 }
 
-/// Whether any, or all, of each row are true.
+/// Whether any element, or every element, of each row is true.
 pub(crate) fn truth(op: ReduceOp, width: usize, input: &[bool], output: &mut [bool]) {
     for (at, output) in output.iter_mut().enumerate() {
         let row = &input[at * width..(at + 1) * width];

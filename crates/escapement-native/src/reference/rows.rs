@@ -1,4 +1,4 @@
-//! Moving rows, and products of matrices that are both computed.
+//! Moves rows, and multiplies matrices that are both computed.
 
 use escapement_policy::Fault;
 
@@ -9,10 +9,10 @@ pub(crate) fn gather<T: Copy>(table: &[u32], input: &[T], output: &mut [T]) {
     }
 }
 
-/// Rows of a table by index.
+/// Copies rows of a table, chosen by index.
 ///
 /// # Errors
-/// [`Fault::Raised`] for an index outside the table, where PyTorch raises too.
+/// [`Fault::Raised`] if an index is outside the table. PyTorch raises an error too.
 pub(crate) fn embedding(table: &[f32], width: usize, index: &[i64], output: &mut [f32]) -> Result<(), Fault> {
     for (row, &index) in output.chunks_exact_mut(width.max(1)).zip(index) {
         let start =
@@ -23,7 +23,7 @@ pub(crate) fn embedding(table: &[f32], width: usize, index: &[i64], output: &mut
     Ok(())
 }
 
-/// What products of computed matrices accumulate in.
+/// The type in which products of computed matrices are summed.
 pub(crate) trait Accumulate: Copy {
     fn to_f64(self) -> f64;
     fn from_f64(value: f64) -> Self;

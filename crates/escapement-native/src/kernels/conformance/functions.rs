@@ -7,9 +7,9 @@ use super::guarded::Guarded;
 use super::{SIZES, values, vector_isas};
 use escapement_policy::denormals::FlushDenormals;
 
-/// What a function is held to: so many units in the last place, or an absolute error below the second figure where
-/// the function multiplies its argument before it takes an exponential, which no evaluation in single precision
-/// survives with relative accuracy.
+/// The error that a function is allowed, in units in the last place. The second figure is an absolute error,
+/// below which a result is also accepted. It is for functions that multiply their argument before they take
+/// an exponential: no evaluation in single precision keeps relative accuracy there.
 const BOUNDS: [(Activation, f64, f64); 26] = [
     (Activation::Identity, 0.0, 0.0),
     (Activation::Abs, 0.0, 0.0),
@@ -45,8 +45,8 @@ fn ulp(exact: f64) -> f64 {
     (exponent - 23.0).exp2()
 }
 
-/// Whether a result is right within the bounds. Next to the smallest normal number and below everything
-/// counts as zero.
+/// Whether a result is right within the bounds. Results next to the smallest normal number, and below
+/// everything that is normal, count as zero.
 fn is_right(result: f32, exact: f64, ulps: f64, absolute: f64) -> bool {
     if exact.is_nan() || result.is_nan() {
         return exact.is_nan() && result.is_nan();
@@ -54,7 +54,7 @@ fn is_right(result: f32, exact: f64, ulps: f64, absolute: f64) -> bool {
     let smallest = f64::from(f32::MIN_POSITIVE);
     let largest = f64::from(f32::MAX);
     let result = f64::from(result);
-    // A step on the way may have been flushed where the result itself need not be.
+    // An intermediate value may have been flushed even if the result itself is normal.
     if exact.abs() <= 4.0 * smallest {
         return result.abs() <= 8.0 * smallest;
     }
@@ -62,12 +62,12 @@ fn is_right(result: f32, exact: f64, ulps: f64, absolute: f64) -> bool {
     if exact.abs() + error > largest && result == f64::INFINITY.copysign(exact) {
         return true;
     }
-    // Beyond the largest number only infinity and its neighbourhood are right.
+    // Above the largest number, only infinity and values close to the largest number are right.
     let exact = exact.clamp(-largest, largest);
     (result - exact).abs() <= error.max(absolute)
 }
 
-/// Every so many bit patterns; all of them with ESCAPEMENT_EXHAUSTIVE set (about an hour).
+/// The step between the tested bit patterns. ESCAPEMENT_EXHAUSTIVE tests all of them (about an hour).
 fn step() -> usize {
     if std::env::var_os("ESCAPEMENT_EXHAUSTIVE").is_some() { 1 } else { 9_973 }
 }
@@ -131,7 +131,7 @@ fn every_activation_is_within_its_bound() {
 #[test]
 fn a_bound_can_be_missed() {
     assert!(is_right(1.0, 1.0, 0.0, 0.0));
-    assert!(!is_right(1.000_000_5, 1.0, 3.0, 0.0), "four units are not three");
+    assert!(!is_right(1.000_000_5, 1.0, 3.0, 0.0), "an error of four units must fail a bound of three");
     assert!(is_right(1.000_000_5, 1.0, 3.0, 1e-6));
     assert!(!is_right(f32::NAN, 1.0, 3.0, 1.0) && !is_right(1.0, f64::NAN, 3.0, 1.0));
     assert!(!is_right(1e30, 1e39, 3.0, 0.0) && is_right(f32::INFINITY, 1e39, 3.0, 0.0));

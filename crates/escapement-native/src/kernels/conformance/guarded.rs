@@ -1,4 +1,4 @@
-//! A slice that ends where the process may neither read nor write.
+//! A slice that ends at a page that the process can neither read nor write.
 
 use std::ops::{Deref, DerefMut};
 
@@ -15,7 +15,7 @@ impl Guarded {
         let content = (values.len() * 4).next_multiple_of(PAGE);
         let mapped = content + PAGE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new private mapping, whose last page is then closed; both results are checked.
+        // SAFETY: this makes a new private mapping and then closes its last page. Both results are checked.
         let mapping = unsafe {
             let mapping =
                 libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
@@ -28,13 +28,13 @@ impl Guarded {
         guarded
     }
 
-    /// NaN in every place: what is not written shows.
+    /// Fills every value with NaN, so that a value that was not written shows.
     pub fn unwritten(len: usize) -> Self {
         Self::new(&vec![f32::NAN; len])
     }
 
     fn start(&self) -> *mut f32 {
-        // SAFETY: the values end where the last page begins, inside the mapping.
+        // SAFETY: the values end where the last page begins, so they lie inside the mapping.
         unsafe { self.mapping.byte_add(self.mapped - PAGE - 4 * self.len).cast() }
     }
 }
@@ -57,7 +57,7 @@ impl DerefMut for Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // SAFETY: this mapping was made by `new` and is used by nobody else.
+        // SAFETY: `new` made this mapping, and nothing else uses it.
         unsafe { libc::munmap(self.mapping, self.mapped) };
     }
 }

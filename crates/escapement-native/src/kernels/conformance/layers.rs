@@ -7,10 +7,11 @@ use super::guarded::Guarded;
 use super::{PRECISIONS, SIZES, assert_close, first_difference, values, vector_isas_for};
 use escapement_policy::denormals::FlushDenormals;
 
-/// What the sums of a few hundred products of such sizes may differ by, whatever their order.
+/// The difference allowed between sums of a few hundred products of such sizes, whatever their order.
 const TOLERANCE: f32 = 3e-6;
 
-/// What one instruction set may be off by. Inputs that are split in two for bfloat16 keep 16 bits, an error of 2⁻¹⁷.
+/// The error allowed for one instruction set. Inputs split in two for bfloat16 keep 16 bits, an error of
+/// 2⁻¹⁷.
 fn tolerance(isa: Isa, precision: Precision) -> f32 {
     match (isa.name(), precision) {
         ("avx512_bf16", Precision::Bf16) => 1e-5,
@@ -145,7 +146,7 @@ impl Recurrent {
     }
 
     fn biases(&self) -> (Option<&[f32]>, Option<&[f32]>) {
-        // Every third size goes without.
+        // Every third size has no bias.
         let with = self.hidden % 3 != 2;
         (with.then_some(&self.bias_ih[..]), with.then_some(&self.bias_hh[..]))
     }
@@ -160,7 +161,8 @@ impl Recurrent {
         Gru::pack(isa, precision, &self.ih, &self.hh, ih, hh, self.inputs, self.hidden)
     }
 
-    /// All hidden states of a window and the state after it; `direction` is what the scratch memory held before.
+    /// Returns all hidden states of a window and the state after it. `direction` is the previous content of
+    /// the scratch memory.
     fn lstm_window(&self, isa: Isa, precision: Precision, direction: f32) -> Vec<Guarded> {
         let layer = self.lstm(isa, precision);
         let (mut h, mut c) = (Guarded::new(&values(6, self.hidden)), Guarded::new(&values(7, self.hidden)));
@@ -234,7 +236,7 @@ fn check_recurrent(inputs: usize, hidden: usize, steps: usize) {
                 &expected.1,
                 within,
             );
-            // The order of the blocks must not change a single bit.
+            // The order of the blocks must not change any bit.
             let odd = f32::from_bits(1);
             let backward = (lstm.lstm_window(isa, precision, odd), gru.gru_window(isa, precision, odd));
             for (a, b) in [(forward.0, backward.0), (forward.1, backward.1)] {
@@ -250,7 +252,7 @@ fn recurrent_layers_agree_with_the_reference_at_every_size() {
     for (i, hidden) in SIZES.into_iter().enumerate() {
         check_recurrent(SIZES[(i * 5 + 3) % SIZES.len()], hidden, 1 + i % 7);
     }
-    // Cut into narrow blocks, since wide ones would not fit the nearest cache.
+    // This layer is cut into narrow blocks, because wide ones would not fit the nearest cache.
     check_recurrent(32, 64, 20);
 }
 

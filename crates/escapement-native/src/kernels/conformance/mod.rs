@@ -1,7 +1,7 @@
-//! One suite for every kernel on every instruction set: vectors against the scalar reference, which computes in double
-//! precision, and the scalar reference against values that PyTorch gave.
+//! One suite for every kernel on every instruction set. It compares the vector kernels with the scalar
+//! reference, which computes in double precision, and the scalar reference with values from PyTorch.
 //!
-//! All buffers end where an unmapped page begins, so that a kernel which touches a value too many is killed by it.
+//! All buffers end where an unmapped page begins. A kernel that touches one value too many is killed by it.
 
 mod functions;
 mod guarded;
@@ -12,10 +12,10 @@ mod rows;
 use super::{Isa, Precision};
 use escapement_policy::random::SplitMix64;
 
-/// Sizes around every vector width, most of them no multiple of one.
+/// Sizes around every vector width. Most of them are not a multiple of one.
 const SIZES: [usize; 14] = [1, 2, 3, 5, 7, 8, 15, 16, 17, 33, 64, 65, 130, 144];
 
-/// The instruction sets that have something to prove. The suite says so where there are none.
+/// The vector instruction sets of this machine. The suite prints a message if there are none.
 fn vector_isas() -> Vec<Isa> {
     vector_isas_for(Precision::F32)
 }

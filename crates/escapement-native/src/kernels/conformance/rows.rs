@@ -53,8 +53,8 @@ fn layer_norm_agrees_with_the_reference() {
             for isa in vector_isas() {
                 let mut output = Guarded::unwritten(3 * width);
                 layer_norm(isa, 3, width, weight, bias, 1e-5, &input, &mut output);
-                // The mean of values around 5 is rounded once; with few values of little spread that is divided by
-                // a small deviation.
+                // The mean of values around 5 is rounded once. With few values of little spread, that error
+                // is divided by a small deviation.
                 assert_close(&format!("{} layer_norm of {width}", isa.name()), &output, &expected, 2e-5);
             }
         }

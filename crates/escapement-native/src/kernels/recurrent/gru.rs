@@ -16,7 +16,7 @@ pub struct Gru {
 }
 
 impl Gru {
-    /// Packs a layer from `nn.GRU`'s or `nn.GRUCell`'s own layout: `w_ih` is `[3 * hidden][inputs]`, `w_hh` is
+    /// Packs a layer from the layout of `nn.GRU` or `nn.GRUCell`: `w_ih` is `[3 * hidden][inputs]`, `w_hh` is
     /// `[3 * hidden][hidden]`, each bias `[3 * hidden]`.
     ///
     /// # Panics
@@ -42,19 +42,19 @@ impl Gru {
         Gru { layer: Layer::pack(isa, precision, &weights, bias) }
     }
 
-    /// Takes one step. `input` has the layer's inputs. `h` has its hidden units; it is read and replaced.
+    /// Takes one step. `input` holds the layer's inputs. `h` holds its hidden units; it is read and replaced.
     ///
     /// # Panics
-    /// Panics if a length is wrong or the scratch memory is too short.
+    /// Panics if a length is wrong, or if the scratch memory is too short.
     pub fn step(&self, input: &[f32], h: &mut [f32], scratch: &mut [f32]) {
         self.layer.step(input, h, &mut [], scratch);
     }
 
-    /// Takes `steps` steps over `[steps][inputs]` and writes every hidden state to `output`, `[steps][hidden]`. `h` is
-    /// read before the first step and holds the state after the last one.
+    /// Takes `steps` steps over `[steps][inputs]` and writes every hidden state to `output`,
+    /// `[steps][hidden]`. `h` is read before the first step and holds the state after the last one.
     ///
     /// # Panics
-    /// Panics if there is no step, a length is wrong, or the scratch memory is too short.
+    /// Panics if `steps` is zero, if a length is wrong, or if the scratch memory is too short.
     pub fn window(
         &self,
         steps: usize,
@@ -77,8 +77,8 @@ impl Cell for GruCell {
     const GATES: usize = 3;
     const HAS_CELL_STATE: bool = false;
 
-    /// The input's share of the candidate: the reset gate scales only the hidden state's, which is summed from its own
-    /// bias on.
+    /// The input's share of the candidate. The reset gate scales only the hidden state's share, whose sum
+    /// starts from its own bias.
     #[inline(always)]
     unsafe fn set_aside<L: Lanes, const K: usize, const U: usize>(
         l: L,
@@ -106,7 +106,7 @@ impl Cell for GruCell {
         for u in 0..U {
             let first = place.first + u * L::LANES;
             let count = (blocks.hidden - first).min(L::LANES);
-            // SAFETY: of the state, only the units that exist are touched.
+            // SAFETY: only the units of the state that exist are read or written.
             unsafe {
                 let before = load_first_or_all(l, call.h.as_ptr().add(first), count);
                 let reset = sigmoid(l, gates[u]);
@@ -138,7 +138,7 @@ impl Cell for GruCell {
         input: *const f32,
         projected: *mut f32,
     ) {
-        // SAFETY: the caller's promise; the widths are those of three gates.
+        // SAFETY: the caller keeps the same contract; the widths are those of three gates.
         unsafe { blocks.project::<L, S, 3, 6>(l, steps, input, projected) };
     }
 

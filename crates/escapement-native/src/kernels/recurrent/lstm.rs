@@ -16,8 +16,8 @@ pub struct Lstm {
 }
 
 impl Lstm {
-    /// Packs a layer from `nn.LSTM`'s or `nn.LSTMCell`'s own layout: `w_ih` is `[4 * hidden][inputs]`, `w_hh` is
-    /// `[4 * hidden][hidden]`, each bias `[4 * hidden]`.
+    /// Packs a layer from the layout of `nn.LSTM` or `nn.LSTMCell`: `w_ih` is `[4 * hidden][inputs]`, `w_hh`
+    /// is `[4 * hidden][hidden]`, each bias `[4 * hidden]`.
     ///
     /// # Panics
     /// Panics if a dimension is zero, or if a length does not match the dimensions.
@@ -41,19 +41,20 @@ impl Lstm {
         Lstm { layer: Layer::pack(isa, precision, &weights, bias) }
     }
 
-    /// Takes one step. `input` has the layer's inputs. `h` and `c` have its hidden units; they are read and replaced.
+    /// Takes one step. `input` holds the layer's inputs. `h` and `c` hold its hidden units; they are read and
+    /// replaced.
     ///
     /// # Panics
-    /// Panics if a length is wrong or the scratch memory is too short.
+    /// Panics if a length is wrong, or if the scratch memory is too short.
     pub fn step(&self, input: &[f32], h: &mut [f32], c: &mut [f32], scratch: &mut [f32]) {
         self.layer.step(input, h, c, scratch);
     }
 
-    /// Takes `steps` steps over `[steps][inputs]` and writes every hidden state to `output`, `[steps][hidden]`. `h` and
-    /// `c` are read before the first step and hold the state after the last one.
+    /// Takes `steps` steps over `[steps][inputs]` and writes every hidden state to `output`,
+    /// `[steps][hidden]`. `h` and `c` are read before the first step and hold the state after the last one.
     ///
     /// # Panics
-    /// Panics if there is no step, a length is wrong, or the scratch memory is too short.
+    /// Panics if `steps` is zero, if a length is wrong, or if the scratch memory is too short.
     pub fn window(
         &self,
         steps: usize,
@@ -77,7 +78,7 @@ impl Cell for LstmCell {
     const GATES: usize = 4;
     const HAS_CELL_STATE: bool = true;
 
-    /// Nothing: every gate is a plain sum.
+    /// Sets nothing aside: every gate is a plain sum.
     #[inline(always)]
     unsafe fn set_aside<L: Lanes, const K: usize, const U: usize>(
         l: L,
@@ -99,7 +100,7 @@ impl Cell for LstmCell {
         for u in 0..U {
             let first = place.first + u * L::LANES;
             let count = (blocks.hidden - first).min(L::LANES);
-            // SAFETY: of the states, only the units that exist are touched.
+            // SAFETY: only the units of the states that exist are read or written.
             unsafe {
                 let before = load_first_or_all(l, call.c.as_ptr().add(first), count);
                 let kept = l.mul(sigmoid(l, gates[U + u]), before);
@@ -131,7 +132,7 @@ impl Cell for LstmCell {
         input: *const f32,
         projected: *mut f32,
     ) {
-        // SAFETY: the caller's promise; the widths are those of four gates.
+        // SAFETY: the caller keeps the same contract; the widths are those of four gates.
         unsafe { blocks.project::<L, S, 4, 8>(l, steps, input, projected) };
     }
 

@@ -5,7 +5,8 @@
 //! | `blocks` | the packed weights: gates of the same hidden units side by side |
 //! | `gru`, `lstm` | the gate arithmetic, and the layers that a plan calls |
 //!
-//! This file holds what is the same for all of them: checks of lengths, the walk over the blocks, a step, a window.
+//! This file holds what all of them share: the checks of lengths, the walk over the blocks, a step, and a
+//! window.
 
 mod blocks;
 mod gru;
@@ -24,17 +25,19 @@ use blocks::{Blocks, Place, Weights};
 
 /// The gate arithmetic of one kind of recurrent layer.
 ///
-/// The blocks of a layer are one or two vectors of hidden units wide. `NARROW` and `WIDE` are the vectors of all gates in
-/// a block; a type cannot compute them from `GATES`, so [`Cell::blocks`] and [`Cell::project`] name them.
+/// The blocks of a layer are one or two vectors of hidden units wide. `NARROW` and `WIDE` are the numbers of
+/// vectors of all gates in a block. A type cannot compute them from `GATES`, so [`Cell::blocks`] and
+/// [`Cell::project`] name them.
 trait Cell: Copy {
-    /// The name in panics.
+    /// The name in panic messages.
     const NAME: &'static str;
-    /// Gates of a hidden unit.
+    /// The number of gates of a hidden unit.
     const GATES: usize;
     /// Whether the layer has a cell state beside its hidden state.
     const HAS_CELL_STATE: bool;
 
-    /// Sets the gates of a block aside that must not be mixed with the hidden state's share, before that is added.
+    /// Sets aside the gates of a block that must not be mixed with the hidden state's share. It runs before
+    /// that share is added.
     ///
     /// # Safety
     /// `place` is a block of `U` vectors, and `K` is `GATES * U`.
@@ -66,7 +69,7 @@ trait Cell: Copy {
     /// [`Blocks::project`] with the right widths.
     ///
     /// # Safety
-    /// As there.
+    /// As [`Blocks::project`].
     unsafe fn project<L: Lanes, S: Stored>(
         l: L,
         blocks: &Blocks,
@@ -75,7 +78,8 @@ trait Cell: Copy {
         projected: *mut f32,
     );
 
-    /// The reference: the definition, in double precision within a step. `c` is empty without a cell state.
+    /// The reference: the definition, in double precision within a step. `c` is empty if there is no cell
+    /// state.
     fn reference(blocks: &Blocks, input: &[f32], h: &[f32], c: &mut [f32], next: &mut [f32]);
 }
 
@@ -114,7 +118,12 @@ impl<C: Cell> Layer<C> {
         scratch: &mut [f32],
     ) {
         self.check(steps, input, h, c);
-        assert_eq!(output.len(), steps * self.blocks.hidden, "{}: an output of steps x hidden", C::NAME);
+        assert_eq!(
+            output.len(),
+            steps * self.blocks.hidden,
+            "{}: the output must be steps x hidden",
+            C::NAME
+        );
         let scratch = self.blocks.split_scratch(steps, scratch);
         let (projected, backward) = (scratch.projected, scratch.backward);
         self.run(Window { steps, input, h, c, output, projected, backward });
@@ -139,13 +148,17 @@ impl<C: Cell> Layer<C> {
 
     fn check(&self, steps: usize, input: &[f32], h: &[f32], c: &[f32]) {
         let cell = if C::HAS_CELL_STATE { self.blocks.hidden } else { 0 };
-        assert!(steps > 0, "{}: a window has steps", C::NAME);
-        assert_eq!(input.len(), steps * self.blocks.inputs, "{}: an input of steps x inputs", C::NAME);
-        assert!(h.len() == self.blocks.hidden && c.len() == cell, "{}: a state of hidden units", C::NAME);
+        assert!(steps > 0, "{}: a window must have steps", C::NAME);
+        assert_eq!(input.len(), steps * self.blocks.inputs, "{}: the input must be steps x inputs", C::NAME);
+        assert!(
+            h.len() == self.blocks.hidden && c.len() == cell,
+            "{}: a state must hold the hidden units",
+            C::NAME
+        );
     }
 }
 
-/// A call, with lengths checked.
+/// One call, with its lengths checked.
 struct Run<'a, C, Call, S> {
     blocks: &'a Blocks,
     call: Call,
@@ -153,8 +166,8 @@ struct Run<'a, C, Call, S> {
     cell: PhantomData<C>,
 }
 
-/// One step from `h` to `next`. Without an `input`, its share is in `projected` already. `c` is empty without a cell
-/// state.
+/// Takes one step from `h` to `next`. Without an `input`, the input's share is already in `projected`. `c` is
+/// empty if there is no cell state.
 struct Step<'a> {
     input: Option<&'a [f32]>,
     h: &'a [f32],
@@ -205,7 +218,8 @@ impl<C: Cell, S: Stored> Kernel for Run<'_, C, Window<'_>, S> {
     fn vector<L: Lanes>(self, l: L) {
         let (blocks, call) = (self.blocks, self.call);
         let width = C::GATES * blocks.padded();
-        // SAFETY: `Layer::window` checked the lengths, and the scratch memory holds `steps` rows of projections.
+        // SAFETY: `Layer::window` checked the lengths, and the scratch memory holds `steps` rows of
+        // projections.
         unsafe {
             C::project::<L, S>(l, blocks, call.steps, call.input.as_ptr(), call.projected.as_mut_ptr())
         };
@@ -219,7 +233,7 @@ impl<C: Cell, S: Stored> Kernel for Run<'_, C, Window<'_>, S> {
                 projected: &call.projected[t * width..(t + 1) * width],
                 backward: call.backward ^ (t % 2 == 1),
             };
-            // SAFETY: every slice has the length that the layer's dimensions say.
+            // SAFETY: every slice has the length that the layer's dimensions require.
             unsafe { step::<C, L, S>(l, blocks, step_call) };
         }
         call.h.copy_from_slice(&call.output[(call.steps - 1) * blocks.hidden..]);
@@ -227,22 +241,23 @@ impl<C: Cell, S: Stored> Kernel for Run<'_, C, Window<'_>, S> {
 }
 
 /// # Safety
-/// `input` has the layer's inputs, or `projected` all of its gates. `h` and `next` have its hidden units, and so has `c` if
-/// the cell has a cell state.
+/// `input` holds the layer's inputs, or `projected` all of its gates. `h` and `next` hold its hidden units,
+/// and so does `c` if the cell has a cell state.
 #[inline(always)]
 unsafe fn step<C: Cell, L: Lanes, S: Stored>(l: L, blocks: &Blocks, mut call: Step<'_>) {
     let count = blocks.count();
     for i in 0..count {
         let place = blocks.place(if call.backward { count - 1 - i } else { i });
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the same contract.
         unsafe { C::block::<L, S>(l, blocks, &place, &mut call) };
     }
 }
 
-/// The new state of one block of `U` vectors of hidden units, whose gates are `K = GATES * U` vectors.
+/// Computes the new state of one block of `U` vectors of hidden units, whose gates are `K = GATES * U`
+/// vectors.
 ///
 /// # Safety
-/// As [`step`]; `place` is a block of that width.
+/// As [`step`]. `place` must be a block of that width.
 #[inline(always)]
 unsafe fn block<C: Cell, L: Lanes, S: Stored, const K: usize, const U: usize>(
     l: L,
@@ -251,8 +266,8 @@ unsafe fn block<C: Cell, L: Lanes, S: Stored, const K: usize, const U: usize>(
     call: &mut Step<'_>,
 ) {
     const { assert!(K == C::GATES * U) };
-    // SAFETY: a block holds the steps of the input and then those of the hidden state; its bias and a row of projections
-    // have at least `K` vectors for it.
+    // SAFETY: a block holds the steps of the input and then those of the hidden state. Its bias and a row of
+    // projections have at least `K` vectors for it.
     unsafe {
         let mut gates;
         if let Some(input) = call.input {
@@ -268,12 +283,13 @@ unsafe fn block<C: Cell, L: Lanes, S: Stored, const K: usize, const U: usize>(
     }
 }
 
-/// The questions that a plan asks of every packed layer.
+/// Defines the methods that a plan calls on every packed layer.
 macro_rules! layer_facts {
     ($layer:ty) => {
         impl $layer {
-            /// Values of scratch memory that a window of so many steps needs, or one step for `steps = 1`. The content
-            /// between calls matters for speed only: keep the same memory for the same layer.
+            /// The number of values of scratch memory for a window of `steps` steps, or for one step if
+            /// `steps` is 1. The content between calls affects only speed: keep the same memory for the same
+            /// layer.
             #[must_use]
             pub fn scratch_len(&self, steps: usize) -> usize {
                 self.layer.blocks.scratch_len(steps)
@@ -285,25 +301,25 @@ macro_rules! layer_facts {
                 self.layer.blocks.multiply_adds()
             }
 
-            /// Bytes of packed weights and biases, with their padding: what one step has to load.
+            /// Bytes of packed weights and biases, including their padding. One step loads all of them.
             #[must_use]
             pub fn weight_bytes(&self) -> usize {
                 self.layer.blocks.weight_bytes()
             }
 
-            /// Bytes of the hidden state's weights alone: what each further step of a window has to load.
+            /// Bytes of the hidden state's weights alone. Each further step of a window loads them.
             #[must_use]
             pub fn recurrent_bytes(&self) -> usize {
                 self.layer.blocks.recurrent_bytes()
             }
 
-            /// The instruction set it was packed for.
+            /// The instruction set that the layer was packed for.
             #[must_use]
             pub fn isa(&self) -> Isa {
                 self.layer.blocks.isa
             }
 
-            /// How its weights are stored.
+            /// How the weights are stored.
             #[must_use]
             pub fn precision(&self) -> Precision {
                 self.layer.blocks.precision

@@ -1,4 +1,4 @@
-//! Operators that are a few others: nothing of theirs would be faster by a kernel of its own.
+//! Operators that are made of a few others. A kernel of their own would not make them faster.
 
 use super::Call;
 use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, View};
@@ -19,7 +19,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             interpreter.activation(Activation::Neg, &soft)?
         }
         "softshrink" => {
-            // What clamping to the threshold leaves over; NaN stays NaN.
+            // The rest after clamping to the threshold. NaN stays NaN.
             let view = call.tensor(interpreter, 0, "self")?;
             let high = call.float(interpreter, 1, "lambd", Some(0.5))? as f32;
             let clamped = interpreter.activation(Activation::HardTanh { low: -high, high }, &view)?;
@@ -71,7 +71,7 @@ fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Operand {
     Operand { view: interpreter.number(DType::F64, value), literal: true }
 }
 
-/// `values`, of which there is one or one for each channel, along the axis of the channels of `view`.
+/// Returns `values` along the channel axis of `view`. There is one value, or one per channel.
 fn channels(interpreter: &mut Interpreter<'_, '_>, view: &View, values: &View) -> Step<View> {
     let mut shape = vec![1; view.rank()];
     if values.len() != 1 {

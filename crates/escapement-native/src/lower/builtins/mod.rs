@@ -27,7 +27,7 @@ pub(super) fn call(
         .iter()
         .find_map(|prefix| path.strip_prefix(prefix))
         .unwrap_or(path);
-    // Recurrent layers may be the ones that tell an argument's shape; anything else needs it first.
+    // A recurrent layer may imply the shape of its argument. Every other operator needs the shape first.
     if !matches!(name, "lstm" | "gru" | "lstm_cell" | "gru_cell") {
         for value in positional.iter().chain(keyword.iter().map(|(_, value)| value)) {
             needs_shape(value, 0)?;
@@ -75,7 +75,7 @@ fn dispatch(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
     network::call(interpreter, name, call)
 }
 
-/// The operator that `name` applies in place: `relu_` is `relu`, but `__not__` is itself.
+/// The operator that `name` applies in place: `relu` for `relu_`. `__not__` is not in place.
 fn in_place_target(name: &str) -> Option<&str> {
     name.strip_suffix('_').filter(|target| !target.ends_with('_') && *target != "requires_grad")
 }
@@ -97,7 +97,8 @@ fn in_place(interpreter: &mut Interpreter<'_, '_>, target: &str, call: &Call) ->
         }
         _ => match dispatch(interpreter, target, call)? {
             Some(Value::Tensor(result)) if result == *id => return Ok(Value::Tensor(*id)),
-            // A name of its own for the result would have to follow every later operation in place.
+            // If the result had a tensor of its own, that would have to follow every later operation in
+            // place.
             Some(Value::Tensor(result)) => interpreter.take_last(result)?,
             _ => return unsupported("not an operator that runs natively"),
         },
@@ -114,14 +115,14 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// The argument at `position`, or the one called `name`.
+    /// The argument at `position`, or the one named `name`.
     fn get(&self, position: usize, name: &str) -> Option<&Value> {
         self.positional
             .get(position)
             .or_else(|| self.keyword.iter().find(|(keyword, _)| **keyword == *name).map(|(_, value)| value))
     }
 
-    /// The argument, unless it is absent or `None`.
+    /// The argument. `None` if it is absent or is Python's `None`.
     fn present(&self, position: usize, name: &str) -> Option<&Value> {
         self.get(position, name).filter(|value| !value.is_none())
     }
@@ -155,7 +156,7 @@ impl Call {
 
     fn tensors(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str) -> Step<Vec<View>> {
         let Some(members) = self.required(position, name)?.members() else {
-            return mismatch(format!("argument {name} is no list of tensors"));
+            return mismatch(format!("argument {name} is not a list of tensors"));
         };
         members.iter().map(|member| tensor(interpreter, member)).collect()
     }
@@ -184,7 +185,7 @@ impl Call {
         match (self.present(position, name), default) {
             (Some(value), _) => match interpreter.scalar(value)?.number() {
                 Some(number) => Ok(number),
-                None => mismatch(format!("argument {name} is no number")),
+                None => mismatch(format!("argument {name} is not a number")),
             },
             (None, Some(default)) => Ok(default),
             (None, None) => mismatch(format!("argument {name} is missing")),
@@ -204,12 +205,12 @@ impl Call {
         }
     }
 
-    /// One integer or a list of them.
+    /// One integer, or a list of integers.
     fn ints(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str) -> Step<Vec<i64>> {
         ints(interpreter, self.required(position, name)?)
     }
 
-    /// The axis called `name` of `view`.
+    /// The axis of `view` in the argument `name`.
     fn axis(
         &self,
         interpreter: &Interpreter<'_, '_>,
@@ -221,7 +222,7 @@ impl Call {
         axis(self.int(interpreter, position, name, default)?, rank)
     }
 
-    /// The element type asked for, where one is.
+    /// The requested element type, if the call names one.
     fn dtype(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str) -> Step<Option<DType>> {
         match self.present(position, name) {
             None => Ok(None),
@@ -260,9 +261,9 @@ fn dtype(code: i64) -> Step<DType> {
     }
 }
 
-/// An axis that may count from the end.
+/// Resolves an axis that may count from the end.
 fn axis(axis: i64, rank: usize) -> Step<usize> {
-    // A tensor without dimensions takes 0 and -1, as PyTorch allows.
+    // A tensor without dimensions accepts 0 and -1, as in PyTorch.
     let range = rank.max(1) as i64;
     let positive = if axis < 0 { axis.saturating_add(range) } else { axis };
     match usize::try_from(positive) {
@@ -271,7 +272,7 @@ fn axis(axis: i64, rank: usize) -> Step<usize> {
     }
 }
 
-/// A size from the source.
+/// Converts a size from the source.
 fn size(value: i64) -> Step<usize> {
     match usize::try_from(value) {
         Ok(size) => Ok(size),

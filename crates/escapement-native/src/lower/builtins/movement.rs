@@ -1,4 +1,5 @@
-//! Operators that rearrange: shapes, slices, concatenation, indexing by constants, and tensors made from nothing.
+//! Operators that rearrange elements: shapes, slices, concatenation, indexing by constants, and the creation
+//! of tensors.
 
 use super::{Call, axis, ints, size};
 use crate::ir::graph::{Op, Origin, View};
@@ -138,7 +139,7 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
     }))
 }
 
-/// A shape in which one size may be -1.
+/// Resolves a shape in which one size may be -1.
 fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
     let known = wanted
         .iter()
@@ -157,7 +158,8 @@ fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
     }
 }
 
-/// Views may be larger than what they view; copies of them are charged, but sizes must not overflow before that.
+/// Checks that sizes do not overflow. Views may be larger than their root; only copies of them are counted
+/// against a limit.
 fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     match count(shape) {
         Some(elements) if elements <= interpreter.limits().elements => Ok(()),
@@ -165,7 +167,7 @@ fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     }
 }
 
-/// Copies side by side along each axis: a new axis of stride zero before it, then both merged.
+/// Repeats a view along each axis: inserts an axis of stride zero before it, then merges both.
 fn repeat(interpreter: &mut Interpreter<'_, '_>, view: View, repeats: &[i64]) -> Step<View> {
     let mut view = view;
     if repeats.len() < view.rank() || repeats.len() > 16 {
@@ -297,7 +299,7 @@ fn index(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let indices = constant_indices(interpreter, &index)?;
     let picked = pick(interpreter, &view, at, &indices)?;
     let mut shape = view.shape[..at].to_vec();
-    // A mask picks as many as are set; integers keep the index's own shape.
+    // A mask selects as many elements as it has set. Integers keep the shape of the index.
     shape.extend(if index.dtype == DType::Bool { vec![indices.len()] } else { index.shape });
     shape.extend(&view.shape[at + 1..]);
     interpreter.reshape(&picked, &shape)
@@ -307,15 +309,15 @@ fn join(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
     Ok(Some(match name {
         "cat" | "concat" | "concatenate" => {
             let views = call.tensors(interpreter, 0, "tensors")?;
-            // Legacy: an empty vector joins anything.
+            // A legacy rule: an empty vector joins with anything.
             let views: Vec<View> = views.into_iter().filter(|view| view.shape != [0]).collect();
-            let Some(first) = views.first() else { return mismatch("cat of nothing") };
+            let Some(first) = views.first() else { return mismatch("cat needs at least one tensor") };
             let at = call.axis(interpreter, 1, "dim", first.rank(), Some(0))?;
             concat(interpreter, &views, at)?
         }
         "stack" => {
             let views = call.tensors(interpreter, 0, "tensors")?;
-            let Some(first) = views.first() else { return mismatch("stack of nothing") };
+            let Some(first) = views.first() else { return mismatch("stack needs at least one tensor") };
             let at = call.axis(interpreter, 1, "dim", first.rank() + 1, Some(0))?;
             let shape = first.shape.clone();
             if views.iter().any(|view| view.shape != shape) {
@@ -329,7 +331,7 @@ fn join(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
 }
 
 fn concat(interpreter: &mut Interpreter<'_, '_>, views: &[View], at: usize) -> Step<View> {
-    let Some(first) = views.first() else { return mismatch("a join of nothing") };
+    let Some(first) = views.first() else { return mismatch("a join needs at least one tensor") };
     if first.rank() == 0 {
         return mismatch("cat of numbers");
     }
@@ -352,7 +354,7 @@ fn concat(interpreter: &mut Interpreter<'_, '_>, views: &[View], at: usize) -> S
         shape[at] += view.shape[at];
         let view = interpreter.cast(view, dtype)?;
         let inner = view.shape[at..].iter().product();
-        // Left strided where that is enough: the copy into place does the rearranging.
+        // Operands may stay strided: the copy into place rearranges them.
         parts.push(match view.reshaped(&[outer, inner]) {
             Some(view) => view,
             None => interpreter.reshape(&view, &[outer, inner])?,
@@ -387,7 +389,7 @@ fn create(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
     let shape =
         call.ints(interpreter, position, "size")?.into_iter().map(size).collect::<Step<Vec<usize>>>()?;
     bounded(interpreter, &shape)?;
-    // The printer writes `dtype=` for these, but older files pass it by position.
+    // The printer writes `dtype=` for these. Older files pass it by position.
     let by_position =
         if name == "zeros" || name == "ones" { call.dtype(interpreter, 1, "dtype")? } else { None };
     interpreter.filled(dtype.or(by_position).unwrap_or(own), &shape, value).map(Some)
@@ -416,7 +418,7 @@ fn arange(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     interpreter.cast(&view, dtype)
 }
 
-/// Operators that give several views of one tensor.
+/// Operators that return several views of one tensor.
 fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let mut sizes = Vec::new();
     let (view, at) = match name {
@@ -426,7 +428,7 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
             let at = call.axis(interpreter, 2, "dim", view.rank(), Some(0))?;
             let length = *view.shape.get(at).unwrap_or(&0);
             if chunks == 0 || length == 0 {
-                return mismatch("chunks of nothing");
+                return mismatch("chunk needs a tensor with elements and at least one chunk");
             }
             let each = length.div_ceil(chunks);
             sizes = (0..length).step_by(each).map(|start| each.min(length - start)).collect();

@@ -105,7 +105,7 @@ fn addmm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     interpreter.two(BinaryOp::Add, &product, &bias)
 }
 
-/// By the rules of `torch.matmul`: vectors are rows or columns, leading axes are batches.
+/// Follows the rules of `torch.matmul`: vectors are rows or columns, and leading axes are batches.
 fn matmul(interpreter: &mut Interpreter<'_, '_>, a: &View, b: &View) -> Step<View> {
     if a.rank() == 0 || b.rank() == 0 || a.dtype != b.dtype || !a.dtype.is_float() {
         return mismatch(format!("a product of {:?} {} and {:?} {}", a.shape, a.dtype, b.shape, b.dtype));
@@ -186,7 +186,7 @@ fn layer_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
     interpreter.reshape(&result, &input.shape)
 }
 
-/// In evaluation this is one multiplication and one addition per element, with factors known here.
+/// In evaluation, this is one multiplication and one addition per element, with factors that are known here.
 fn batch_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let input = call.tensor(interpreter, 0, "input")?;
     let weight = call.optional_tensor(interpreter, 1, "weight")?;
@@ -208,7 +208,8 @@ fn batch_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
     if !constant || input.dtype != DType::F32 {
         return mismatch(format!("batch_norm of {:?}", input.shape));
     }
-    // In double precision, so that folding loses nothing: scale = w / √(var + ε), shift = b - mean · scale.
+    // Computed in double precision, so that folding loses nothing: scale = w / √(var + ε), shift = b - mean ·
+    // scale.
     let variance = interpreter.cast(&variance, DType::F64)?;
     let mean = interpreter.cast(&mean, DType::F64)?;
     let shifted = interpreter.with_number(BinaryOp::Add, &variance, epsilon)?;
@@ -257,12 +258,12 @@ pub(super) fn lookup(
     interpreter.reshape(&result, &shape)
 }
 
-/// Stride, padding, dilation and groups, at these positions.
+/// Reads stride, padding, dilation and groups at these positions.
 fn geometry(interpreter: &Interpreter<'_, '_>, call: &Call, at: [usize; 4]) -> Step<ConvGeometry> {
     let one = |position: usize, name: &str, default: usize| -> Step<usize> {
         match call.present(position, name) {
             None => Ok(default),
-            // Its name says what it is; see `convolution_by_mode`.
+            // The padding is given by name; see `convolution_by_mode`.
             Some(Value::Str(_)) => Ok(0),
             Some(value) => match *super::ints(interpreter, value)? {
                 [only] => size(only),
@@ -282,7 +283,7 @@ fn geometry(interpreter: &Interpreter<'_, '_>, call: &Call, at: [usize; 4]) -> S
     Ok(geometry)
 }
 
-/// Padding by name: `valid` is none, `same` as much as keeps the length.
+/// Padding by name: `valid` adds no padding, and `same` adds enough to keep the length.
 fn convolution_by_mode(interpreter: &mut Interpreter<'_, '_>, call: &Call, mode: &str) -> Step<View> {
     let geometry = geometry(interpreter, call, [3, 4, 5, 6])?;
     let kernel = call.tensor(interpreter, 1, "weight")?.shape.last().copied().unwrap_or(0);
@@ -292,7 +293,8 @@ fn convolution_by_mode(interpreter: &mut Interpreter<'_, '_>, call: &Call, mode:
             let Some(total) = (kernel - 1).checked_mul(geometry.dilation) else {
                 return mismatch(format!("a kernel of {kernel} dilated by {}", geometry.dilation));
             };
-            // An odd one out belongs to the right: padded on both sides there is one result too many on the left.
+            // An odd element of padding belongs to the right. Padding both sides gives one result too many on
+            // the left.
             let padding = total.div_ceil(2);
             let padded = convolution(interpreter, call, ConvGeometry { padding, ..geometry })?;
             let last = padded.rank() - 1;

@@ -70,7 +70,7 @@ fn unary_op(interpreter: &Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
             Some(Value::Str(form)) if &**form == "tanh" => Activation::GeluTanh,
             _ => Activation::Gelu,
         },
-        // Nothing changes in evaluation, and a plan never shares memory in a way that a copy would undo.
+        // These change nothing in evaluation. A plan never shares memory in a way that a copy would undo.
         "detach" | "clone" | "alias" | "contiguous" | "data" | "requires_grad_" | "positive"
         | "lift_fresh" => Activation::Identity,
         "dropout" | "feature_dropout" | "alpha_dropout" => {
@@ -130,7 +130,7 @@ fn operands(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<(Operand
     Ok((a, b))
 }
 
-/// `other * alpha`, as `add` and `sub` take it.
+/// `other * alpha`, the second operand of `add` and `sub`.
 fn scaled(interpreter: &mut Interpreter<'_, '_>, call: &Call, other: Operand) -> Step<Operand> {
     let alpha = call.float(interpreter, 2, "alpha", Some(1.0))?;
     if alpha == 1.0 {
@@ -161,7 +161,7 @@ fn binary(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         "logical_and" | "__and__" | "bitwise_and" => BinaryOp::And,
         "logical_or" | "__or__" | "bitwise_or" => BinaryOp::Or,
         "logical_xor" | "__xor__" | "bitwise_xor" => BinaryOp::Xor,
-        // With one tensor these reduce, with two they compare element by element.
+        // With one tensor these reduce. With two they compare element by element.
         "min" if matches!(call.get(1, "other"), Some(Value::Tensor(_))) => BinaryOp::Min,
         "max" if matches!(call.get(1, "other"), Some(Value::Tensor(_))) => BinaryOp::Max,
         _ => return Ok(None),
@@ -201,7 +201,7 @@ fn binary(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
     Ok(Some(view))
 }
 
-/// Division rounded towards zero. Whole numbers are divided in double precision, which holds those below 2⁵³.
+/// Division rounded towards zero. Whole numbers are divided in double precision, which is exact below 2⁵³.
 fn truncated(interpreter: &mut Interpreter<'_, '_>, a: &Operand, b: &Operand) -> Step<View> {
     let dtype = Interpreter::common_type(&[a, b]);
     if dtype.is_float() {
@@ -218,7 +218,7 @@ fn truncated(interpreter: &mut Interpreter<'_, '_>, a: &Operand, b: &Operand) ->
     interpreter.cast(&quotient, DType::I64)
 }
 
-/// Powers by a constant, as products and roots where that is exact.
+/// Powers with a constant exponent. They become products and roots if that is exact.
 fn power(interpreter: &mut Interpreter<'_, '_>, call: &Call, a: &Operand, b: &Operand) -> Step<View> {
     let exponent = match call.get(1, "exponent") {
         Some(Value::Tensor(_)) | None => None,
@@ -301,7 +301,7 @@ fn clamp(
     Ok(bounded.view)
 }
 
-/// `to` in its several forms, and the shorthands for one type.
+/// The forms of `to`, and the shorthands for one type.
 fn cast(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let own = |interpreter: &Interpreter<'_, '_>| call.tensor(interpreter, 0, "self");
     let dtype = match name {

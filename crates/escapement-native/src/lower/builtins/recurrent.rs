@@ -43,7 +43,24 @@ fn layer_weights(
     Ok((RecurrentWeights { input: input.clone(), hidden: hidden.clone(), bias }, inputs, units))
 }
 
-/// `lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first)`, `gru` alike.
+/// One layer as an operation, with the types and shapes of its results: the outputs, then each state.
+fn operation(
+    lstm: bool,
+    weights: RecurrentWeights,
+    steps: usize,
+    units: usize,
+) -> (Op, Vec<(DType, Vec<usize>)>) {
+    let outputs = (DType::F32, vec![steps, units]);
+    let state = (DType::F32, vec![units]);
+    if lstm {
+        (Op::Lstm { weights }, vec![outputs, state.clone(), state])
+    } else {
+        (Op::Gru { weights }, vec![outputs, state])
+    }
+}
+
+/// `lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first)`; `gru` is the
+/// same.
 fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Value> {
     let lstm = name == "lstm";
     let weights = call.tensors(interpreter, 2, "params")?;
@@ -107,13 +124,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             let flat = interpreter.reshape(state, &[layers, units])?;
             operands.push(interpreter.contiguous(&flat.selected(0, layer))?);
         }
-        let mut results = vec![(DType::F32, vec![steps, units]), (DType::F32, vec![units])];
-        let op = if lstm {
-            results.push((DType::F32, vec![units]));
-            Op::Lstm { weights }
-        } else {
-            Op::Gru { weights }
-        };
+        let (op, results) = operation(lstm, weights, steps, units);
         let outputs = interpreter.emit(op, operands, &results)?;
         sequence = outputs[0].clone();
         for (all, state) in last.iter_mut().zip(&outputs[1..]) {
@@ -143,7 +154,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
     Ok(Value::Tuple(values.into()))
 }
 
-/// A state of this shape, or the news that it should have it.
+/// Returns a state of this shape. If its shape is not known yet, stops with this shape as the suggestion.
 fn shaped(interpreter: &Interpreter<'_, '_>, value: &Value, shape: &[usize]) -> Step<View> {
     if let Value::Unshaped(input) = value {
         return Err(Stop::NeedsShape { input: *input, suggestion: Some(shape.to_vec()) });
@@ -155,7 +166,7 @@ fn shaped(interpreter: &Interpreter<'_, '_>, value: &Value, shape: &[usize]) -> 
     Ok(view)
 }
 
-/// `lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)`, `gru_cell` alike.
+/// `lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)`; `gru_cell` is the same.
 fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Value> {
     let lstm = name == "lstm_cell";
     let mut weights = vec![call.tensor(interpreter, 2, "w_ih")?, call.tensor(interpreter, 3, "w_hh")?];
@@ -189,13 +200,7 @@ fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
     }
     let limits = *interpreter.limits();
     interpreter.graph.charge_arithmetic(&[if lstm { 4 } else { 3 }, units, inputs + units], &limits)?;
-    let mut results = vec![(DType::F32, vec![1, units]), (DType::F32, vec![units])];
-    let op = if lstm {
-        results.push((DType::F32, vec![units]));
-        Op::Lstm { weights }
-    } else {
-        Op::Gru { weights }
-    };
+    let (op, results) = operation(lstm, weights, 1, units);
     let outputs = interpreter.emit(op, operands, &results)?;
     let mut values = Vec::new();
     for state in &outputs[1..] {

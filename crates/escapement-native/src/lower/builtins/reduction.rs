@@ -1,4 +1,4 @@
-//! Operators that fold axes, and those that work along one: softmax, running sums.
+//! Operators that reduce axes, and operators that work along one: softmax, running sums.
 
 use super::{Call, axis, ints};
 use crate::ir::graph::{BinaryOp, Op, ReduceOp, View};
@@ -53,7 +53,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
     Ok(Some(interpreter.tensor(view)))
 }
 
-/// The axes asked for, or all of them.
+/// The requested axes, or all axes.
 fn axes(
     interpreter: &Interpreter<'_, '_>,
     call: &Call,
@@ -70,13 +70,14 @@ fn axes(
     axes.retain(|&at| at < rank);
     axes.sort_unstable();
     axes.dedup();
-    // No axes, and an empty list of them, both mean all.
+    // No axes, and an empty list of axes, both mean all.
     Ok(if axes.is_empty() { (0..rank).collect() } else { axes })
 }
 
 fn fold(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<View> {
     let mut view = call.tensor(interpreter, 0, "self")?;
-    // `sum(x, *, dtype)` and `sum(x, dim, keepdim, *, dtype)`: without dims, an integer at 1 would be a type.
+    // `sum(x, *, dtype)` and `sum(x, dim, keepdim, *, dtype)`: without axes, an integer at position 1 would
+    // be a type.
     if let Some(dtype) = call.dtype(interpreter, 3, "dtype")? {
         view = interpreter.cast(&view, dtype)?;
     }
@@ -95,7 +96,7 @@ fn fold(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
     interpreter.reduce(op, &view, &axes, keep)
 }
 
-/// `max(x, dim)`: the values and where they stand.
+/// `max(x, dim)`: the values and their positions.
 fn extreme_along(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Value> {
     let view = call.tensor(interpreter, 0, "self")?;
     let at = call.axis(interpreter, 1, "dim", view.rank(), None)?;
@@ -149,7 +150,7 @@ fn variance(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
 fn softmax(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<View> {
     let mut view = call.tensor(interpreter, 0, "self")?;
     let at = call.axis(interpreter, 1, "dim", view.rank(), None)?;
-    // `_softmax` takes a flag where `softmax` takes a type.
+    // `_softmax` takes a flag at the position where `softmax` takes a type.
     if !name.starts_with('_')
         && let Some(dtype) = call.dtype(interpreter, 2, "dtype")?
     {
@@ -168,7 +169,7 @@ fn softmax(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
     Ok(interpreter.emit_one(Op::Softmax { log }, vec![rows], DType::F32, &shape)?.permuted(&back))
 }
 
-/// In double precision, from its parts: `x - ln Σ e^x`, which the reduction computes without overflow.
+/// Computed in double precision as `x - ln Σ e^x`. The reduction computes the second term without overflow.
 fn double_softmax(interpreter: &mut Interpreter<'_, '_>, view: &View, at: usize, log: bool) -> Step<View> {
     let total = interpreter.reduce(ReduceOp::LogSumExp, view, &[at], true)?;
     let logarithm = interpreter.two(BinaryOp::Sub, view, &total)?;

@@ -1,4 +1,5 @@
-//! Operators on numbers, strings and lists, and those that ask a tensor for its shape or type: all decided here.
+//! Operators on numbers, strings and lists, and operators that ask a tensor for its shape or type. All are
+//! decided here.
 
 use std::rc::Rc;
 
@@ -24,7 +25,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
     arithmetic(name, call)
 }
 
-/// What is asked of tensors and of the surroundings.
+/// Questions about tensors and about the environment.
 fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     Ok(Some(match name {
         "dim" => Value::Int(call.tensor(interpreter, 0, "self")?.rank() as i64),
@@ -59,7 +60,7 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
             let [Value::List(list), value] = &*call.positional else {
                 return unsupported("appends to something other than a list of its own");
             };
-            // A list in a list could come to hold itself.
+            // A list inside a list could come to contain itself.
             if value.members().is_some() {
                 return unsupported("appends a list to a list");
             }
@@ -77,7 +78,7 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
     }))
 }
 
-/// Between tensors without dimensions and numbers.
+/// Conversions between numbers and tensors without dimensions.
 fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let [value, ..] = &*call.positional else { return Ok(None) };
     Ok(Some(match name {
@@ -115,7 +116,7 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
     }))
 }
 
-/// A constant tensor from numbers, nested as its shape is.
+/// A constant tensor from numbers that are nested in its shape.
 fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option<DType>) -> Step<Value> {
     fn flatten(value: &Value, depth: usize, numbers: &mut Vec<Value>, shape: &mut Vec<usize>) -> Step<()> {
         let Some(members) = value.members() else {
@@ -230,7 +231,7 @@ fn range(interpreter: &mut Interpreter<'_, '_>, start: i64, end: i64, step: i64)
     Ok(Value::list(members))
 }
 
-/// Python's `str.format` with bare `{}` places, for the messages of exceptions.
+/// Python's `str.format` with plain `{}` placeholders, for the messages of exceptions.
 fn format(template: &str, values: &[Value]) -> Value {
     let mut values = values.iter();
     let mut text = String::new();
@@ -299,7 +300,7 @@ fn arithmetic(name: &str, call: &Call) -> Step<Option<Value>> {
     }))
 }
 
-/// The same between integers, where the result is one; `None` falls through to floats.
+/// The same between integers, if the result is an integer. Returns `None` to continue with floats.
 fn integer(name: &str, values: &[i64]) -> Option<Value> {
     Some(match (name, values) {
         ("add", [a, b]) => Value::Int(a.checked_add(*b)?),

@@ -1,12 +1,13 @@
 //! The zip container of a TorchScript file, read under [`Limits`].
 //!
-//! PyTorch writes every member below one folder named after the file (`policy/data.pkl`, `policy/code/…`). The
-//! folder's name carries no meaning and is dropped here. Tensors are stored without compression, source is deflated.
+//! PyTorch writes every member below one folder that is named after the file (`policy/data.pkl`,
+//! `policy/code/…`). The folder's name has no meaning and is dropped here. Tensors are stored without
+//! compression; source is deflated.
 //!
-//! Only what PyTorch writes is read, and by one interpretation: the directory that the end record points to, from its
-//! exact place. The `zip` crate (9.8.2) guesses at prepended data instead, and refused one in forty of the valid files
-//! of the parity suite. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16; the 64-bit records that PyTorch adds
-//! repeat the same numbers and are needed only beyond the size limit.
+//! The reader accepts only what PyTorch writes, with one interpretation: the directory that the end record
+//! points to, at its exact place. The `zip` crate (9.8.2) guesses that data may be prepended, and refused one
+//! in forty of the valid files of the parity suite. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16.
+//! The 64-bit records that PyTorch adds repeat the same numbers and are needed only beyond the size limit.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -39,12 +40,12 @@ struct Member {
     header: usize,
 }
 
-/// An opened archive: an index of its members, none of them decompressed yet.
+/// An open archive: an index of its members. No member is decompressed yet.
 pub(crate) struct Archive<'a> {
     bytes: &'a [u8],
     members: BTreeMap<String, Member>,
     limits: Limits,
-    /// Bytes that may still be decompressed.
+    /// The number of bytes that may still be decompressed.
     remaining: u64,
 }
 
@@ -116,7 +117,7 @@ impl<'a> Archive<'a> {
             .collect()
     }
 
-    /// The content of the member `name`, or `None` where there is none.
+    /// Returns the content of the member `name`, or `None` if there is no such member.
     pub(crate) fn read_if_present(&mut self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(&member) = self.members.get(name) else { return Ok(None) };
         let content = self.content(member).map_err(|problem| problem.within(&format!("member {name}")))?;
@@ -124,7 +125,7 @@ impl<'a> Archive<'a> {
         Ok(Some(content))
     }
 
-    /// The content of the member `name`, which must be there.
+    /// Returns the content of the member `name`. Fails if there is no such member.
     pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, Refusal> {
         self.read_if_present(name)?.ok_or_else(|| {
             Refusal::malformed(format!("the archive has no member {name}, so it is not TorchScript"))
@@ -136,7 +137,7 @@ impl<'a> Archive<'a> {
         if member.flags & ENCRYPTED != 0 {
             return Err(Refusal::malformed("is encrypted"));
         }
-        // The declared size may refuse early, but the content is counted as it comes.
+        // The declared size can refuse a member early, but the limit also counts the actual content.
         if member.size > allowed {
             return Err(Refusal::malformed(format!("{} bytes, {allowed} are allowed", member.size)));
         }
@@ -169,7 +170,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// At most one byte more than `size`, which the caller then sees is wrong.
+/// Returns at most one byte more than `size`. The caller detects the extra byte.
 fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>, Refusal> {
     let mut content = Vec::with_capacity(size.min(1 << 20) as usize);
     DeflateDecoder::new(packed)
@@ -179,7 +180,8 @@ fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>, Refusal> {
     Ok(content)
 }
 
-/// The end record: the last place where one fits, with its comment, to the end of the file exactly.
+/// The end record: the last place where one fits together with its comment, exactly up to the end of the
+/// file.
 fn end_record(bytes: &[u8]) -> Option<&[u8]> {
     let last = bytes.len().checked_sub(END_LEN)?;
     let first = last.saturating_sub(usize::from(u16::MAX));
@@ -189,12 +191,12 @@ fn end_record(bytes: &[u8]) -> Option<&[u8]> {
     })
 }
 
-/// The `len` bytes at `at`, if they are there and begin with `signature`.
+/// Returns the `len` bytes at `at`, if they exist and begin with `signature`.
 fn record<'b>(bytes: &'b [u8], at: usize, signature: &[u8], len: usize) -> Option<&'b [u8]> {
     bytes.get(at..at.checked_add(len)?).filter(|record| record.starts_with(signature))
 }
 
-/// Within a record, whose length has been checked.
+/// Reads a number from a record whose length has been checked.
 fn u16_at(record: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([record[at], record[at + 1]])
 }

@@ -1,4 +1,4 @@
-//! The TorchScript archive (`torch.jit.save`), read as data. Nothing in it is executed.
+//! Reads the TorchScript archive (`torch.jit.save`) as data. Nothing in it is executed.
 //!
 //! ```text
 //! bytes ─▶ archive ─▶ pickle ─▶ module

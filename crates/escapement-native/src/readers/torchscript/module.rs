@@ -1,4 +1,4 @@
-//! The two data trees of an archive, constants and module attributes, with their tensors read on demand.
+//! The two data trees of an archive, constants and module attributes. Their tensors are read on demand.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,14 +9,14 @@ use crate::ir::tensor::{Data, Positions, count};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
-/// A tensor as stored: contiguous elements and the shape they fill.
+/// A tensor as stored: contiguous elements and their shape.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) data: Rc<Data>,
     pub(crate) shape: Vec<usize>,
 }
 
-/// One pickle with the folder its tensors lie in.
+/// One pickle, with the folder of its tensors.
 pub(crate) struct Tree {
     pickle: Pickle,
     folder: &'static str,
@@ -24,7 +24,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Reads `name` from the archive; its tensors are in `folder`.
+    /// Reads `name` from the archive. Its tensors are in `folder`.
     pub(crate) fn read(
         archive: &mut Archive<'_>,
         name: &str,
@@ -36,12 +36,12 @@ impl Tree {
         Ok(Self { pickle, folder, tensors: HashMap::new() })
     }
 
-    /// The values themselves.
+    /// The values of the pickle.
     pub(crate) fn pickle(&self) -> &Pickle {
         &self.pickle
     }
 
-    /// The tensor that the call at `id` would rebuild, read from the archive the first time it is asked for.
+    /// Returns the tensor that the call at `id` would rebuild. It is read from the archive on first use.
     pub(crate) fn tensor(
         &mut self,
         id: Id,
@@ -77,7 +77,7 @@ impl Tree {
                 storage.len()
             )));
         }
-        // The furthest element decides whether the view stays inside, so that gathering needs no further check.
+        // The furthest element decides whether the view stays inside. Gathering then needs no further check.
         let furthest = layout.furthest().filter(|&last| elements == 0 || last < storage.len());
         if furthest.is_none() {
             return Err(Refusal::malformed(format!(
@@ -92,7 +92,7 @@ impl Tree {
         Ok(Stored { data: Rc::new(data), shape: layout.shape })
     }
 
-    /// Shapes of all tensors, in the order in which the pickle names them.
+    /// The shapes of all tensors, in the order of the pickle.
     pub(crate) fn shapes(&self) -> Vec<Vec<usize>> {
         (0..self.pickle.len())
             .filter_map(|id| Layout::parse(&self.pickle, id))
@@ -102,13 +102,14 @@ impl Tree {
 
     /// Whether the value at `id` is a tensor.
     pub(crate) fn is_tensor(&self, id: Id) -> bool {
-        matches!(self.pickle.get(id), Node::Call { function, .. } if self.pickle.global(*function) == Some(REBUILD))
+        let Node::Call { function, .. } = self.pickle.get(id) else { return false };
+        self.pickle.global(*function) == Some(REBUILD)
     }
 }
 
 const REBUILD: &str = "torch._utils._rebuild_tensor_v2";
 
-/// What `_rebuild_tensor_v2` would be called with.
+/// The arguments of `_rebuild_tensor_v2`.
 struct Layout {
     storage: String,
     key: String,
@@ -144,7 +145,7 @@ impl Layout {
         (layout.shape.len() == layout.strides.len() && layout.shape.len() <= 16).then_some(layout)
     }
 
-    /// The storage position of the last element, where it can be computed.
+    /// The storage position of the last element. Returns `None` if it overflows.
     fn furthest(&self) -> Option<usize> {
         self.shape.iter().zip(&self.strides).try_fold(self.offset, |position, (&size, &stride)| {
             position.checked_add(size.saturating_sub(1).checked_mul(stride)?)
@@ -177,7 +178,7 @@ fn decode(storage: &str, bytes: &[u8]) -> Result<Data, Refusal> {
     })
 }
 
-/// IEEE 754 binary16 to binary32, exactly.
+/// Converts IEEE 754 binary16 to binary32, exactly.
 fn half_to_f32(half: u16) -> f32 {
     let sign = if half & 0x8000 == 0 { 1.0 } else { -1.0 };
     let exponent = i32::from((half >> 10) & 0x1f);

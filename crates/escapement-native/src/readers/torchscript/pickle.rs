@@ -1,9 +1,10 @@
-//! The subset of pickle protocol 2 that TorchScript archives are written in, as a data tree.
+//! The subset of pickle protocol 2 that TorchScript archives use, as a data tree.
 //!
-//! Nothing is ever constructed or called: a class or function reference is kept as its name, a call as the pair of
-//! that name and its arguments. Values live in one table and refer to each other by index, so that a file whose memo
-//! refers back to itself costs no more than its bytes; whoever walks the table bounds the depth of its walk.
-//! Opcodes: CPython `Lib/pickletools.py`; the ones used: `torch/csrc/jit/serialization/pickler.cpp`.
+//! Nothing is constructed or called. A reference to a class or function is kept as its name, and a call as
+//! that name with its arguments. Values are in one table and refer to each other by index. A file whose memo
+//! refers back to itself therefore costs no more than its bytes. Code that walks the table must bound the
+//! depth of its walk.
+//! Opcodes: CPython `Lib/pickletools.py`; the ones in use: `torch/csrc/jit/serialization/pickler.cpp`.
 
 use std::rc::Rc;
 
@@ -21,7 +22,7 @@ pub(crate) enum Node {
     Int(i64),
     Float(f64),
     Str(Rc<str>),
-    /// `module name`, joined by a dot.
+    /// `module name`, joined with a dot.
     Global(Rc<str>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -31,12 +32,12 @@ pub(crate) enum Node {
         function: Id,
         arguments: Id,
     },
-    /// An object that was not made: its class and, once built, its state.
+    /// An object that was not made: its class and, after its build opcode, its state.
     Object {
         class: Id,
         state: Option<Id>,
     },
-    /// A reference to something stored beside the pickle.
+    /// A reference to data that is stored outside of the pickle.
     Persistent(Id),
 }
 
@@ -53,12 +54,12 @@ impl Pickle {
         Machine::new(bytes, limits).run()
     }
 
-    /// The value that the pickle ends in.
+    /// The final value of the pickle.
     pub(crate) fn root(&self) -> Id {
         self.root
     }
 
-    /// How many values there are; every smaller number is a valid id.
+    /// The number of values. Every smaller number is a valid id.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -107,7 +108,7 @@ struct Machine<'a> {
     at: usize,
     limits: &'a Limits,
     nodes: Vec<Node>,
-    /// Values held by lists, tuples and dicts together.
+    /// The number of values in lists, tuples and dicts together.
     members: usize,
     stack: Vec<Id>,
     marks: Vec<usize>,
@@ -280,7 +281,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Str(text.into()))
     }
 
-    /// An integer of up to eight little-endian bytes, the last one signed.
+    /// Reads an integer of up to eight little-endian bytes. The last byte carries the sign.
     fn long(&mut self) -> Result<(), Refusal> {
         let length = usize::from(self.byte()?);
         if length > 8 {
@@ -321,7 +322,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Tuple(members))
     }
 
-    /// The lowest stack position that may be popped: everything below belongs to an open mark.
+    /// The lowest stack position that may be popped. Everything below belongs to an open mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -386,7 +387,7 @@ impl<'a> Machine<'a> {
 
     fn memoize(&mut self, slot: usize) -> Result<(), Refusal> {
         let id = self.top()?;
-        // The writer numbers its slots from zero, so a slot beyond the values made so far is damage.
+        // The writer numbers its slots from zero, so a slot beyond the values made so far means damage.
         if slot > self.nodes.len() {
             return Err(Refusal::malformed(format!("memo slot {slot} is out of sequence")));
         }
@@ -400,7 +401,7 @@ impl<'a> Machine<'a> {
     fn recall(&mut self, slot: usize) -> Result<(), Refusal> {
         let id = self.memo.get(slot).copied().flatten();
         let Some(id) = id else { return Err(Refusal::malformed(format!("memo slot {slot} is empty"))) };
-        // Each recall costs a byte of the file, so the stack stays within the file's size.
+        // Each recall costs one byte of the file, so the stack stays within the file's size.
         self.stack.push(id);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The syntax tree. Type annotations are parsed as expressions and mostly ignored: TorchScript has checked them.
+//! The syntax tree. Type annotations are parsed as expressions and mostly ignored, because TorchScript has
+//! checked them.
 
 use std::rc::Rc;
 
@@ -12,9 +13,9 @@ pub(crate) struct Definitions {
 #[derive(Debug)]
 pub(crate) struct Class {
     pub(crate) name: String,
-    /// `name : Final[int] = 4`: attributes whose value stands in the source.
+    /// `name : Final[int] = 4`: attributes whose value is in the source.
     pub(crate) constants: Vec<(String, Expression)>,
-    /// `name : Type` without a value. For a NamedTuple these are its fields, in order.
+    /// `name : Type` without a value. These are the fields of a NamedTuple, in order.
     pub(crate) fields: Vec<String>,
     pub(crate) methods: Vec<Rc<Function>>,
 }
@@ -28,7 +29,7 @@ impl Class {
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) name: String,
-    /// The archive member it stands in.
+    /// The archive member that contains it.
     pub(crate) file: Rc<str>,
     pub(crate) line: u32,
     pub(crate) parameters: Vec<Parameter>,
@@ -49,7 +50,7 @@ pub(crate) struct Statement {
 
 #[derive(Debug)]
 pub(crate) enum StatementKind {
-    /// `a, b, = value`; `unpack` tells `a, = value` from `a = value`.
+    /// `a, b, = value`. `unpack` distinguishes `a, = value` from `a = value`.
     Assign {
         targets: Vec<Expression>,
         unpack: bool,

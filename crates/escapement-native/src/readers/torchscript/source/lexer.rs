@@ -1,4 +1,5 @@
-//! Tokens with their lines. Indentation becomes `Indent` and `Dedent`, as in Python's own tokenizer.
+//! Splits source into tokens with their lines. Indentation becomes `Indent` and `Dedent`, as in Python's own
+//! tokenizer.
 
 use std::rc::Rc;
 
@@ -35,7 +36,7 @@ struct Lexer<'a> {
     text: &'a str,
     at: usize,
     line: u32,
-    /// Open brackets: inside them, line ends and indentation mean nothing.
+    /// The number of open brackets. Inside them, line ends and indentation have no meaning.
     brackets: usize,
     indents: Vec<usize>,
     depth: usize,
@@ -75,7 +76,7 @@ impl Lexer<'_> {
         self.at == 0 || self.text.as_bytes()[self.at - 1] == b'\n'
     }
 
-    /// Measures a line's indentation. Blank and comment lines are skipped: `false` says so.
+    /// Measures a line's indentation. Skips blank and comment lines, and returns `false` for them.
     fn indentation(&mut self) -> Result<bool, (u32, Refusal)> {
         let width = self.rest().len() - self.rest().trim_start_matches(' ').len();
         self.at += width;

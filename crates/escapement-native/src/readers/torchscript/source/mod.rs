@@ -38,7 +38,7 @@ impl Library {
         Ok(library)
     }
 
-    /// Parses one file's `text`, whose definitions are called `prefix.…`.
+    /// Parses `text`, the source of one file. Its definitions get names that start with `prefix`.
     pub(crate) fn add(
         &mut self,
         file: &str,

@@ -1,4 +1,4 @@
-//! A recursive-descent parser over the tokens of one file, bounded in depth.
+//! A recursive-descent parser over the tokens of one file, with bounded depth.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::lexer::{Spanned, Token, tokenize};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 
-/// Links of one chain of attributes, calls and subscripts. Qualified class names have up to a dozen.
+/// The longest chain of attributes, calls and subscripts. Qualified class names have up to a dozen links.
 const LINKS: usize = 32;
 
 type Parsed<T> = Result<T, (u32, Refusal)>;
@@ -200,7 +200,8 @@ impl Parser<'_> {
         let mut parameters = Vec::new();
         while !self.accept(")") {
             if self.accept("*") {
-                // Marks what follows as keyword-only; binding by name needs no such mark.
+                // This marks the parameters after it as keyword-only. Arguments are bound by name, so the
+                // mark is not needed.
             } else {
                 let name = self.name()?.to_string();
                 if self.accept(":") {
@@ -304,7 +305,7 @@ impl Parser<'_> {
         }
     }
 
-    /// One expression, or several separated by commas, which make a tuple.
+    /// Parses one expression, or several separated by commas, which form a tuple.
     fn expression_list(&mut self) -> Parsed<Expression> {
         let line = self.line();
         let first = self.expression()?;
@@ -348,7 +349,8 @@ impl Parser<'_> {
             return Ok(Expression { line, kind });
         }
         let mut expression = self.atom()?;
-        // A chain nests the tree as deep as it is long, so it is bounded too, and the whole tree by the product.
+        // A chain makes the tree as deep as the chain is long, so its length is bounded too. The product of
+        // both bounds limits the depth of the whole tree.
         let mut links = 0;
         loop {
             let line = self.line();
@@ -436,7 +438,7 @@ impl Parser<'_> {
         Ok(Expression { line, kind })
     }
 
-    /// Expressions up to `close`, and whether a comma stood after the last one.
+    /// Parses expressions up to `close`. Also returns whether a comma followed the last one.
     fn members(&mut self, close: &str) -> Parsed<(Vec<Expression>, bool)> {
         let mut members = Vec::new();
         let mut comma = false;

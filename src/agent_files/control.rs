@@ -177,11 +177,11 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
 ///
 /// # Errors
 /// Fails if no answer comes in time, or the daemon refuses the request.
-pub fn ask_daemon(
+pub fn ask_daemon<T: serde::de::DeserializeOwned>(
     directory: &AgentDirectory,
     request: &ControlRequest,
     patience: Duration,
-) -> io::Result<Value> {
+) -> io::Result<T> {
     let mut stream = UnixStream::connect(directory.path().join(NAME))?;
     let mut text = serde_json::to_vec(request)?;
     text.push(b'\n');
@@ -189,7 +189,7 @@ pub fn ask_daemon(
     stream.write_all(&text)?;
     let by = MonotonicClock.now().plus(Nanos(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX)));
     match serde_json::from_slice(&read_line(&mut stream, MAX_ANSWER_BYTES, by)?)? {
-        Reply::Ok(answer) => Ok(answer),
+        Reply::Ok(answer) => Ok(serde_json::from_value(answer)?),
         Reply::Error(why) => Err(io::Error::other(why)),
     }
 }

@@ -1,4 +1,4 @@
-//! `escapement reload NAME [--to previous]`: a running agent takes its configuration over as it is now.
+//! `escapement reload NAME [--to previous]`: reloads the configuration of a running agent.
 //!
 //! ```text
 //! $ escapement reload example
@@ -6,34 +6,39 @@
 //! $ escapement reload example
 //! escapement: example: nothing was changed: agent.toml:113: deadline.inference_us = 0: out of range; allowed: …
 //! ```
-//! What a tick goes by is taken over between two ticks, as one set; a new bundle is verified, proven and swapped in; keys that
-//! need a restart are named. With `--to previous`, what ran before the last reload runs again: its settings, and the very
-//! bytes of its policy. Exit code 0 when it was taken over, 78 when it was refused, 66 when no daemon runs, and 75 when nobody
-//! can tell what became of it: the daemon does not answer, is another one by now, or has not finished within `--timeout`
-//! seconds (it may still do so; `escapement status --json` tells).
+//! The settings of a tick change between two ticks, as one set. A new bundle is verified, proven and swapped
+//! in. Keys that need a restart are named. `--to previous` returns to what ran before the last reload: its
+//! settings, and the exact bytes of its policy. SIGHUP does the same and writes the result to the log.
 //!
-//! SIGHUP does the same and tells the log.
+//! | exit code | the reload |
+//! |---|---|
+//! | 0 | was applied |
+//! | 66 | was not possible: no daemon runs |
+//! | 75 | has an unknown outcome: the daemon does not answer, was replaced, or took longer than `--timeout` |
+//! | 78 | was refused; nothing was changed |
+//!
+//! After 75 the reload may still be applied; `escapement status --json` tells.
 
 use super::CommandResult;
 use super::agent::AgentArguments;
 use super::exit::{ExitCode, Failure};
 use crate::agent_files::{ControlRequest, ReloadTarget, ask_daemon};
+use crate::status::{ReloadOutcome, ReloadTicket, StatusPage};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
-use serde_json::Value;
 use std::time::Duration;
 
-/// Have a running agent take over its configuration
+/// Reload the configuration of a running agent
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     agent: AgentArguments,
-    /// What to go to: the configuration as it is now, or what ran before the last reload
+    /// What to load: the configuration as it is now, or what ran before the last reload
     #[arg(long, value_name = "WHICH", default_value = "configured", value_parser = target)]
     to: ReloadTarget,
-    /// How long to wait for what becomes of it
+    /// How long to wait for the outcome
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
-    /// Print what became of it as JSON
+    /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
 }
@@ -59,13 +64,13 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         return Err(Failure::new(ExitCode::InputMissing, format!("{name}: no daemon runs")));
     }
     let unknown = |why: String| Failure::new(ExitCode::Temporary, format!("{name}: {why}"));
-    let ask = |request: &ControlRequest| {
-        ask_daemon(&agent.directory, request, PATIENCE).map_err(|error| unknown(error.to_string()))
-    };
-    let asked = ask(&ControlRequest::Reload { to: arguments.to })?;
+    let no_answer = |error: std::io::Error| unknown(error.to_string());
+    let request = ControlRequest::Reload { to: arguments.to };
+    let asked: ReloadTicket = ask_daemon(&agent.directory, &request, PATIENCE).map_err(no_answer)?;
     let give_up = MonotonicClock.now().plus(Nanos::from_millis(arguments.timeout * 1_000));
     let outcome = loop {
-        match found(&asked, &ask(&ControlRequest::Status {})?) {
+        let page = ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE).map_err(no_answer)?;
+        match find(&asked, &page) {
             Found::Outcome(outcome) => break outcome,
             Found::Lost(why) => return Err(unknown(why.to_owned())),
             Found::NotYet if MonotonicClock.now() > give_up => {
@@ -78,51 +83,49 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         }
     };
     if arguments.json {
-        println!("{outcome:#}");
+        let json = serde_json::to_value(&outcome).expect("an outcome has only strings and numbers");
+        println!("{json:#}");
     }
-    if let Some(why) = outcome["refused"].as_str() {
+    if let Some(why) = &outcome.refused {
         let lines: Vec<_> = why.lines().map(|line| format!("{name}: nothing was changed: {line}")).collect();
         return Err(Failure::new(ExitCode::Config, lines.join("\n")));
     }
     if !arguments.json {
-        println!("{}", told(name, &outcome));
+        println!("{}", summary(name, &outcome));
     }
     Ok(ExitCode::Ok)
 }
 
-/// What a status says about the reload that was asked for.
+/// What a status page says about the reload that was asked for.
 #[derive(Debug, PartialEq)]
 enum Found {
-    Outcome(Value),
+    Outcome(ReloadOutcome),
     NotYet,
-    /// Nobody will ever say.
+    /// The outcome is not known and will not be.
     Lost(&'static str),
 }
 
-fn found(asked: &Value, status: &Value) -> Found {
-    if ["pid", "epoch"].iter().any(|key| status[key] != asked[key]) {
+fn find(asked: &ReloadTicket, page: &StatusPage) -> Found {
+    if (page.pid, page.epoch) != (asked.pid, asked.epoch) {
         return Found::Lost("another daemon runs by now; what became of the reload cannot be told");
     }
-    let (reloads, ticket) = (&status["reloads"], asked["ticket"].as_u64());
-    let mut recent = reloads["recent"].as_array().into_iter().flatten();
-    match recent.find(|outcome| outcome["ticket"].as_u64() == ticket) {
+    let reloads = &page.reloads;
+    match reloads.recent.iter().find(|outcome| outcome.ticket == asked.ticket) {
         Some(outcome) => Found::Outcome(outcome.clone()),
-        None if reloads["finished"].as_u64() >= ticket => {
+        None if reloads.finished >= asked.ticket => {
             Found::Lost("too many reloads came after this one; what became of it cannot be told any more")
         }
         None => Found::NotYet,
     }
 }
 
-fn told(name: &str, outcome: &Value) -> String {
-    let mut text = format!("{name}: reloaded, generation {}", outcome["generation"]);
-    if outcome["policy_changed"] == true {
+fn summary(name: &str, outcome: &ReloadOutcome) -> String {
+    let mut text = format!("{name}: reloaded, generation {}", outcome.revision);
+    if outcome.policy_changed {
         text += "; another policy answers";
     }
-    let waiting: Vec<_> =
-        outcome["waits_for_restart"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if !waiting.is_empty() {
-        text += &format!("; needs a restart, and is as it was: {}", waiting.join(", "));
+    if !outcome.waits_for_restart.is_empty() {
+        text += &format!("; needs a restart, and is as it was: {}", outcome.waits_for_restart.join(", "));
     }
     text
 }
@@ -130,21 +133,28 @@ fn told(name: &str, outcome: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    fn status(pid: u32, finished: u64, recent: &[u64]) -> Value {
-        let recent: Vec<_> = recent.iter().map(|ticket| json!({ "ticket": ticket })).collect();
-        json!({ "pid": pid, "epoch": 3, "reloads": { "finished": finished, "recent": recent } })
+    /// A page of the process `pid` in epoch 3, with outcomes of these tickets.
+    fn page(pid: u32, finished: u64, recent: &[u64]) -> StatusPage {
+        let written = include_str!("../../tests/golden/status_page.json");
+        let mut page: StatusPage = serde_json::from_str(written).expect("a status page");
+        let sample = page.reloads.recent[0].clone();
+        (page.pid, page.epoch, page.reloads.finished) = (pid, 3, finished);
+        let outcome = |ticket: &u64| ReloadOutcome { ticket: *ticket, ..sample.clone() };
+        page.reloads.recent = recent.iter().map(outcome).collect();
+        page
     }
 
     #[test]
     fn an_outcome_is_there_or_to_come_or_lost() {
-        let asked = json!({ "ticket": 7, "pid": 4711, "epoch": 3 });
-        assert_eq!(found(&asked, &status(4711, 6, &[5, 6])), Found::NotYet);
-        assert_eq!(found(&asked, &status(4711, 7, &[6, 7])), Found::Outcome(json!({ "ticket": 7 })));
-        assert_eq!(found(&asked, &status(4711, 9, &[7, 8, 9])), Found::Outcome(json!({ "ticket": 7 })));
-        assert!(matches!(found(&asked, &status(4711, 9, &[8, 9])), Found::Lost(_)));
-        assert!(matches!(found(&asked, &status(4712, 7, &[7])), Found::Lost(_)), "another process's seventh");
-        assert!(matches!(found(&asked, &json!({})), Found::Lost(_)), "no daemon of ours");
+        let asked = ReloadTicket { ticket: 7, pid: 4711, epoch: 3 };
+        let is_seventh = |found: Found| matches!(found, Found::Outcome(outcome) if outcome.ticket == 7);
+        assert_eq!(find(&asked, &page(4711, 6, &[5, 6])), Found::NotYet);
+        assert!(is_seventh(find(&asked, &page(4711, 7, &[6, 7]))));
+        assert!(is_seventh(find(&asked, &page(4711, 9, &[7, 8, 9]))));
+        assert!(matches!(find(&asked, &page(4711, 9, &[8, 9])), Found::Lost(_)));
+        assert!(matches!(find(&asked, &page(4712, 7, &[7])), Found::Lost(_)), "another process's seventh");
+        let next_epoch = ReloadTicket { epoch: 4, ..asked };
+        assert!(matches!(find(&next_epoch, &page(4711, 7, &[7])), Found::Lost(_)), "another epoch's seventh");
     }
 }

@@ -1,5 +1,4 @@
-//! `escapement status NAME`: what an agent is doing, from the agent itself where it answers, and from what it left where
-//! it does not.
+//! `escapement status NAME`: what an agent is doing.
 //!
 //! ```text
 //! $ escapement status example
@@ -7,8 +6,8 @@
 //!   process      pid 4711, epoch 3, heartbeat 0.2 ms ago
 //!   ...
 //! ```
-//! A running daemon is asked through its control socket. One that hangs, is stopped or is dead is judged by the action
-//! ring's header, the latch and the age of the heartbeat. `--json` prints the snapshot.
+//! A running daemon is asked through its control socket. An agent that hangs, is stopped or is dead is judged
+//! by the action ring's header, the latch and the age of the heartbeat. `--json` prints the report as JSON.
 //!
 //! | exit code | the agent |
 //! |---|---|
@@ -24,12 +23,14 @@ use super::agent::AgentArguments;
 use super::exit::ExitCode;
 use super::locate::Located;
 use crate::agent_files::{ControlRequest, ask_daemon};
-use crate::bundle::hex;
-use crate::halt::{Latch, LatchState};
+use crate::halt::{Latch, LatchState, state_of};
+use crate::hex::hex;
+use crate::status::{
+    ActionRingStatus, ObservationRingStatus, RingStatus, StatusPage, StatusReport, StatusSource,
+};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::RingFile;
-use escapement_ring::wire::{AgentState, Reason};
-use serde_json::{Value, json};
+use escapement_ring::wire::AgentState;
 use std::time::Duration;
 
 /// Say what an agent is doing
@@ -49,22 +50,28 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let agent = arguments.agent.locate()?;
     agent.must_exist()?;
     let latch = Latch::of(&agent.state).read();
-    let (mut snapshot, answer) = match &agent.daemon {
-        None => (from_the_ring(&agent), None),
-        Some(_) => match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
-            Ok(snapshot) => (snapshot, Some(Ok(()))),
-            Err(error) => (from_the_ring(&agent), Some(Err(error))),
-        },
+    let mut trouble = None;
+    let mut source = None;
+    if agent.daemon.is_some() {
+        match ask_daemon::<StatusPage>(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
+            // The file decides, not the daemon's copy of it.
+            Ok(page) => {
+                source = Some(StatusSource::Daemon(Box::new(StatusPage { latch: latch.clone(), ..page })))
+            }
+            Err(error) => trouble = Some(error.to_string()),
+        }
+    }
+    let source = source.unwrap_or_else(|| StatusSource::Rings(from_the_rings(&agent, latch)));
+    let condition = condition(&source, trouble.is_some());
+    let report = StatusReport {
+        condition: condition.to_owned(),
+        state_directory: agent.state.path().to_owned(),
+        source,
     };
-    let condition = condition(&snapshot, &latch, &answer);
-    snapshot["condition"] = condition.into();
-    snapshot["latch"] = latch.to_json();
-    snapshot["state_directory"] = json!(agent.state.path());
     if arguments.json {
-        println!("{snapshot:#}");
+        println!("{:#}", report.to_json());
     } else {
-        let trouble = answer.and_then(Result::err).map(|error| error.to_string());
-        print!("{}", page::render(&snapshot, &latch, trouble.as_deref()));
+        print!("{}", page::render(&report, trouble.as_deref()));
     }
     Ok(match condition {
         "armed" | "starting" | "warming" | "draining" => ExitCode::Ok,
@@ -73,38 +80,44 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     })
 }
 
-/// One word for what an operator has to know first.
-fn condition(snapshot: &Value, latch: &LatchState, answer: &Option<std::io::Result<()>>) -> &'static str {
-    let word = snapshot["state"].as_str().unwrap_or_default();
-    let known = AgentState::ALL.iter().find(|state| state.name() == word);
-    match (known, answer) {
-        _ if *latch != LatchState::Open => "halted",
-        (Some(AgentState::Halted), _) => "halted",
-        (Some(AgentState::Stopped) | None, None) => "stopped",
-        (_, Some(Err(_))) => "not answering",
-        (Some(state), Some(Ok(()))) => state.name(),
-        (None, Some(Ok(()))) => "unknown",
-        // The word says that it runs, and no process does.
-        (Some(_), None) => "dead",
+/// The condition in one word. `is_silent` says that a daemon runs and does not answer.
+fn condition(source: &StatusSource, is_silent: bool) -> &'static str {
+    let word = source.state().unwrap_or_default();
+    let state = AgentState::ALL.iter().find(|state| state.name() == word);
+    let has_answered = matches!(source, StatusSource::Daemon(_));
+    match state {
+        _ if *source.latch() != LatchState::Open => "halted",
+        Some(AgentState::Halted) => "halted",
+        Some(AgentState::Stopped) | None if !has_answered && !is_silent => "stopped",
+        _ if is_silent => "not answering",
+        Some(state) if has_answered => state.name(),
+        None => "unknown",
+        // The word says that the agent runs, and no process does.
+        Some(_) => "dead",
     }
 }
 
 /// What can be told without the daemon.
-fn from_the_ring(agent: &Located) -> Value {
-    let mut snapshot = json!({ "agent": agent.name, "state": null, "pid": agent.pid });
+fn from_the_rings(agent: &Located, latch: LatchState) -> RingStatus {
     let now = MonotonicClock.now();
     let age = |heartbeat: u64| (heartbeat > 0).then(|| now.since(Nanos(heartbeat)).0);
-    if let Some(header) = agent.header() {
-        let (state, reason) = header.state();
-        let reason = u16::try_from(reason).ok().and_then(Reason::from_number);
-        snapshot["state"] = json!(AgentState::from_number(state).map_or("unknown", AgentState::name));
-        snapshot["reason"] = json!(reason.map_or("unknown", Reason::name));
-        snapshot["epoch"] = json!(header.epoch());
-        snapshot["bundle_sha256"] = json!(hex(&header.bundle_hash()));
-        snapshot["heartbeat_age_ns"] = json!(age(header.producer_heartbeat_ns()));
+    let header = agent.header();
+    let word = header.as_ref().map(state_of);
+    let actions = header.zip(word).map(|(header, word)| ActionRingStatus {
+        reason: word.reason_name().to_owned(),
+        epoch: header.epoch(),
+        bundle_sha256: hex(&header.bundle_hash()),
+        heartbeat_age_ns: age(header.producer_heartbeat_ns()),
+    });
+    let observations = agent.directory.observe(RingFile::Observations).ok().map(|region| {
+        ObservationRingStatus { feed_heartbeat_age_ns: age(region.header().producer_heartbeat_ns()) }
+    });
+    RingStatus {
+        agent: agent.name.clone(),
+        state: word.map(|word| word.state_name().to_owned()),
+        pid: agent.pid,
+        latch,
+        actions,
+        observations,
     }
-    if let Ok(region) = agent.directory.observe(RingFile::Observations) {
-        snapshot["feed_heartbeat_age_ns"] = json!(age(region.header().producer_heartbeat_ns()));
-    }
-    snapshot
 }

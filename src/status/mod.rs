@@ -6,6 +6,7 @@
 
 mod policy;
 mod reload;
+mod report;
 
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
@@ -16,6 +17,7 @@ pub use policy::{
     FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
 };
 pub use reload::{ReloadOutcome, ReloadStatus, ReloadTicket};
+pub use report::{ActionRingStatus, ObservationRingStatus, RingStatus, StatusReport, StatusSource};
 
 /// What a running daemon says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,17 @@ pub enum FeedState {
     Alive,
     /// Its heartbeat has stopped.
     Lost,
+}
+
+impl FeedState {
+    /// The word in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Alive => "alive",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// The deadlines in force, and what enforces them.

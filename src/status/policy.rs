@@ -47,6 +47,17 @@ pub enum PolicyKind {
     None,
 }
 
+impl PolicyKind {
+    /// The word in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bundle => "bundle",
+            Self::Unproven => "unproven",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Whether the thread that serves is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

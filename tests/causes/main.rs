@@ -81,7 +81,8 @@ impl Rig {
     }
 
     fn misses(&self) -> Value {
-        let answer = ask_daemon(&self.agent.directory, &ControlRequest::Status {}, PATIENCE);
+        let answer =
+            ask_daemon::<serde_json::Value>(&self.agent.directory, &ControlRequest::Status {}, PATIENCE);
         answer.expect("the daemon answers")["misses"].clone()
     }
 

@@ -1,173 +1,187 @@
-//! The snapshot as a screenful for a person.
+//! The report as text for a person.
 
-use crate::halt::LatchState;
-use serde_json::Value;
+use crate::status::{StatusPage, StatusReport, StatusSource};
+use escapement_engine::telemetry::Percentiles;
 use std::fmt::Write as _;
 
-/// Renders what `--json` prints. Fields that a snapshot does not have are left out.
-pub(super) fn render(snapshot: &Value, latch: &LatchState, trouble: Option<&str>) -> String {
-    let text = |field: &str| snapshot[field].as_str().unwrap_or("?");
-    let number = |field: &str| snapshot[field].as_u64();
-    let since = snapshot["since"].as_str().map_or_else(String::new, |since| format!(" since {since}"));
-    let mut page = format!("{}: {}{since}\n", text("agent"), text("condition"));
-    let mut line = |name: &str, meaning: String| {
+/// The text under construction: a title, and lines with a name and a meaning.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, name: &str, meaning: impl AsRef<str>) {
         // Writing to a string cannot fail.
-        let _ = writeln!(page, "  {name:<12} {meaning}");
+        let _ = writeln!(self.0, "  {name:<12} {}", meaning.as_ref());
+    }
+
+    /// A list under one name, which stands on its first line only.
+    fn list(&mut self, name: &str, meanings: impl IntoIterator<Item = String>) {
+        for (index, meaning) in meanings.into_iter().enumerate() {
+            self.line(if index == 0 { name } else { "" }, meaning);
+        }
+    }
+}
+
+/// Renders a report. `trouble` is the error of a daemon that runs and does not answer.
+pub(super) fn render(report: &StatusReport, trouble: Option<&str>) -> String {
+    let source = &report.source;
+    let since = match source {
+        StatusSource::Daemon(page) => format!(" since {}", page.since),
+        StatusSource::Rings(_) => String::new(),
     };
-    if let Some(summary) = latch.summary() {
-        line("halted", summary);
-        line("", "nothing starts until `escapement rearm`".to_owned());
-    } else if text("state") == "halted" {
-        line("reason", text("reason").to_owned());
+    let mut text = Text(format!("{}: {}{since}\n", source.agent(), report.condition));
+    if let Some(summary) = source.latch().summary() {
+        text.line("halted", summary);
+        text.line("", "nothing starts until `escapement rearm`");
+    } else if source.state() == Some("halted") {
+        text.line("reason", source.reason().unwrap_or("?"));
     }
     if let Some(trouble) = trouble {
-        line("trouble", format!("the daemon does not answer: {trouble}"));
+        text.line("trouble", format!("the daemon does not answer: {trouble}"));
     }
-    let mut process = Vec::new();
-    if let Some(pid) = number("pid") {
-        process.push(if text("condition") == "dead" || snapshot["counters"].is_null() && trouble.is_none() {
-            format!("pid {pid} is gone")
-        } else {
-            format!("pid {pid}")
-        });
+    process(report, trouble.is_some(), &mut text);
+    policy(source, &mut text);
+    match source {
+        StatusSource::Daemon(page) => running(page, &mut text),
+        StatusSource::Rings(rings) => {
+            let age = rings.observations.and_then(|ring| ring.feed_heartbeat_age_ns);
+            if let Some(age) = age {
+                text.line("feed", format!("heartbeat {} ago", duration(age)));
+            }
+        }
     }
-    process.extend(number("epoch").map(|epoch| format!("epoch {epoch}")));
-    process.extend(number("heartbeat_age_ns").map(|age| format!("heartbeat {} ago", duration(age))));
-    if !process.is_empty() {
-        line("process", process.join(", "));
-    }
-    policy(snapshot, &mut line);
-    deadline(snapshot, &mut line);
-    feed(snapshot, &mut line);
-    outcomes(snapshot, &mut line);
-    misses(snapshot, &mut line);
-    latencies(snapshot, &mut line);
-    for degraded in snapshot["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        line("degraded", degraded.to_owned());
-    }
-    line("state in", text("state_directory").to_owned());
-    page
+    text.line("state in", report.state_directory.display().to_string());
+    text.0
 }
 
-fn policy(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    let policy = &snapshot["policy"];
-    let sha256 = snapshot["bundle_sha256"].as_str().filter(|hash| hash.bytes().any(|digit| digit != b'0'));
+fn process(report: &StatusReport, is_silent: bool, text: &mut Text) {
+    let (pid, epoch, heartbeat) = match &report.source {
+        StatusSource::Daemon(page) => (Some(page.pid), Some(page.epoch), Some(page.heartbeat_age_ns)),
+        StatusSource::Rings(rings) => {
+            let ring = rings.actions.as_ref();
+            (rings.pid, ring.map(|ring| ring.epoch), ring.and_then(|ring| ring.heartbeat_age_ns))
+        }
+    };
+    let is_gone = matches!(report.source, StatusSource::Rings(_)) && !is_silent;
     let mut parts = Vec::new();
-    parts.extend(snapshot["backend"].as_str().map(|backend| format!("backend {backend}")));
-    parts.extend(policy["name"].as_str().map(str::to_owned));
-    parts.extend(policy["kind"].as_str().map(str::to_owned));
+    parts.extend(pid.map(|pid| if is_gone { format!("pid {pid} is gone") } else { format!("pid {pid}") }));
+    parts.extend(epoch.map(|epoch| format!("epoch {epoch}")));
+    parts.extend(heartbeat.map(|age| format!("heartbeat {} ago", duration(age))));
+    if !parts.is_empty() {
+        text.line("process", parts.join(", "));
+    }
+}
+
+fn policy(source: &StatusSource, text: &mut Text) {
+    let mut parts = Vec::new();
+    let sha256 = match source {
+        StatusSource::Daemon(page) => {
+            parts.push(format!("backend {}", page.backend));
+            parts.extend(page.policy.name.clone());
+            parts.push(page.policy.kind.name().to_owned());
+            Some(&page.bundle_sha256)
+        }
+        StatusSource::Rings(rings) => rings.actions.as_ref().map(|ring| &ring.bundle_sha256),
+    };
+    let sha256 = sha256.filter(|hash| hash.bytes().any(|digit| digit != b'0'));
     parts.extend(sha256.map(|hash| format!("sha256 {}…", hash.get(..16).unwrap_or(hash))));
     if !parts.is_empty() {
-        line("policy", parts.join(", "));
+        text.line("policy", parts.join(", "));
     }
 }
 
-/// What is enforced, by which settings, and what became of the last reload.
-fn deadline(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    let (deadline, reloads) = (&snapshot["deadline"], &snapshot["reloads"]);
-    if deadline.is_null() {
-        return;
+/// What only a running daemon can tell.
+fn running(page: &StatusPage, text: &mut Text) {
+    deadline(page, text);
+    let last = page.last_sequence.map(|sequence| format!(", last answered sequence {sequence}"));
+    text.line("feed", format!("{}{}", page.feed.name(), last.unwrap_or_default()));
+    outcomes(page, text);
+    misses(page, text);
+    latencies(page, text);
+    for degraded in &page.degraded {
+        text.line("degraded", degraded);
     }
-    line(
+}
+
+/// What is enforced, by which settings, and the last reload.
+fn deadline(page: &StatusPage, text: &mut Text) {
+    let (deadline, reloads) = (&page.deadline, &page.reloads);
+    text.line(
         "deadline",
         format!(
             "inference {} us, end to end {} us, {}; guard {}s, hung after {} ms",
-            deadline["inference_us"],
-            deadline["end_to_end_us"],
-            if deadline["enforce"] == true { "enforced" } else { "NOT enforced" },
-            deadline["guard"].as_str().unwrap_or_default(),
-            deadline["hang_timeout_ms"]
+            deadline.inference_us,
+            deadline.end_to_end_us,
+            if deadline.enforce { "enforced" } else { "NOT enforced" },
+            deadline.guard,
+            deadline.hang_timeout_ms
         ),
     );
-    let last = reloads["recent"].as_array().and_then(|recent| recent.last());
-    let last = last.map_or_else(String::new, |last| {
-        let at = last["at"].as_str().unwrap_or_default();
-        match last["refused"].as_str() {
-            Some(why) => format!("; the last one, {at}, was refused: {why}"),
-            None => format!("; the last one {at}"),
-        }
+    let last = reloads.recent.back();
+    let ending = last.map_or_else(String::new, |last| match &last.refused {
+        Some(why) => format!("; the last one, {}, was refused: {why}", last.at),
+        None => format!("; the last one {}", last.at),
     });
-    line(
+    text.line(
         "settings",
         format!(
-            "generation {}; {} reloads, {} refused{last}",
-            reloads["generation"], reloads["applied"], reloads["refused"]
+            "generation {}; {} reloads, {} refused{ending}",
+            reloads.revision, reloads.applied, reloads.refused
         ),
     );
-    let waiting =
-        reloads["recent"].as_array().and_then(|recent| recent.last()?["waits_for_restart"].as_array());
-    let waiting: Vec<_> = waiting.into_iter().flatten().filter_map(Value::as_str).collect();
+    let waiting = last.map(|last| last.waits_for_restart.as_slice()).unwrap_or_default();
     if !waiting.is_empty() {
-        line("", format!("needs a restart: {}", waiting.join(", ")));
+        text.line("", format!("needs a restart: {}", waiting.join(", ")));
     }
 }
 
-fn feed(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    if let Some(feed) = snapshot["feed"].as_str() {
-        let last = snapshot["last_sequence"].as_u64();
-        let last = last.map_or_else(String::new, |sequence| format!(", last answered sequence {sequence}"));
-        line("feed", format!("{feed}{last}"));
-    } else if let Some(age) = snapshot["feed_heartbeat_age_ns"].as_u64() {
-        line("feed", format!("heartbeat {} ago", duration(age)));
-    }
-}
-
-fn outcomes(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    let counters = &snapshot["counters"];
-    let count = |field: &str| counters[field].as_u64().unwrap_or_default();
-    if counters.is_null() {
-        return;
-    }
-    line(
+fn outcomes(page: &StatusPage, text: &mut Text) {
+    let counters = &page.counters;
+    text.line(
         "observations",
         format!(
             "{} = {} answered + {} skipped; {} answers discarded, {} by the fallback; {} records lost",
-            count("observations"),
-            count("actions"),
-            count("skipped"),
-            count("discarded"),
-            count("fallbacks"),
-            count("records_lost")
+            counters.observations,
+            counters.actions,
+            counters.skipped,
+            counters.discarded,
+            counters.fallbacks,
+            counters.records_lost
         ),
     );
-    let outcomes = counters["outcomes"].as_object();
-    for (index, (reason, count)) in outcomes.into_iter().flatten().enumerate() {
-        line(if index == 0 { "outcomes" } else { "" }, format!("{reason:<28} {:>14}", count.to_string()));
+    text.list("outcomes", counters.outcomes.iter().map(|(reason, count)| counted(reason, *count)));
+}
+
+/// Misses by cause, and what this machine cannot tell about them.
+fn misses(page: &StatusPage, text: &mut Text) {
+    let counts = page.misses.by_cause.iter().filter(|(_, count)| **count > 0);
+    text.list("misses", counts.map(|(cause, count)| counted(cause, *count)));
+    for hidden in &page.misses.cannot_tell {
+        text.line("cannot tell", hidden);
     }
 }
 
-/// Misses by cause, as far as there are any, and what this machine hides about them.
-fn misses(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    let misses = &snapshot["misses"];
-    let counts = misses["by_cause"].as_object().into_iter().flatten();
-    let counts =
-        counts.filter_map(|(cause, count)| Some((cause, count.as_u64().filter(|count| *count > 0)?)));
-    for (index, (cause, count)) in counts.enumerate() {
-        line(if index == 0 { "misses" } else { "" }, format!("{cause:<28} {:>14}", count.to_string()));
-    }
-    for hidden in misses["cannot_tell"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        line("cannot tell", hidden.to_owned());
+fn counted(what: &str, count: u64) -> String {
+    format!("{what:<28} {count:>14}")
+}
+
+fn latencies(page: &StatusPage, text: &mut Text) {
+    let columns = ["p50", "p99", "p999", "max"].map(|name| format!("{name:>12}")).concat();
+    text.line("latency, us", format!("{:<20}{:>12}{columns}", "", "count"));
+    let latencies = &page.latency_ns;
+    let rows: [(&str, &Percentiles); 4] = [
+        ("queue", &latencies.queue),
+        ("inference", &latencies.inference),
+        ("tick_to_action", &latencies.tick_to_action),
+        ("guard_past_deadline", &latencies.guard_past_deadline),
+    ];
+    for (name, row) in rows {
+        let figures = [row.p50, row.p99, row.p999, row.max];
+        let figures = figures.map(|figure| format!("{:>12.1}", figure as f64 / 1e3)).concat();
+        text.line("", format!("{name:<20}{:>12}{figures}", row.count));
     }
 }
 
-fn latencies(snapshot: &Value, line: &mut impl FnMut(&str, String)) {
-    let latencies = &snapshot["latency_ns"];
-    if latencies.is_null() {
-        return;
-    }
-    let columns = ["p50", "p99", "p999", "max"];
-    line(
-        "latency, us",
-        format!("{:<20}{:>12}{}", "", "count", columns.map(|it| format!("{it:>12}")).concat()),
-    );
-    for kind in ["queue", "inference", "tick_to_action", "guard_past_deadline"] {
-        let at = |column: &str| latencies[kind][column].as_u64().unwrap_or_default();
-        let figures = columns.map(|column| format!("{:>12.1}", at(column) as f64 / 1e3)).concat();
-        line("", format!("{kind:<20}{:>12}{figures}", at("count")));
-    }
-}
-
-/// A span of time in the unit that suits it.
+/// Formats a span of time in the unit that suits it.
 fn duration(ns: u64) -> String {
     match ns {
         0..1_000_000 => format!("{:.0} us", ns as f64 / 1e3),

@@ -49,7 +49,7 @@ struct Page {
 }
 
 /// A copy of [`Counters`] with the names that reports use.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CounterSnapshot {
     /// Observations that got their outcome.
     pub observations: u64,

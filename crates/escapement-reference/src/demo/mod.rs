@@ -11,10 +11,12 @@ use crate::progress::ProgressLine;
 use crate::stop::StopSignals;
 use crate::tap::TapReport;
 use children::{Process, cores_without};
+use escapement_engine::telemetry::CounterSnapshot;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::RingFile;
 use escapement_ring::ring::Region;
 use escapement_ring::wire::AgentState;
+use serde::Deserialize;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -166,9 +168,8 @@ impl<'a> Trio<'a> {
             }
         };
         let status = std::fs::read(self.agent.directory.path().join("status.json"));
-        let status = status.ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-        let backend =
-            status.as_ref().and_then(|status| status["backend"].as_str()).unwrap_or("unknown").to_owned();
+        let status = status.ok().and_then(|bytes| serde_json::from_slice::<DaemonStatus>(&bytes).ok());
+        let backend = status.as_ref().map_or("unknown", |status| &status.backend).to_owned();
         // If one of them failed, the others ended at different points of the stream.
         let disagreements = match failure {
             None => disagreements(&tap, &feed, status.as_ref()),
@@ -176,6 +177,13 @@ impl<'a> Trio<'a> {
         };
         Ok(Outcome { backend, tap, feed, disagreements, failure })
     }
+}
+
+/// What the demo reads of the daemon's last status page.
+#[derive(Debug, Deserialize)]
+struct DaemonStatus {
+    backend: String,
+    counters: CounterSnapshot,
 }
 
 /// The arguments of `feed` and `tap` that name the agent.
@@ -257,7 +265,7 @@ fn parse<T: serde::de::DeserializeOwned>(process: &Process) -> Option<T> {
 
 /// Compares the ledger, which follows from the actions and the rings' positions, with two independent counts:
 /// the feed's commits, and the daemon's answers and skips.
-fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&serde_json::Value>) -> Vec<String> {
+fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&DaemonStatus>) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |what: &str, counted: u64, ledger: u64| {
         if counted != ledger {
@@ -266,10 +274,9 @@ fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&serde_json:
     };
     let ledger = &tap.ledger;
     compare("the feed published", feed.published, ledger.observations);
-    if let Some(counters) = status.and_then(|status| status.get("counters")) {
-        let count = |name: &str| counters[name].as_u64().unwrap_or(0);
-        compare("the daemon committed actions", count("actions"), ledger.actions);
-        compare("the daemon skipped", count("skipped"), ledger.skipped);
+    if let Some(DaemonStatus { counters, .. }) = status {
+        compare("the daemon committed actions", counters.actions, ledger.actions);
+        compare("the daemon skipped", counters.skipped, ledger.skipped);
     }
     found
 }
@@ -278,19 +285,21 @@ fn disagreements(tap: &TapReport, feed: &FeedReport, status: Option<&serde_json:
 mod tests {
     use super::*;
     use escapement_ring::gateway::Account;
-    use serde_json::json;
+
+    fn status(actions: u64, skipped: u64) -> DaemonStatus {
+        let counters = CounterSnapshot { actions, skipped, ..CounterSnapshot::default() };
+        DaemonStatus { backend: "null".to_owned(), counters }
+    }
 
     #[test]
     fn counts_that_contradict_the_ledger_are_named() {
         let ledger = Account { observations: 10, actions: 8, skipped: 2, ..Account::default() };
         let tap = TapReport { ledger, ..TapReport::default() };
         let feed = FeedReport { published: 10, ..FeedReport::default() };
-        let status = json!({ "counters": { "actions": 8, "skipped": 2 } });
-        assert!(disagreements(&tap, &feed, Some(&status)).is_empty());
+        assert!(disagreements(&tap, &feed, Some(&status(8, 2))).is_empty());
         let other = FeedReport { published: 11, ..feed };
-        let status = json!({ "counters": { "actions": 9, "skipped": 1 } });
         assert_eq!(
-            disagreements(&tap, &other, Some(&status)),
+            disagreements(&tap, &other, Some(&status(9, 1))),
             [
                 "the feed published 11, the ledger has 10",
                 "the daemon committed actions 9, the ledger has 8",

@@ -15,14 +15,16 @@ tree=$PWD
 page=$tree/docs/GETTING_STARTED.md
 limit_s=1800
 target=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}")
-# One path for all runs: with another one, cargo would keep another copy of every crate.
+# One path for all runs. With a new path each time, cargo would keep another copy of every crate.
 clone=$target/getting_started/clone
 work=$(mktemp -d)
 group=
+cloned=
 
 clean_up() {
     [[ -z $group ]] || kill -KILL -- "-$group" 2>/dev/null || true
     rm -rf "$work"
+    [[ -z $cloned ]] || rm -rf "$clone"
 }
 trap clean_up EXIT
 trap 'exit 1' INT TERM
@@ -200,7 +202,11 @@ mkdir -p "${clone%/*}"
 exec 9>"${clone%/*}/lock"
 flock 9
 rm -rf "$clone"
+cloned=yes
 git clone --quiet "$tree" "$clone"
+if [[ -n $(git status --porcelain) ]]; then
+    echo "test_getting_started: HEAD is cloned, without the changes that are not committed"
+fi
 if follow "$page" "$clone" page 9>&-; then
     echo "test result: ok. 1 passed; 0 failed; 0 ignored (docs/GETTING_STARTED.md, as written)"
 else

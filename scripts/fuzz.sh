@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what reads foreign bytes, each target for so many seconds. Stable Rust, no sanitizer; cargo-fuzz is installed into the
+# Fuzzes what reads foreign bytes, each target for SECONDS. Stable Rust, no sanitizer; cargo-fuzz is installed into the
 # cache outside the tree where it is missing.
 #
 # Usage: scripts/fuzz.sh [SECONDS]        60 unless told

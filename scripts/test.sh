@@ -45,18 +45,19 @@ else
 fi
 
 step cargo clippy --quiet --all-targets --features torch -- -D warnings
-# What libtorch changes: the policies that only it runs, the ones that mean harm, and bundles that it is to prove.
+# What libtorch changes: the policies that only it runs, hostile ones, and bundles whose golden vectors it proves.
 step cargo test --quiet --features torch --test torch
 step cargo test --quiet --features torch --test commands predict::
 step cargo test --quiet --features torch --test bundle serving::
 
-# The models of the ring and of the hand-over of rights: every interleaving within the bound. A target folder of its own, since --cfg loom changes everything.
+# The models of the ring, the lease and the state word: every interleaving within the bound. They have a target folder of
+# their own, because --cfg loom changes every crate.
 if $long; then
     export ESCAPEMENT_LOOM_FULL=1
 fi
 RUSTFLAGS="--cfg loom" step cargo test --quiet --release --target-dir target/loom -p escapement-ring -p escapement-engine --lib model
 
-# The program with both backends, which the tests with libtorch have built: named, so that nothing is skipped.
+# The program with both backends, built by the tests with libtorch. It is named, so that no Python test is skipped.
 export ESCAPEMENT_BINARY=${CARGO_TARGET_DIR:-$PWD/target}/debug/escapement
 step scripts/test_python.sh
 unset ESCAPEMENT_BINARY

@@ -86,13 +86,27 @@ fn notes(config: &AgentConfig) -> Vec<String> {
 }
 
 fn summary(file: &Path, config: &AgentConfig) -> String {
-    let (settings, engine) = (&config.settings, &config.engine);
-    let dimensions = config.dimensions;
     let mut text = format!("{}: good\n", file.display());
     let mut line = |name: &str, meaning: String| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {name:<12} {meaning}");
     };
+    agent(config, &mut line);
+    policy(config, &mut line);
+    observation(config, &mut line);
+    action(config, &mut line);
+    deadline(config, &mut line);
+    engine(config, &mut line);
+    line("drain", format!("at most {} ms", config.drain_timeout.0 / 1_000_000));
+    line("log", config.log.clone());
+    for note in notes(config) {
+        line("note", note);
+    }
+    text
+}
+
+/// The agent's name and places.
+fn agent(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
     let root = match &config.root {
         Some(root) => format!("in {}", root.display()),
         None => "in the directory that systemd makes, else in /dev/shm/escapement".to_owned(),
@@ -107,6 +121,10 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
             }
         },
     );
+}
+
+/// What answers, and what vouches for it.
+fn policy(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
     line(
         "policy",
         match &config.policy.source {
@@ -123,12 +141,17 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     if let Some(path) = &config.policy.fallback {
         line("fallback", path.display().to_string());
     }
-    let slot = ObservationHeader::slot_size(dimensions.observation);
+}
+
+/// The observation ring and what happens at a break.
+fn observation(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
+    let settings = &config.settings;
+    let slot = ObservationHeader::slot_size(config.dimensions.observation);
     line(
         "observation",
         format!(
             "{} features; ring of {} slots of {slot} bytes; {}; a sequence break {}",
-            dimensions.observation,
+            config.dimensions.observation,
             config.observation_capacity,
             match settings.backlog {
                 Backlog::Every => "every one is answered",
@@ -141,12 +164,17 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
         ),
     );
     line("", format!("features {}", limits(&settings.observation_bounds)));
-    let slot = ActionHeader::slot_size(dimensions.action);
+}
+
+/// The action ring and its values.
+fn action(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
+    let settings = &config.settings;
+    let slot = ActionHeader::slot_size(config.dimensions.action);
     line(
         "action",
         format!(
             "{} elements; ring of {} slots of {slot} bytes; when it is full, {}",
-            dimensions.action,
+            config.dimensions.action,
             config.action_capacity,
             match settings.on_full {
                 OnFull::Halt => "halt",
@@ -159,6 +187,11 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
         "",
         format!("safe default {}, neutral {}", vector(&settings.safe_default), vector(&settings.neutral)),
     );
+}
+
+/// Deadlines, the guard, and what misses and errors lead to.
+fn deadline(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
+    let settings = &config.settings;
     line(
         "deadline",
         format!(
@@ -189,6 +222,11 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
         },
     );
     line("on error", halt_after(settings.error_budget, "error of the policy", "errors of the policy"));
+}
+
+/// The engine's thread and its warm-up.
+fn engine(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
+    let engine = &config.engine;
     line(
         "engine",
         format!(
@@ -212,12 +250,6 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
             config.warm_up.limit.0 / 1_000_000,
         ),
     );
-    line("drain", format!("at most {} ms", config.drain_timeout.0 / 1_000_000));
-    line("log", config.log.clone());
-    for note in notes(config) {
-        line("note", note);
-    }
-    text
 }
 
 /// Returns the text about signatures, noise and the input check.

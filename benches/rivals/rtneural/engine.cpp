@@ -163,7 +163,7 @@ Loaded* load(const std::string& name, Weights& weights, const float* inputs, std
 #define JOINED(a, b) a##b
 #define EXPORTED(variant) JOINED(rtneural_load_, variant)
 
-// Null where there is no such network, or the weights are not its.
+// Null if there is no such network, or if the weights do not fit it.
 extern "C" Loaded* EXPORTED(VARIANT)(const char* name, const float* weights, std::size_t weight_count,
                                      const float* inputs, std::size_t input_count) {
     try {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub enum Kind {
     /// Layer sizes.
     Mlp { sizes: &'static [usize] },
-    /// An LSTM over so many steps.
+    /// An LSTM over this many steps.
     Lstm { inputs: usize, hidden: usize, steps: usize },
 }
 

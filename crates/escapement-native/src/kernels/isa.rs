@@ -1,9 +1,9 @@
 //! The instructions that the kernels may use. They are detected once and carried as a value that proves it.
 //!
 //! The SIMD variants of [`Isa`] hold a token ([`Avx2`](super::avx2::Avx2),
-//! [`Avx512`](super::avx512::Avx512)). Only run-time detection can make one. A kernel that receives an `Isa`
-//! may therefore use its instructions without asking the processor again, and safe code cannot ask for
-//! instructions that do not exist.
+//! [`Avx512`](super::avx512::Avx512)). Only run-time detection can make one. So a kernel that receives an
+//! `Isa` uses its instructions without another detection. Safe code cannot use instructions that the
+//! processor lacks.
 
 use escapement_policy::words;
 use escapement_policy::words::Words;

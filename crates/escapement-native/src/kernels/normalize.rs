@@ -103,7 +103,7 @@ fn put<L: Lanes>(l: L, chunk: &mut [f32], vector: L::Vector) {
 }
 
 /// Writes `(x - mean) / √(variance + eps) * weight + bias` for each of `rows` rows of `width` values, with
-/// the biased variance of the row, as `nn.LayerNorm` does.
+/// the biased variance of the row, as in `nn.LayerNorm`.
 ///
 /// # Panics
 /// Panics if `width` is zero, or if a length does not match `rows` and `width`.

@@ -175,7 +175,7 @@ impl Interpreter<'_, '_> {
                 None if wanted == 2 && dtype == DType::F64 => DType::F32,
                 None => dtype,
                 Some(higher) if higher.category() >= dtype.category() => higher,
-                // A float literal has the default type, whatever its own precision.
+                // A float literal has the default type, independent of its own precision.
                 Some(_) if wanted == 2 && dtype == DType::F64 => DType::F32,
                 Some(_) => dtype,
             });

@@ -101,7 +101,7 @@ impl Interpreter<'_, '_> {
         let Value::Tensor(id) = value else { return Ok(value.clone()) };
         let view = self.view(*id)?;
         if view.len() != 1 {
-            return mismatch(format!("a tensor of shape {:?} where one number is wanted", view.shape));
+            return mismatch(format!("a tensor of shape {:?} where one number is expected", view.shape));
         }
         let Some(data) = self.graph.constant_data(&view) else {
             return unsupported("depends on the elements of a tensor, which a fixed plan cannot branch on");

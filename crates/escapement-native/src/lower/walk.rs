@@ -205,7 +205,13 @@ impl Interpreter<'_, '_> {
         }
         let members = match value.members() {
             Some(members) if members.len() == targets.len() => members,
-            _ => return mismatch(format!("{} names for a {}", targets.len(), value.kind())),
+            _ => {
+                return mismatch(format!(
+                    "{} names cannot take the members of a {}",
+                    targets.len(),
+                    value.kind()
+                ));
+            }
         };
         for (target, member) in targets.iter().zip(members) {
             scope.insert(name(target)?, member);
@@ -278,7 +284,7 @@ impl Interpreter<'_, '_> {
         let position = if *index < 0 { index.wrapping_add(members.len() as i64) } else { *index };
         match usize::try_from(position).ok().and_then(|position| members.get(position)) {
             Some(member) => Ok(member.clone()),
-            None => mismatch(format!("index {index} of {} members", members.len())),
+            None => mismatch(format!("index {index} is outside the {} members", members.len())),
         }
     }
 

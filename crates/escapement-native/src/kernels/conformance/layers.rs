@@ -7,7 +7,7 @@ use super::guarded::Guarded;
 use super::{PRECISIONS, SIZES, assert_close, first_difference, values, vector_isas_for};
 use escapement_policy::denormals::FlushDenormals;
 
-/// The difference allowed between sums of a few hundred products of such sizes, whatever their order.
+/// The difference allowed between sums of a few hundred products of these sizes, in any order.
 const TOLERANCE: f32 = 3e-6;
 
 /// The error allowed for one instruction set. Inputs split in two for bfloat16 keep 16 bits, an error of

@@ -22,7 +22,7 @@ use crate::kernels::storage::{self, Aligned, Stored, pack_panel};
 /// The largest number of vectors of hidden units in one block.
 const WIDE: usize = 2;
 /// Bytes of the first cache level that every processor has. A block should fit in it. Otherwise the end of a
-/// block drives out its beginning, and the pass that begins with the last block used finds none of it.
+/// block evicts its beginning, and the pass that begins with this block finds none of it in the cache.
 const NEAREST_CACHE: usize = 32 << 10;
 /// The number of biases of a hidden unit. The LSTM has four gates; the GRU has reset, update and the two
 /// halves of the candidate.
@@ -83,9 +83,9 @@ pub(super) struct Blocks {
 
 /// Returns how many blocks of [`WIDE`] vectors of hidden units, and how many of one, a layer of `vectors`
 /// vectors is cut into. Wide blocks need fewer loads for the same multiply-adds. Narrow ones are for the
-/// rest, and for layers whose blocks fit the nearest cache only if they are narrow (an eighth off a step of
-/// an LSTM 32→64, measured). That gains nothing if bf16 halves the loads, because the time then depends on
-/// arithmetic.
+/// rest, and for layers whose blocks fit the nearest cache only if they are narrow. There a step of an LSTM
+/// 32→64 takes an eighth less time (measured). That gains nothing if bf16 halves the loads, because the time
+/// then depends on arithmetic.
 fn cut(precision: Precision, vectors: usize, narrow_bytes: usize) -> (usize, usize) {
     let only_narrow_fits = WIDE * narrow_bytes > NEAREST_CACHE && narrow_bytes <= NEAREST_CACHE;
     if only_narrow_fits && precision == Precision::F32 {
@@ -95,7 +95,7 @@ fn cut(precision: Precision, vectors: usize, narrow_bytes: usize) -> (usize, usi
     }
 }
 
-/// The number of steps that cover that many inputs at that precision.
+/// The number of steps that cover `inputs` inputs at `precision`.
 fn steps(precision: Precision, inputs: usize) -> usize {
     inputs.div_ceil(storage::step(precision))
 }
@@ -198,7 +198,7 @@ impl Blocks {
         4 * (self.weights.len() + self.bias.len())
     }
 
-    /// Bytes of the hidden state's weights alone. Every step of a window loads them anew.
+    /// Bytes of the hidden state's weights alone. Every step of a window loads them again.
     pub fn recurrent_bytes(&self) -> usize {
         4 * steps(self.precision, self.hidden) * self.gates * self.padded()
     }

@@ -54,7 +54,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
                     let gate = interpreter.activation(Activation::Sigmoid, &gate)?;
                     interpreter.two(BinaryOp::Mul, &view.narrowed(at, 0, 1, half), &gate)?
                 }
-                _ => return mismatch(format!("glu of {:?}", view.shape)),
+                _ => return mismatch(format!("glu cannot halve this axis of {:?}", view.shape)),
             }
         }
         "rms_norm" => rms_norm(interpreter, call)?,
@@ -77,7 +77,13 @@ fn channels(interpreter: &mut Interpreter<'_, '_>, view: &View, values: &View) -
     if values.len() != 1 {
         match (shape.get_mut(1), view.shape.get(1)) {
             (Some(at), Some(&count)) if count == values.len() => *at = count,
-            _ => return mismatch(format!("{} values for the channels of {:?}", values.len(), view.shape)),
+            _ => {
+                return mismatch(format!(
+                    "{} values do not fit the channels of {:?}",
+                    values.len(),
+                    view.shape
+                ));
+            }
         }
     }
     interpreter.reshape(values, &shape)
@@ -89,7 +95,7 @@ fn rms_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let over = call.ints(interpreter, 1, "normalized_shape")?.len();
     let weight = call.optional_tensor(interpreter, 2, "weight")?;
     if input.dtype != DType::F32 || over == 0 || over > input.rank() {
-        return mismatch(format!("rms_norm of {:?} over {over} axes", input.shape));
+        return mismatch(format!("{:?} cannot be normalised over {over} axes", input.shape));
     }
     let epsilon = call.float(interpreter, 3, "eps", Some(f64::from(f32::EPSILON)))?;
     let axes: Vec<usize> = (input.rank() - over..input.rank()).collect();

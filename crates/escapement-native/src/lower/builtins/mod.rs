@@ -97,7 +97,7 @@ fn in_place(interpreter: &mut Interpreter<'_, '_>, target: &str, call: &Call) ->
         }
         _ => match dispatch(interpreter, target, call)? {
             Some(Value::Tensor(result)) if result == *id => return Ok(Value::Tensor(*id)),
-            // If the result had a tensor of its own, that would have to follow every later operation in
+            // If the result had a separate tensor, that would have to follow every later operation in
             // place.
             Some(Value::Tensor(result)) => interpreter.take_last(result)?,
             _ => return unsupported("not an operator that runs natively"),
@@ -235,7 +235,7 @@ fn tensor(interpreter: &Interpreter<'_, '_>, value: &Value) -> Step<View> {
     match value {
         Value::Tensor(id) => interpreter.view(*id),
         Value::Unshaped(input) => Err(Stop::NeedsShape { input: *input, suggestion: None }),
-        other => mismatch(format!("a {} where a tensor is wanted", other.kind())),
+        other => mismatch(format!("a {} where a tensor is expected", other.kind())),
     }
 }
 
@@ -243,7 +243,7 @@ fn int(interpreter: &Interpreter<'_, '_>, value: &Value) -> Step<i64> {
     match interpreter.scalar(value)? {
         Value::Int(value) => Ok(value),
         Value::Bool(value) => Ok(i64::from(value)),
-        other => mismatch(format!("a {} where an integer is wanted", other.kind())),
+        other => mismatch(format!("a {} where an integer is expected", other.kind())),
     }
 }
 
@@ -268,7 +268,7 @@ fn axis(axis: i64, rank: usize) -> Step<usize> {
     let positive = if axis < 0 { axis.saturating_add(range) } else { axis };
     match usize::try_from(positive) {
         Ok(found) if positive < range => Ok(found),
-        _ => mismatch(format!("axis {axis} of {rank}")),
+        _ => mismatch(format!("axis {axis} of a tensor with {rank} axes")),
     }
 }
 
@@ -276,6 +276,6 @@ fn axis(axis: i64, rank: usize) -> Step<usize> {
 fn size(value: i64) -> Step<usize> {
     match usize::try_from(value) {
         Ok(size) => Ok(size),
-        Err(_) => Err(Refusal::shape(format!("size {value}")).into()),
+        Err(_) => Err(Refusal::shape(format!("size {value} is negative")).into()),
     }
 }

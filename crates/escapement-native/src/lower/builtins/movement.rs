@@ -45,7 +45,7 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
             let start = call.axis(interpreter, 1, "start_dim", view.rank(), Some(0))?;
             let end = call.axis(interpreter, 2, "end_dim", view.rank(), Some(-1))?;
             if start > end {
-                return mismatch("flatten from an axis after its last");
+                return mismatch("the first axis to flatten is after the last one");
             }
             let mut shape = view.shape[..start].to_vec();
             shape.push(view.shape[start..=end].iter().product());
@@ -163,7 +163,7 @@ fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
 fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     match count(shape) {
         Some(elements) if elements <= interpreter.limits().elements => Ok(()),
-        _ => mismatch(format!("shape {shape:?} is beyond {} elements", interpreter.limits().elements)),
+        _ => mismatch(format!("shape {shape:?} has more than {} elements", interpreter.limits().elements)),
     }
 }
 
@@ -219,7 +219,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             let start = size(call.int(interpreter, 2, "start", None)?)?;
             let length = size(call.int(interpreter, 3, "length", None)?)?;
             if view.rank() == 0 || start.checked_add(length).is_none_or(|end| end > view.shape[at]) {
-                return mismatch("narrow beyond its axis");
+                return mismatch("narrow reaches beyond its axis");
             }
             view.narrowed(at, start, 1, length)
         }
@@ -257,7 +257,7 @@ fn constant_indices(interpreter: &Interpreter<'_, '_>, index: &View) -> Step<Vec
         Some(Data::Bool(mask)) if index.rank() == 1 => {
             Ok(mask.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(at, _)| at as i64).collect())
         }
-        Some(_) => mismatch("an index that holds no integers"),
+        Some(_) => mismatch("an index that does not hold integers"),
         None => unsupported("an index that is not constant"),
     }
 }
@@ -279,7 +279,7 @@ fn pick(interpreter: &mut Interpreter<'_, '_>, view: &View, at: usize, indices: 
 fn index(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     let view = call.tensor(interpreter, 0, "self")?;
     let Some(members) = call.required(1, "indices")?.members() else {
-        return mismatch("indices are no list");
+        return mismatch("indices are not a list");
     };
     let mut chosen = None;
     for (at, member) in members.iter().enumerate() {
@@ -291,7 +291,7 @@ fn index(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
     }
     let Some((at, index)) = chosen else { return Ok(view) };
     if at >= view.rank() {
-        return mismatch("an index for an axis that is not there");
+        return mismatch("an index for an axis that does not exist");
     }
     if !interpreter.graph.is_constant(&index) {
         return super::network::lookup(interpreter, &view, at, &index);
@@ -453,7 +453,7 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
                     }
                     let total = sizes.iter().try_fold(0usize, |total, &part| total.checked_add(part));
                     if total != Some(length) {
-                        return mismatch(format!("parts {sizes:?} of {length}"));
+                        return mismatch(format!("parts {sizes:?} do not add up to {length}"));
                     }
                 }
                 None => return mismatch("argument split_size is missing"),

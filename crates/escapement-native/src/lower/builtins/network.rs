@@ -56,11 +56,11 @@ fn linear(
     bias: Option<View>,
 ) -> Step<View> {
     let (Some(&inputs), [outputs, columns]) = (input.shape.last(), &*weights.shape) else {
-        return mismatch(format!("input {:?} for weights {:?}", input.shape, weights.shape));
+        return mismatch(format!("input {:?} does not fit weights {:?}", input.shape, weights.shape));
     };
     let (outputs, columns) = (*outputs, *columns);
     if inputs != columns {
-        return mismatch(format!("{inputs} inputs for weights of {columns}"));
+        return mismatch(format!("{inputs} inputs do not fit weights for {columns}"));
     }
     let constant_bias = bias.as_ref().is_none_or(|bias| interpreter.graph.is_constant(bias));
     let usable = input.dtype == DType::F32 && weights.dtype == DType::F32;
@@ -72,7 +72,10 @@ fn linear(
         };
     }
     if bias.as_ref().is_some_and(|bias| bias.len() != outputs && bias.len() != 1) {
-        return mismatch(format!("a bias of {:?} for {outputs} outputs", bias.map(|bias| bias.shape)));
+        return mismatch(format!(
+            "a bias of {:?} does not fit {outputs} outputs",
+            bias.map(|bias| bias.shape)
+        ));
     }
     let bias = bias.map(|bias| interpreter.reshape(&bias, &[bias.len()])).transpose()?;
     let bias = bias.map(|bias| interpreter.expand(&bias, &[outputs])).transpose()?;
@@ -108,7 +111,10 @@ fn addmm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
 /// Follows the rules of `torch.matmul`: vectors are rows or columns, and leading axes are batches.
 fn matmul(interpreter: &mut Interpreter<'_, '_>, a: &View, b: &View) -> Step<View> {
     if a.rank() == 0 || b.rank() == 0 || a.dtype != b.dtype || !a.dtype.is_float() {
-        return mismatch(format!("a product of {:?} {} and {:?} {}", a.shape, a.dtype, b.shape, b.dtype));
+        return mismatch(format!(
+            "{:?} {} and {:?} {} cannot be multiplied",
+            a.shape, a.dtype, b.shape, b.dtype
+        ));
     }
     if interpreter.graph.is_constant(b)
         && b.rank() <= 2
@@ -126,7 +132,7 @@ fn matmul(interpreter: &mut Interpreter<'_, '_>, a: &View, b: &View) -> Step<Vie
     let (m, k) = (left.shape[left.rank() - 2], left.shape[left.rank() - 1]);
     let (k_right, n) = (right.shape[right.rank() - 2], right.shape[right.rank() - 1]);
     if k != k_right {
-        return mismatch(format!("a product of {:?} and {:?}", a.shape, b.shape));
+        return mismatch(format!("{:?} and {:?} cannot be multiplied", a.shape, b.shape));
     }
     let batch_of = |view: &View| {
         let shape = view.shape[..view.rank() - 2].to_vec();
@@ -162,7 +168,7 @@ fn layer_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
     let bias = call.optional_tensor(interpreter, 3, "bias")?;
     let epsilon = call.float(interpreter, 4, "eps", Some(1e-5))?;
     if over.is_empty() || !input.shape.ends_with(&over) || input.dtype != DType::F32 || input.len() == 0 {
-        return mismatch(format!("layer_norm of {:?} over {over:?}", input.shape));
+        return mismatch(format!("{:?} cannot be normalised over {over:?}", input.shape));
     }
     let width: usize = over.iter().product();
     let rows = input.len() / width;
@@ -176,7 +182,9 @@ fn layer_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
                 }
                 Some(interpreter.reshape(&view, &[width])?)
             }
-            Some(view) => return mismatch(format!("a parameter of {:?} over {over:?}", view.shape)),
+            Some(view) => {
+                return mismatch(format!("a parameter of shape {:?} does not fit {over:?}", view.shape));
+            }
         });
     }
     let (bias, weight) = (parameters.pop().flatten(), parameters.pop().flatten());
@@ -206,7 +214,7 @@ fn batch_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> 
         .flatten()
         .all(|view| interpreter.graph.is_constant(view) && view.shape == [channels]);
     if !constant || input.dtype != DType::F32 {
-        return mismatch(format!("batch_norm of {:?}", input.shape));
+        return mismatch(format!("the parameters do not fit the channels of {:?}", input.shape));
     }
     // Computed in double precision, so that folding loses nothing: scale = w / √(var + ε), shift = b - mean ·
     // scale.
@@ -291,7 +299,10 @@ fn convolution_by_mode(interpreter: &mut Interpreter<'_, '_>, call: &Call, mode:
         "valid" => convolution(interpreter, call, geometry),
         "same" if geometry.stride == 1 && kernel > 0 => {
             let Some(total) = (kernel - 1).checked_mul(geometry.dilation) else {
-                return mismatch(format!("a kernel of {kernel} dilated by {}", geometry.dilation));
+                return mismatch(format!(
+                    "a kernel of {kernel} with dilation {} is too long",
+                    geometry.dilation
+                ));
             };
             // An odd element of padding belongs to the right. Padding both sides gives one result too many on
             // the left.
@@ -316,7 +327,7 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
     let single = input.rank() == 2;
     let input = if single { input.unsqueezed(0) } else { input };
     let &[batch, channels, length] = &*input.shape else {
-        return mismatch(format!("a convolution of {:?}", input.shape));
+        return mismatch(format!("an input of shape {:?} for a convolution", input.shape));
     };
     let constant = interpreter.graph.is_constant(&weights)
         && bias.as_ref().is_none_or(|bias| interpreter.graph.is_constant(bias) && bias.shape == [outputs]);
@@ -331,10 +342,10 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
         && channels == per_group.saturating_mul(geometry.groups)
         && outputs.is_multiple_of(geometry.groups);
     let (Some(span), Some(padded), true) = (span, padded, fits) else {
-        return mismatch(format!("a convolution of {:?} by {:?}", input.shape, weights.shape));
+        return mismatch(format!("input {:?} does not fit weights {:?}", input.shape, weights.shape));
     };
     if padded < span || padded > interpreter.limits().elements {
-        return mismatch(format!("a kernel of {span} over a length of {padded}"));
+        return mismatch(format!("a kernel of {span} does not fit a length of {padded}"));
     }
     let steps = (padded - span) / geometry.stride + 1;
     let limits = *interpreter.limits();

@@ -26,7 +26,7 @@ fn layer_weights(
         _ => return unsupported("a recurrent layer with projections"),
     };
     let (&[rows, inputs], &[hidden_rows, units]) = (&*input.shape, &*hidden.shape) else {
-        return mismatch("weights of a recurrent layer that are no matrices");
+        return mismatch("the weights of a recurrent layer are not matrices");
     };
     let fits = rows == gates * units
         && hidden_rows == rows
@@ -34,7 +34,10 @@ fn layer_weights(
         && inputs > 0
         && bias.as_ref().is_none_or(|(a, b)| a.shape == [rows] && b.shape == [rows]);
     if !fits {
-        return mismatch(format!("weights {:?} and {:?} of a recurrent layer", input.shape, hidden.shape));
+        return mismatch(format!(
+            "weights {:?} and {:?} of a recurrent layer do not fit each other",
+            input.shape, hidden.shape
+        ));
     }
     let constant = weights.iter().all(|view| interpreter.graph.is_constant(view) && view.dtype == DType::F32);
     if !constant {
@@ -86,7 +89,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         vec![call.required(1, "hx")?.clone()]
     };
     if states.len() != if lstm { 2 } else { 1 } {
-        return mismatch("states of a recurrent layer");
+        return mismatch("a recurrent layer with the wrong number of states");
     }
     let input = call.required(0, "input")?;
     if let Value::Unshaped(input) = input {
@@ -115,7 +118,9 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         let own = &weights[layer * each..(layer + 1) * each];
         let (weights, width, layer_units) = layer_weights(interpreter, own, gates)?;
         if width != sequence.shape[1] || layer_units != units {
-            return mismatch(format!("weights of recurrent layer {layer}"));
+            return mismatch(format!(
+                "the weights of recurrent layer {layer} do not fit the layer before it"
+            ));
         }
         let limits = *interpreter.limits();
         interpreter.graph.charge_arithmetic(&[steps, gates * units, width + units], &limits)?;
@@ -161,7 +166,7 @@ fn shaped(interpreter: &Interpreter<'_, '_>, value: &Value, shape: &[usize]) -> 
     }
     let view = super::tensor(interpreter, value)?;
     if view.shape != shape || view.dtype != DType::F32 {
-        return mismatch(format!("a state of shape {:?} where {shape:?} is wanted", view.shape));
+        return mismatch(format!("a state of shape {:?} where {shape:?} is expected", view.shape));
     }
     Ok(view)
 }
@@ -190,7 +195,7 @@ fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
         vec![call.required(1, "hx")?.clone()]
     };
     if states.len() != if lstm { 2 } else { 1 } || input.dtype != DType::F32 {
-        return mismatch("states of a recurrent cell");
+        return mismatch("a recurrent cell with the wrong number of states or type of input");
     }
     let mut operands = vec![interpreter.reshape(&input, &[1, inputs])?];
     for state in &states {

@@ -58,7 +58,7 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
         "warn" => Value::None,
         "append" => {
             let [Value::List(list), value] = &*call.positional else {
-                return unsupported("appends to something other than a list of its own");
+                return unsupported("appends to a value that is not a local list");
             };
             // A list inside a list could come to contain itself.
             if value.members().is_some() {
@@ -85,7 +85,7 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
         "int" | "Int" | "IntImplicit" => match interpreter.scalar(value)? {
             Value::Str(text) => match text.parse() {
                 Ok(value) => Value::Int(value),
-                Err(_) => return mismatch("no integer in a string"),
+                Err(_) => return mismatch("a string that is not an integer"),
             },
             scalar => match scalar.number() {
                 Some(number) => match scalar {
@@ -98,7 +98,7 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
         "float" | "Float" | "FloatImplicit" => match interpreter.scalar(value)? {
             Value::Str(text) => match text.parse() {
                 Ok(value) => Value::Float(value),
-                Err(_) => return mismatch("no number in a string"),
+                Err(_) => return mismatch("a string that is not a number"),
             },
             scalar => match scalar.number() {
                 Some(number) => Value::Float(number),

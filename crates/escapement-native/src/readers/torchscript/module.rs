@@ -64,7 +64,7 @@ impl Tree {
         let elements =
             count(&layout.shape).filter(|&elements| elements <= limits.elements).ok_or_else(|| {
                 Refusal::malformed(format!(
-                    "{name}: shape {:?} is beyond {} elements",
+                    "{name}: shape {:?} has more than {} elements",
                     layout.shape, limits.elements
                 ))
             })?;
@@ -157,7 +157,10 @@ fn decode(storage: &str, bytes: &[u8]) -> Result<Data, Refusal> {
     fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Vec<T>, Refusal> {
         let (chunks, rest) = bytes.as_chunks::<N>();
         if !rest.is_empty() {
-            return Err(Refusal::malformed(format!("{} bytes are no whole number of elements", bytes.len())));
+            return Err(Refusal::malformed(format!(
+                "{} bytes are not a whole number of elements",
+                bytes.len()
+            )));
         }
         Ok(chunks.iter().map(|&chunk| read(chunk)).collect())
     }

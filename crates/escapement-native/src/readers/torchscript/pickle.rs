@@ -239,7 +239,7 @@ impl<'a> Machine<'a> {
             }
             other => {
                 return Err(Refusal::malformed(format!(
-                    "opcode 0x{other:02x} has no place in a TorchScript file"
+                    "opcode 0x{other:02x} is not used in TorchScript files"
                 )));
             }
         }

@@ -371,7 +371,7 @@ impl Graph {
     pub(crate) fn charge_elements(&mut self, added: Option<usize>, limits: &Limits) -> Result<(), Refusal> {
         let elements = added.and_then(|added| self.elements.checked_add(added));
         self.elements = elements.filter(|&elements| elements <= limits.elements).ok_or_else(|| {
-            Refusal::malformed(format!("the values of the plan have more than {} elements", limits.elements))
+            Refusal::malformed(format!("the values of the plan are beyond {} elements", limits.elements))
         })?;
         Ok(())
     }
@@ -380,7 +380,7 @@ impl Graph {
     pub(crate) fn charge_arithmetic(&mut self, factors: &[usize], limits: &Limits) -> Result<(), Refusal> {
         let total = count(factors).and_then(|added| self.multiply_adds.checked_add(added));
         self.multiply_adds = total.filter(|&total| total <= limits.multiply_adds).ok_or_else(|| {
-            Refusal::malformed(format!("the plan has more than {} multiply-adds", limits.multiply_adds))
+            Refusal::malformed(format!("the plan is beyond {} multiply-adds", limits.multiply_adds))
         })?;
         Ok(())
     }

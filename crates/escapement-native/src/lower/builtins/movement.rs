@@ -163,7 +163,7 @@ fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
 fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     match count(shape) {
         Some(elements) if elements <= interpreter.limits().elements => Ok(()),
-        _ => mismatch(format!("shape {shape:?} has more than {} elements", interpreter.limits().elements)),
+        _ => mismatch(format!("shape {shape:?} is beyond {} elements", interpreter.limits().elements)),
     }
 }
 

@@ -64,7 +64,7 @@ impl Tree {
         let elements =
             count(&layout.shape).filter(|&elements| elements <= limits.elements).ok_or_else(|| {
                 Refusal::malformed(format!(
-                    "{name}: shape {:?} has more than {} elements",
+                    "{name}: shape {:?} is beyond {} elements",
                     layout.shape, limits.elements
                 ))
             })?;

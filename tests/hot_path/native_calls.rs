@@ -140,7 +140,8 @@ fn the_kernels_counters_see_a_fault_and_a_wait() {
     let offences = (calls() / BETWEEN) as i64;
     let (faults, _) = kernel_events(canary(quiet::touch_new_page));
     assert!(faults >= offences, "{faults} faults seen of {offences}");
-    // Long enough that a busy machine seldom lets the time pass before the sleep begins, which causes no wait.
+    // Long enough that a busy machine seldom lets the time pass before the sleep begins, which causes no
+    // wait.
     let (_, waits) = kernel_events(canary(|| std::thread::sleep(std::time::Duration::from_micros(200))));
     assert!(waits >= offences * 9 / 10, "{waits} waits seen of {offences}");
 }

@@ -68,7 +68,7 @@ wire_numbers! {
         InferenceLate = 1, "inference_late";
         /// Peek to commit took longer than `end_to_end_us`.
         EndToEndLate = 2, "end_to_end_late";
-        /// The guard committed the safe default at the deadline.
+        /// The guard answered at the deadline, while the policy still computed.
         GuardTakeover = 3, "guard_takeover";
         /// The observation was older than `max_age_us` when it was peeked.
         Stale = 4, "stale";

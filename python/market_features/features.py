@@ -1,7 +1,8 @@
 """Features of one instrument's quotes and trades, computed one event at a time.
 
-config/features.toml lists them and docs/FEATURES.md defines them. src/cli/feed/features.rs is the same
-computation in Rust. The state is a few dozen numbers for a stream of any length. Only past events enter it.
+config/features.toml lists them and docs/FEATURES.md defines them. The same computation in Rust is
+crates/escapement-reference/src/feed/features.rs. The state is a few dozen numbers for a stream of any length.
+Only past events enter it.
 """
 
 from __future__ import annotations

@@ -176,7 +176,8 @@ fn read_line(stream: &mut UnixStream, most: usize, by: Nanos) -> io::Result<Vec<
 /// `patience`.
 ///
 /// # Errors
-/// Fails if no answer comes in time, or the daemon refuses the request.
+/// Fails if no answer comes in time, or the daemon refuses the request. The kind is `InvalidData` if the
+/// answer is not a `T`.
 pub fn ask_daemon<T: serde::de::DeserializeOwned>(
     directory: &AgentDirectory,
     request: &ControlRequest,

@@ -46,23 +46,48 @@ pub(super) struct Arguments {
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What the daemon said when it was asked.
+enum Answer {
+    /// No daemon runs.
+    NoDaemon,
+    /// A daemon runs and does not answer.
+    Silent(String),
+    /// A daemon of another version has answered with a page that this program cannot read.
+    Unreadable(String),
+    /// The page.
+    Page(Box<StatusPage>),
+}
+
+fn ask(agent: &Located) -> Answer {
+    if agent.daemon.is_none() {
+        return Answer::NoDaemon;
+    }
+    match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
+        Ok(page) => Answer::Page(page),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            Answer::Unreadable(format!("the daemon's page is not readable by this version: {error}"))
+        }
+        Err(error) => Answer::Silent(format!("the daemon does not answer: {error}")),
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let agent = arguments.agent.locate()?;
     agent.must_exist()?;
     let latch = Latch::of(&agent.state).read();
-    let mut trouble = None;
-    let mut source = None;
-    if agent.daemon.is_some() {
-        match ask_daemon::<StatusPage>(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
-            // The file decides, not the daemon's copy of it.
-            Ok(page) => {
-                source = Some(StatusSource::Daemon(Box::new(StatusPage { latch: latch.clone(), ..page })))
-            }
-            Err(error) => trouble = Some(error.to_string()),
+    let answer = ask(&agent);
+    let from_rings = || StatusSource::Rings(from_the_rings(&agent, latch.clone()));
+    let (source, life, trouble) = match answer {
+        // The file decides, not the daemon's copy of it.
+        Answer::Page(page) => {
+            let page = StatusPage { latch: latch.clone(), ..*page };
+            (StatusSource::Daemon(Box::new(page)), Life::Answers, None)
         }
-    }
-    let source = source.unwrap_or_else(|| StatusSource::Rings(from_the_rings(&agent, latch)));
-    let condition = condition(&source, trouble.is_some());
+        Answer::Unreadable(trouble) => (from_rings(), Life::Answers, Some(trouble)),
+        Answer::Silent(trouble) => (from_rings(), Life::Silent, Some(trouble)),
+        Answer::NoDaemon => (from_rings(), Life::Gone, None),
+    };
+    let condition = condition(&source, life);
     let report = StatusReport {
         condition: condition.to_owned(),
         state_directory: agent.state.path().to_owned(),
@@ -80,20 +105,27 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     })
 }
 
-/// The condition in one word. `is_silent` says that a daemon runs and does not answer.
-fn condition(source: &StatusSource, is_silent: bool) -> &'static str {
+/// Whether a daemon runs and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Gone,
+    Silent,
+    Answers,
+}
+
+/// The condition in one word.
+fn condition(source: &StatusSource, life: Life) -> &'static str {
     let word = source.state().unwrap_or_default();
     let state = AgentState::ALL.iter().find(|state| state.name() == word);
-    let has_answered = matches!(source, StatusSource::Daemon(_));
-    match state {
+    match (state, life) {
         _ if *source.latch() != LatchState::Open => "halted",
-        Some(AgentState::Halted) => "halted",
-        Some(AgentState::Stopped) | None if !has_answered && !is_silent => "stopped",
-        _ if is_silent => "not answering",
-        Some(state) if has_answered => state.name(),
-        None => "unknown",
+        (Some(AgentState::Halted), _) => "halted",
+        (Some(AgentState::Stopped) | None, Life::Gone) => "stopped",
+        (_, Life::Silent) => "not answering",
+        (Some(state), Life::Answers) => state.name(),
+        (None, Life::Answers) => "unknown",
         // The word says that the agent runs, and no process does.
-        Some(_) => "dead",
+        (Some(_), Life::Gone) => "dead",
     }
 }
 
@@ -119,5 +151,36 @@ fn from_the_rings(agent: &Located, latch: LatchState) -> RingStatus {
         latch,
         actions,
         observations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rings(state: Option<&str>, latch: LatchState) -> StatusSource {
+        let (agent, state) = ("eth".to_owned(), state.map(str::to_owned));
+        let (pid, actions, observations) = (None, None, None);
+        StatusSource::Rings(RingStatus { agent, state, pid, latch, actions, observations })
+    }
+
+    /// A daemon of another version whose page cannot be read is not taken for a silent one.
+    #[test]
+    fn the_condition_tells_silence_from_an_unreadable_answer() {
+        let armed = rings(Some("armed"), LatchState::Open);
+        assert_eq!(condition(&armed, Life::Answers), "armed");
+        assert_eq!(condition(&armed, Life::Silent), "not answering");
+        assert_eq!(condition(&armed, Life::Gone), "dead");
+        assert_eq!(condition(&rings(Some("stopped"), LatchState::Open), Life::Gone), "stopped");
+        assert_eq!(condition(&rings(None, LatchState::Open), Life::Gone), "stopped");
+        assert_eq!(condition(&rings(Some("unknown"), LatchState::Open), Life::Answers), "unknown");
+    }
+
+    #[test]
+    fn a_latch_goes_before_everything() {
+        let torn = LatchState::Unexplained("torn".to_owned());
+        for life in [Life::Gone, Life::Silent, Life::Answers] {
+            assert_eq!(condition(&rings(Some("armed"), torn.clone()), life), "halted");
+        }
     }
 }

@@ -96,7 +96,7 @@ config_keys! {
         /// Whether actions are the deterministic ones, without noise.
         deterministic: bool = default(Flag, true);
             reload next_tick, text shown, json |config| config.policy.deterministic;
-        /// What noise is drawn from.
+        /// The seed of the noise.
         seed: u64 = optional(Whole(0, i64::MAX as u64));
             reload next_tick, text shown, json |config| config.policy.seed;
         /// How long loading may take, golden vectors included.

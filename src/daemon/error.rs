@@ -58,7 +58,7 @@ pub enum DaemonError {
     /// Its bundle, or the file in its place, is refused.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The input guard must act on statistics, and the policy has none.
+    /// The input check must act on statistics, and the policy has none.
     #[error(
         "observation.guard.mode = {mode:?}: the policy stands alone, without a manifest that says what its \
          training saw; allowed: \"off\" or \"count\""

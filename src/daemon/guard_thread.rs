@@ -86,8 +86,8 @@ fn take_place(config: &AgentConfig) -> Vec<String> {
     }
     // Beside an engine under the real-time scheduler, an ordinary guard might wait for its core when it is
     // needed. A refusal is not reported here: the engine's thread gets the same one. A guard that spins stays
-    // an ordinary thread: otherwise it would leave its core to no other thread, that of the kill switch
-    // included.
+    // an ordinary thread: under SCHED_FIFO it would keep every other thread off its core, including the
+    // signal thread.
     if let (Some(priority), GuardWake::Sleep) = (config.engine.realtime_priority, config.guard.wake) {
         let _ = use_fifo_scheduler(priority);
     }

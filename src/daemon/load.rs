@@ -80,7 +80,7 @@ impl Sources {
         hashes(self) == hashes(running) && how(config) == how(running_config)
     }
 
-    /// Makes the parts that acextras the policy: input guard, noise and carry rules. A seed that was drawn
+    /// Makes the parts that go with the policy: input check, noise and carry rules. A seed that was drawn
     /// once is kept.
     pub(super) fn extras(
         &self,
@@ -197,7 +197,7 @@ fn within_time(
     }
 }
 
-/// The input guard, made from what the manifest says about the training.
+/// The input check, made from what the manifest says about the training.
 fn input_check(config: &AgentConfig, candidate: &Candidate) -> Result<Option<InputCheck>, DaemonError> {
     let spec = config.policy.guard;
     let Some(manifest) = candidate.manifest() else {

@@ -12,7 +12,7 @@ use escapement_engine::{PolicyChange, PolicyExtras};
 use escapement_ring::clock::{MachineClock, Nanos};
 use std::sync::Arc;
 
-/// Reads the configuration file that the daemon was started with anew; the error says what is wrong with it.
+/// Reads the daemon's configuration file again. The error says what is wrong with the file.
 pub(super) type ReadConfig = Arc<dyn Fn() -> Result<AgentConfig, String> + Send + Sync>;
 
 /// A reload that can be offered to the engine.

@@ -5,7 +5,7 @@ use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
 use crate::status::{
-    FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+    FeatureStatus, InputCheckStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
 };
 use escapement_engine::telemetry::FeatureCounts;
 use escapement_engine::{InputCheck, InputCheckMode, PolicyExtras};
@@ -113,7 +113,7 @@ impl Provenance {
         self
     }
 
-    /// The same policy with its current input guard and noise.
+    /// The same policy with its current input check and noise.
     pub(super) fn with_extras(
         mut self,
         config: &AgentConfig,
@@ -134,7 +134,7 @@ impl Provenance {
         self.drawn
     }
 
-    /// The counters of the input guard.
+    /// The counters of the input check.
     pub(super) fn counts(&self) -> Option<Arc<FeatureCounts>> {
         self.counts.clone()
     }
@@ -172,15 +172,15 @@ impl Provenance {
         }
     }
 
-    /// What the input guard has counted; `None` if there is no guard.
-    pub(super) fn input_guard_status(&self) -> Option<InputGuardStatus> {
+    /// What the input check has counted; `None` if there is no check.
+    pub(super) fn input_check_status(&self) -> Option<InputCheckStatus> {
         let counts = self.counts.as_ref()?;
         let name = |feature: usize| self.feature_names.as_ref()?.get(feature).cloned();
         let outside = counts.outside().into_iter();
         let features = outside
             .map(|(feature, outside)| FeatureStatus { feature, name: name(feature), outside })
             .collect();
-        Some(InputGuardStatus { observations: counts.observations(), features })
+        Some(InputCheckStatus { observations: counts.observations(), features })
     }
 
     /// Logs what runs, and why another backend does not.

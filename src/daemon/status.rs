@@ -154,7 +154,7 @@ impl Status {
             backend: provenance.backend().to_owned(),
             bundle_sha256: hex(&sources.sha256()),
             policy: provenance.status(),
-            input_guard: provenance.input_guard_status(),
+            input_guard: provenance.input_check_status(),
             degraded: self.degraded.clone(),
             feed: self.feed,
             warm_up: self.warm_up.map(|warm_up| WarmUpStatus {

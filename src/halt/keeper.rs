@@ -15,6 +15,9 @@ use escapement_ring::wire::{AgentState, Reason};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The keeper runs in the supervisor, and its lines count as the daemon's for the filter `agent.log`.
+const LOG_TARGET: &str = "escapement::daemon::halt";
+
 /// How often a start judges a state word that changes meanwhile. An honest one changes once, to halted.
 const MAX_JUDGEMENTS: usize = 16;
 /// A prepared latch names the instant at which the hang timeout ends. A halt that is further from that
@@ -126,7 +129,7 @@ impl HaltKeeper {
                 };
                 let (halt, line) = self.engage(header, None, None).map_err(StartRefused::State)?;
                 line.iter().for_each(|line| self.append(line));
-                tracing::warn!("the agent was halted by its state word alone; its latch is written now");
+                tracing::warn!(target: LOG_TARGET, "the agent was halted by its state word alone; its latch is written now");
                 halt.summary()
             }
             LatchState::Halted(halt) => {
@@ -212,7 +215,7 @@ impl HaltKeeper {
         let halt = halt_of(header, Reason::PolicyHung.name(), at_ns, sequence);
         match self.latch().prepare(&halt) {
             Ok(()) => self.progress().prepared = Some(halt),
-            Err(error) => tracing::warn!(%error, "no latch was prepared"),
+            Err(error) => tracing::warn!(target: LOG_TARGET, %error, "no latch was prepared"),
         }
     }
 
@@ -279,7 +282,7 @@ impl HaltKeeper {
         // The holder of the lock is halting or re-arming, and writes lines of its own.
         let Ok(_lock) = self.state.lock_rearm(Nanos(0)) else { return };
         if let Err(error) = Audit::of(&self.state).complete(halt) {
-            tracing::error!(%error, "the line about the halt could not be added to the audit file");
+            tracing::error!(target: LOG_TARGET, %error, "the line about the halt could not be added to the audit file");
         }
     }
 
@@ -296,7 +299,7 @@ impl HaltKeeper {
 }
 
 fn report_unaudited(what: &str, error: &StateError) {
-    tracing::error!(what, %error, "could not write to the audit file");
+    tracing::error!(target: LOG_TARGET, what, %error, "could not write to the audit file");
 }
 
 /// What an audit line says beyond what happened and to which epoch.
@@ -354,5 +357,5 @@ fn set_halted(header: Option<&Header>, reason: &str) {
 /// Logs that a latch could not be written. The state word still says halted, and the next start writes the
 /// latch.
 pub fn report_unkept(error: &StateError) {
-    tracing::error!(%error, "THE HALT IS NOT KEPT: its latch could not be written");
+    tracing::error!(target: LOG_TARGET, %error, "THE HALT IS NOT KEPT: its latch could not be written");
 }

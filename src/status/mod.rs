@@ -14,7 +14,7 @@ use escapement_engine::telemetry::{CounterSnapshot, Percentiles};
 use serde::{Deserialize, Serialize};
 
 pub use policy::{
-    FeatureStatus, InputGuardStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+    FeatureStatus, InputCheckStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
 };
 pub use reload::{ReloadOutcome, ReloadStatus, ReloadTicket};
 pub use report::{ActionRingStatus, ObservationRingStatus, RingStatus, StatusReport, StatusSource};
@@ -38,8 +38,8 @@ pub struct StatusPage {
     pub bundle_sha256: String,
     /// What serves, and what vouches for it.
     pub policy: PolicyStatus,
-    /// What the input guard has counted; `None` if there is none.
-    pub input_guard: Option<InputGuardStatus>,
+    /// What the input check has counted; `None` if there is none.
+    pub input_guard: Option<InputCheckStatus>,
     /// What the machine refused although the configuration asks for it.
     pub degraded: Vec<String>,
     /// The feed, judged by its heartbeat.

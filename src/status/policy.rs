@@ -1,4 +1,4 @@
-//! What the status page says about the policy and the input guard.
+//! What the status page says about the policy and the input check.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct PolicyStatus {
     pub public_key: Option<String>,
     /// The fallback policy, by its bundle's name or its hash.
     pub fallback: Option<String>,
-    /// What the input guard does about a feature outside its range.
+    /// What the input check does about a feature outside its range.
     pub input_guard: String,
     /// Whether the policy draws no noise: with zero noise, or because it has no randomness.
     pub deterministic: bool,
@@ -88,9 +88,9 @@ pub struct ProofStatus {
     pub worst: f64,
 }
 
-/// What the input guard has counted.
+/// What the input check has counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputGuardStatus {
+pub struct InputCheckStatus {
     /// Observations checked.
     pub observations: u64,
     /// The features that were ever outside their range.

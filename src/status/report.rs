@@ -126,7 +126,7 @@ mod tests {
         StatusReport { condition: "stopped".to_owned(), state_directory: "/state/eth".into(), source }
     }
 
-    /// A ring that is missing leaves its keys out; a heartbeat that never was is `null`.
+    /// A ring that is missing leaves its keys out; an age is `null` if there was no heartbeat.
     #[test]
     fn a_report_without_the_daemon_has_what_the_rings_tell() {
         let without = json!({

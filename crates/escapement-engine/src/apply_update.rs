@@ -22,7 +22,7 @@ impl<C: Clock> Engine<C> {
 
     #[cold]
     fn receive_update(&mut self) {
-        // Taken out meanwhile, because applying needs the whole engine.
+        // Taken out of `self` first, because `apply` borrows the whole engine.
         let Some(mut updates) = self.updates.take() else { return };
         updates.receive(|update| self.apply(update));
         self.updates = Some(updates);

@@ -113,7 +113,7 @@ const PACE: (Nanos, Nanos) = (Nanos(5_000), Nanos::from_millis(1));
 /// A sleeping guard wakes up this long before a deadline. Few timed wake-ups are later than this.
 const AWAKE_BEFORE: Nanos = Nanos::from_micros(80);
 /// The most that one look adds to the time for which a tick was watched. A guard that was itself stopped,
-/// mostly with the whole process, does not know what the policy could have done meanwhile.
+/// usually with the whole process, cannot judge the policy for that time.
 const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
 /// A policy is reported as overdue at most this long before the end of the hang timeout, and at most half the
 /// timeout before it. That leaves time to prepare for the end, also for a thread that has to wait for its

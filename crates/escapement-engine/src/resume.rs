@@ -21,7 +21,7 @@ pub enum EngineError {
         /// Number of observations that were released.
         released: u64,
     },
-    /// A daemon did not commit the last record in the action ring as it is now.
+    /// The last record in the action ring is not what a daemon committed.
     #[error("the last record of the action ring is damaged: its checksum does not match")]
     LastActionDamaged,
 }

@@ -21,7 +21,7 @@ impl Text {
     }
 }
 
-/// Renders a report. `trouble` is the error of a daemon that runs and does not answer.
+/// Renders a report. `trouble` says why a daemon that runs has no page here.
 pub(super) fn render(report: &StatusReport, trouble: Option<&str>) -> String {
     let source = &report.source;
     let since = match source {
@@ -36,7 +36,7 @@ pub(super) fn render(report: &StatusReport, trouble: Option<&str>) -> String {
         text.line("reason", source.reason().unwrap_or("?"));
     }
     if let Some(trouble) = trouble {
-        text.line("trouble", format!("the daemon does not answer: {trouble}"));
+        text.line("trouble", trouble);
     }
     process(report, trouble.is_some(), &mut text);
     policy(source, &mut text);

@@ -161,7 +161,7 @@ impl<T> LeaseHolder<T> {
         self.holds
     }
 
-    /// Relaxed: the claimant only learns that this side holds again, and reads nothing on the strength of it.
+    /// Relaxed: the claimant only learns that this side holds again, and reads no data because of it.
     #[inline]
     pub(super) fn hold(&mut self) {
         self.shared.control.word.store(word(self.number, HELD), Ordering::Relaxed);

@@ -76,7 +76,7 @@ impl Workspace {
     ///
     /// # Errors
     /// Fails if `read` does, if `core` is not one that this process may use, or if a file cannot be written.
-    pub fn configure<E: From<ReferenceError>>(
+    pub fn configure<E: From<ReferenceError> + std::fmt::Debug>(
         &self,
         given: Option<&Path>,
         core: Option<usize>,
@@ -95,8 +95,8 @@ impl Workspace {
         let config = self.path.join("agent.toml");
         write(&config, moved.as_bytes())?;
         // The copy must be accepted if the original was. If not, that is a defect of this program.
-        let moved = read(&config).map_err(|_| {
-            ReferenceError::Internal("the configuration was good, but its copy is not".to_owned())
+        let moved = read(&config).map_err(|error| {
+            ReferenceError::Internal(format!("the configuration was good, but its copy is not: {error:?}"))
         })?;
         Ok(DemoAgent {
             directory: AgentDirectory::new(moved.root.as_deref(), &moved.name),

@@ -80,7 +80,7 @@ fn race(ticks: u64, looks: usize, take_back: TakeBack, recover: Recover) {
 }
 
 #[test]
-fn a_tick_is_committed_exactly_once_whoever_is_stopped_wherever() {
+fn a_tick_is_committed_exactly_once_if_either_side_is_stopped_anywhere() {
     check(|| race(3, 4, LeaseHolder::take_back, LeaseHolder::recover));
 }
 

@@ -2,7 +2,7 @@
 //! `n = tanh(W_in x + b_in + σ(r) (W_hn h + b_hn))`, `h' = n + σ(z) (h - n)`.
 
 use super::blocks::{Blocks, Place, Weights};
-use super::{Cell, Layer, Step, block, layer_facts};
+use super::{Cell, Layer, Step, block, dot, layer_facts, logistic};
 use crate::kernels::functions::{sigmoid, tanh};
 use crate::kernels::isa::{Isa, Precision};
 use crate::kernels::lanes::Lanes;
@@ -145,10 +145,6 @@ impl Cell for GruCell {
     fn reference(blocks: &Blocks, input: &[f32], h: &[f32], _c: &mut [f32], next: &mut [f32]) {
         let (ih, hh, bias) = blocks.plain();
         let hidden = blocks.hidden;
-        let dot = |row: &[f32], x: &[f32]| {
-            row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>()
-        };
-        let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
         for unit in 0..hidden {
             let from_input = |gate: usize| {
                 let row = gate * hidden + unit;

@@ -283,6 +283,16 @@ unsafe fn block<C: Cell, L: Lanes, S: Stored, const K: usize, const U: usize>(
     }
 }
 
+/// The dot product of the references, in double precision.
+fn dot(row: &[f32], x: &[f32]) -> f64 {
+    row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
+}
+
+/// The logistic function of the references.
+fn logistic(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// Defines the methods that a plan calls on every packed layer.
 macro_rules! layer_facts {
     ($layer:ty) => {

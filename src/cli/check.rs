@@ -20,7 +20,11 @@ use super::exit::{ExitCode, Failure};
 use crate::bundle;
 use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
-use escapement_engine::{Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, OnFull, OnGap, OnMiss};
+use escapement_engine::{
+    Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, KeepWarm, OnFull, OnGap, OnMiss,
+    expected_delay_ns,
+};
+use escapement_ring::clock::Nanos;
 use escapement_ring::wire::{ActionHeader, ObservationHeader};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -241,6 +245,7 @@ fn engine(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
             if engine.lock_memory { "locked" } else { "not locked" },
         ),
     );
+    line("keep-warm", keep_warm(config.settings.keep_warm, config.settings.deadlines.shortest()));
     line(
         "warm-up",
         format!(
@@ -250,6 +255,24 @@ fn engine(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
             config.warm_up.limit.0 / 1_000_000,
         ),
     );
+}
+
+/// Returns when the engine runs dry, and what that costs. How long a dry run takes is known on the machine only.
+fn keep_warm(setting: KeepWarm, deadline: Nanos) -> String {
+    let length = Nanos::from_micros(1);
+    match setting {
+        KeepWarm::Off => "off: the engine goes cold between observations".to_owned(),
+        KeepWarm::Every(interval) => format!(
+            "a dry run after each {} us without work; one of 1 us delays an observation by {:.0} ns on average",
+            interval.0 / 1_000,
+            expected_delay_ns(length, interval)
+        ),
+        KeepWarm::Auto => format!(
+            "a dry run after {} us without work, or later: it delays an observation by at most {} ns on average",
+            KeepWarm::SHORTEST.0 / 1_000,
+            KeepWarm::most_expected_delay(deadline).0
+        ),
+    }
 }
 
 /// Returns the text about signatures, noise and the input check.

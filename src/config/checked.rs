@@ -10,7 +10,8 @@ use super::words::{CarryWord, IdleWord};
 use crate::bundle::Trust;
 use crate::policy::{Backend, Dimensions, Execution};
 use escapement_engine::{
-    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, OnMiss, Settings, WarmUpSpec,
+    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, KeepWarm, OnMiss, Settings,
+    WarmUpSpec,
 };
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::MAX_SLOT_SIZE;
@@ -64,6 +65,11 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
             backlog: raw.observation.backlog.value,
             on_full: raw.action.on_full.value,
             on_gap: raw.observation.on_gap.value,
+            keep_warm: match raw.engine.keep_warm_us.value {
+                None => KeepWarm::Auto,
+                Some(0) => KeepWarm::Off,
+                Some(micros) => KeepWarm::Every(Nanos::from_micros(micros)),
+            },
             observation_bounds: observation_bounds?,
             action_bounds,
             safe_default,

@@ -21,7 +21,7 @@ use super::rule::{
     Elements, Flag, Limits, Number, Numbers, Place, PowerOfTwo, Rule, Text, Texts, Whole, WholeOr, one_of,
 };
 use super::shown::{limits, numbers};
-use super::words::{CarryWord, IdleWord, burn_in, idle_sleep_us};
+use super::words::{CarryWord, IdleWord, burn_in, idle_sleep_us, keep_warm_us};
 use crate::bundle::{MAX_BURN_IN, is_public_key};
 use crate::policy::{Backend, Precision};
 use escapement_engine::{Backlog, BudgetSpec, GuardWake, InputCheckMode, OnFull, OnGap, OnMiss};
@@ -240,6 +240,9 @@ config_keys! {
         /// How long each sleep of `backoff` lasts.
         idle_sleep_us: u64 = optional(Whole(1, 100_000));
             reload part_of engine.idle, text shown, json |config| idle_sleep_us(&config.engine.idle);
+        /// How long it is idle before it runs dry to stay warm.
+        keep_warm_us: Option<u64> = default(WholeOr(Whole(0, 1_000_000), "auto"), None);
+            reload next_tick, text shown, json |config| keep_warm_us(config.settings.keep_warm);
         /// Its priority under `SCHED_FIFO`.
         realtime_priority: u64 = optional(Whole(1, 99));
             reload restart engine.realtime_priority, text shown,

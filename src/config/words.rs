@@ -1,8 +1,9 @@
 //! Words for values that consist of two keys: a word, and a number that belongs to one of the words.
 
 use super::built::RecurrentConfig;
-use escapement_engine::{CarryRule, IdleStrategy};
+use escapement_engine::{CarryRule, IdleStrategy, KeepWarm};
 use escapement_policy::words;
+use serde_json::{Value, json};
 
 /// The word for what happens to carried state. The length of a burn-in is a key of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,15 @@ pub(super) fn idle_sleep_us(idle: &IdleStrategy) -> Option<u64> {
     match idle {
         IdleStrategy::Spin | IdleStrategy::Pause => None,
         IdleStrategy::Backoff { sleep } => Some(sleep.as_micros() as u64),
+    }
+}
+
+/// Returns the interval of the dry runs in microseconds, 0 for none, or the word for a chosen one.
+pub(super) fn keep_warm_us(keep_warm: KeepWarm) -> Value {
+    match keep_warm {
+        KeepWarm::Off => json!(0),
+        KeepWarm::Every(interval) => json!(interval.0 / 1_000),
+        KeepWarm::Auto => json!("auto"),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn serve(
         engine.halt(Reason::Operator);
     }
     let armed = action_header.advance(AgentState::Armed.number(), 0);
-    report(Event::Warmed { warm_up, degraded });
+    report(Event::Warmed { warm_up, keep_warm: engine.keep_warm_meter(), degraded });
     if !armed {
         return report(Event::Ended(RunEnd::Halted(halt_reason(state_of(&action_header)))));
     }

@@ -5,10 +5,12 @@ use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
-use crate::status::{DeadlineStatus, FeedState, LatencyStatus, ReloadStatus, StatusPage, WarmUpStatus};
-use escapement_engine::telemetry::{Counters, Histogram};
-use escapement_engine::{TickRecord, WarmUp};
-use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use crate::status::{
+    DeadlineStatus, FeedState, KeepWarmStatus, LatencyStatus, ReloadStatus, StatusPage, WarmUpStatus,
+};
+use escapement_engine::telemetry::{Counters, Histogram, KeepWarmMeter, KeepWarmSnapshot};
+use escapement_engine::{KeepWarm, Settings, TickRecord, WarmUp};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos, rfc3339, wall_clock_ns};
 use escapement_ring::wire::{AgentState, Reason, StateWord};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub(super) struct Status {
     degraded: Vec<String>,
     warm_up: Option<WarmUp>,
     counters: Arc<Counters>,
+    keep_warm: Option<ArmedMeter>,
     queue: Histogram,
     inference: Histogram,
     tick_to_action: Histogram,
@@ -32,6 +35,53 @@ pub(super) struct Status {
     last_sequence: Option<u64>,
     state: Option<AgentState>,
     since_ns: u64,
+}
+
+/// The figures of the dry runs since the agent was armed.
+struct ArmedMeter {
+    meter: Arc<KeepWarmMeter>,
+    before: KeepWarmSnapshot,
+    begun: Nanos,
+}
+
+impl ArmedMeter {
+    fn status(&self, settings: &Settings, counters: &Counters, now: Nanos) -> KeepWarmStatus {
+        let figures = self.meter.snapshot().since(&self.before);
+        let elapsed = now.since(self.begun);
+        let shortest = settings.deadlines.shortest();
+        let typical = Some(figures.typical_ns).filter(|typical| *typical > 0);
+        let is_off = settings.keep_warm == KeepWarm::Off;
+        let interval = typical.and_then(|typical| settings.keep_warm.interval(Nanos(typical), shortest));
+        let why_off = match typical {
+            _ if is_off || interval.is_some() => None,
+            Some(typical) => Some(format!(
+                "a dry run takes {:.1} us, too much for a deadline of {} us",
+                typical as f64 / 1e3,
+                shortest.0 / 1_000
+            )),
+            None if figures.runs == 0 => Some(
+                "the engine has not been idle, or a call of the policy may leave more behind than its states"
+                    .to_owned(),
+            ),
+            None => None,
+        };
+        KeepWarmStatus {
+            setting: match settings.keep_warm {
+                KeepWarm::Off => "off".to_owned(),
+                KeepWarm::Auto => "auto".to_owned(),
+                KeepWarm::Every(interval) => format!("{} us", interval.0 / 1_000),
+            },
+            interval_us: interval.map(|interval| interval.0 as f64 / 1e3),
+            why_off,
+            dry_runs: figures.runs,
+            typical_ns: typical,
+            longest_ns: figures.longest_ns,
+            share_of_time: figures.total_ns as f64 / elapsed.0.max(1) as f64,
+            expected_delay_ns: figures.expected_delay_ns(elapsed),
+            delayed: figures.delayed,
+            mean_delay_ns: figures.delay_ns as f64 / counters.snapshot().observations.max(1) as f64,
+        }
+    }
 }
 
 /// What is read for a status page at the moment when it is made.
@@ -56,6 +106,7 @@ impl Status {
             degraded: Vec::new(),
             warm_up: None,
             counters,
+            keep_warm: None,
             queue: Histogram::new(),
             inference: Histogram::new(),
             tick_to_action: Histogram::new(),
@@ -80,8 +131,9 @@ impl Status {
         self.epoch
     }
 
-    pub(super) fn armed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
+    pub(super) fn armed(&mut self, warm_up: WarmUp, meter: Arc<KeepWarmMeter>, degraded: Vec<String>) {
         self.warm_up = Some(warm_up);
+        self.keep_warm = Some(ArmedMeter { begun: MonotonicClock.now(), before: meter.snapshot(), meter });
         self.degraded = degraded;
     }
 
@@ -163,6 +215,7 @@ impl Status {
                 stable: warm_up.stable,
                 inference_ns: warm_up.latency_ns,
             }),
+            keep_warm: self.keep_warm.as_ref().map(|armed| armed.status(settings, &self.counters, now)),
             counters: self.counters.snapshot(),
             deadline: DeadlineStatus {
                 enforce: settings.enforce,

@@ -15,11 +15,13 @@ use crate::halt::{
 use crate::os::{Request, Requested, ServiceManager};
 use crate::status::{ReloadOutcome, ReloadTicket, StatusPage};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
+use escapement_engine::telemetry::KeepWarmMeter;
 use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
 use escapement_ring::directory::AgentDirectory;
 use escapement_ring::ring::{Consumer, Header};
 use escapement_ring::wire::{Reason, StateWord};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the supervisor reads records, heartbeats, the state word and the latch.
@@ -104,7 +106,7 @@ impl Supervisor<'_> {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::ThreadWatched(thread, watch) => self.causes.watched(thread, *watch),
-            Event::Warmed { warm_up, degraded } => self.on_warmed(warm_up, degraded),
+            Event::Warmed { warm_up, keep_warm, degraded } => self.on_warmed(warm_up, keep_warm, degraded),
             Event::Overdue(hang) => self.on_overdue(hang),
             Event::ReloadPrepared(prepared) => {
                 let outcome = self.reloads.on_prepared(*prepared);
@@ -190,13 +192,13 @@ impl Supervisor<'_> {
         state_of(&self.action_header)
     }
 
-    fn on_warmed(&mut self, warm_up: WarmUp, degraded: Vec<String>) {
+    fn on_warmed(&mut self, warm_up: WarmUp, keep_warm: Arc<KeepWarmMeter>, degraded: Vec<String>) {
         for reason in &degraded {
             tracing::warn!(reason, "degraded");
         }
         let word = self.word();
         self.reloads.note_tail(warm_up.tail);
-        self.status.armed(warm_up, degraded);
+        self.status.armed(warm_up, keep_warm, degraded);
         tracing::info!(
             calls = warm_up.calls,
             tail_ns = warm_up.tail.0,

@@ -46,6 +46,9 @@ pub struct StatusPage {
     pub feed: FeedState,
     /// The policy's latencies before the agent was armed; `None` until then.
     pub warm_up: Option<WarmUpStatus>,
+    /// How the engine stays warm while it is idle; `None` until the agent is armed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_warm: Option<KeepWarmStatus>,
     /// Counts of observations and actions.
     pub counters: CounterSnapshot,
     /// The deadlines in force.
@@ -126,6 +129,31 @@ pub struct WarmUpStatus {
     pub stable: bool,
     /// All calls.
     pub inference_ns: Percentiles,
+}
+
+/// Dry runs of the engine, and what they cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeepWarmStatus {
+    /// The setting: `auto`, `off`, or microseconds.
+    pub setting: String,
+    /// How long the engine is idle before a dry run; `None` if none is made.
+    pub interval_us: Option<f64>,
+    /// Why none is made, although the setting asks for them.
+    pub why_off: Option<String>,
+    /// Dry runs since the agent was armed.
+    pub dry_runs: u64,
+    /// Their median length, as estimated while they run; `None` while it is not known.
+    pub typical_ns: Option<u64>,
+    /// The longest one.
+    pub longest_ns: u64,
+    /// The share of time that they took, 0 to 1.
+    pub share_of_time: f64,
+    /// By how much they delay an observation that arrives at a random instant, on average.
+    pub expected_delay_ns: f64,
+    /// Observations that arrived during one.
+    pub delayed: u64,
+    /// By how much they delayed an observation on average, over all observations.
+    pub mean_delay_ns: f64,
 }
 
 /// Latencies of the observations that were answered.

@@ -38,7 +38,7 @@ impl<C: Clock> Engine<C> {
         let pipeline = &mut self.pipeline;
         let dimensions = pipeline.policies.policy.dimensions();
         update.settings.assert_widths(dimensions);
-        if pipeline.responder.with(|_| ()).is_none() {
+        if pipeline.session.responder.with(|_| ()).is_none() {
             return false;
         }
         if let Some(change) = &mut update.change {
@@ -48,28 +48,33 @@ impl<C: Clock> Engine<C> {
             }
             // A lease is granted meanwhile, so that the guard notices a policy that hangs here as it does in
             // a tick.
-            pipeline.responder.grant(Nanos(u64::MAX));
+            pipeline.session.responder.grant(Nanos(u64::MAX));
             let entered = change.policies.enter_thread(change.warm_up_calls);
-            let back = pipeline.responder.take_back();
+            let back = pipeline.session.responder.take_back();
             debug_assert!(back, "a lease without a deadline is never claimed");
             if let Err(refused) = entered {
                 update.outcome = UpdateOutcome::Refused(refused);
                 return false;
             }
-            pipeline.responder.with(|responder| responder.action_header.set_bundle_hash(&change.sha256));
+            pipeline
+                .session
+                .responder
+                .with(|responder| responder.action_header.set_bundle_hash(&change.sha256));
             std::mem::swap(&mut pipeline.policies, &mut change.policies);
+            // The new policies' buffer holds no observation yet.
+            pipeline.session.policy_answered = false;
         }
         std::mem::swap(&mut pipeline.settings, &mut update.settings);
-        std::mem::swap(&mut pipeline.input_check, &mut update.input_check);
+        std::mem::swap(&mut pipeline.session.input_check, &mut update.input_check);
         std::mem::swap(&mut pipeline.noise, &mut update.noise);
         pipeline.revision = update.revision;
-        pipeline.carried = match (pipeline.carried, update.carry) {
+        pipeline.session.carried = match (pipeline.session.carried, update.carry) {
             // A burn-in that is under way goes on, unless the state belongs to another policy.
             (Some(carried), Some(rules)) if update.change.is_none() => Some(carried.with_rules(rules)),
             (_, rules) => rules.map(CarriedState::new),
         };
-        pipeline.responder.set_shortest_deadline(pipeline.settings.deadlines.shortest());
-        pipeline.responder.with(|responder| {
+        pipeline.session.responder.set_shortest_deadline(pipeline.settings.deadlines.shortest());
+        pipeline.session.responder.with(|responder| {
             std::mem::swap(&mut responder.settings, &mut update.responder_settings);
             responder.revision = update.revision;
             // A reload that does not change a budget does not reset what was spent of it.
@@ -80,6 +85,8 @@ impl<C: Clock> Engine<C> {
                 std::mem::swap(&mut responder.errors, &mut update.errors);
             }
         });
+        update.dry.succeed(&mut self.dry, update.change.is_some());
+        std::mem::swap(&mut self.dry, &mut update.dry);
         update.outcome = UpdateOutcome::Applied;
         true
     }

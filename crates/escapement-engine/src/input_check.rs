@@ -47,7 +47,8 @@ pub struct FeatureRange {
 /// Checks each observation against the limits of its features.
 #[derive(Debug, Clone)]
 pub struct InputCheck {
-    limits: Bounds,
+    /// Shared with the check of the dry runs, so that these keep them in the cache.
+    limits: Arc<Bounds>,
     mode: InputCheckMode,
     counts: Arc<FeatureCounts>,
 }
@@ -69,7 +70,7 @@ impl InputCheck {
         }
         let (low, high) = features.iter().map(|feature| feature.limits(spec.deviations)).unzip();
         // A manifest has no bounds that cross or are not numbers, and `limits` above returns none.
-        let limits = Bounds::new(low, high)?;
+        let limits = Arc::new(Bounds::new(low, high)?);
         Some(Self { limits, mode: spec.mode, counts: Arc::new(FeatureCounts::new(features.len())) })
     }
 

@@ -13,7 +13,8 @@
 //! ```
 //! use escapement_engine::telemetry::Counters;
 //! use escapement_engine::{Engine, Parts, Policies, Progress, record_ring};
-//! # use escapement_engine::{Backlog, Bounds, BudgetSpec, Deadlines, OnFull, OnGap, OnMiss, Settings};
+//! # use escapement_engine::{Backlog, Bounds, BudgetSpec, Deadlines, KeepWarm, OnFull, OnGap, OnMiss};
+//! # use escapement_engine::Settings;
 //! use escapement_policy::{Dimensions, Null};
 //! use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 //! use escapement_ring::ring::{Consumer, HeapRegion, Producer, Spec};
@@ -38,6 +39,7 @@
 //! #     backlog: Backlog::Every,
 //! #     on_full: OnFull::Halt,
 //! #     on_gap: OnGap::SafeDefault,
+//! #     keep_warm: KeepWarm::Off,
 //! #     observation_bounds: Bounds::unlimited(3),
 //! #     action_bounds: Bounds::unlimited(2),
 //! #     safe_default: vec![0.0; 2].into(),
@@ -82,11 +84,11 @@
 //! |---|---|
 //! | [`lease`] | how a right passes between two threads without a lock; it knows nothing of ticks |
 //! | [`telemetry`], [`noise`] | counters and histograms; a policy's reproducible noise |
-//! | `deadline`, `budget`, `checks`, `settings` | the rules of a tick |
+//! | `deadline`, `budget`, `checks`, `keep_warm`, `settings` | the rules of a tick, and of dry runs |
 //! | `admission`, `input_check`, `carried_state`, `policies` | what may reach a policy, and the policies |
 //! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
 //! | `progress`, `pipeline`, `guard`, `resume`, `update`, `tick` | a tick's steps, the guard, the engine |
-//! | `apply_update`, `warm_up`, `command`, `idle`, `run` | what happens between ticks |
+//! | `apply_update`, `warm_up`, `dry_run`, `command`, `idle`, `run` | what happens between ticks |
 
 #[cfg(not(loom))]
 mod admission;
@@ -103,11 +105,15 @@ mod command;
 #[cfg(not(loom))]
 mod deadline;
 #[cfg(not(loom))]
+mod dry_run;
+#[cfg(not(loom))]
 mod guard;
 #[cfg(not(loom))]
 mod idle;
 #[cfg(not(loom))]
 mod input_check;
+#[cfg(not(loom))]
+mod keep_warm;
 pub mod lease;
 #[cfg(not(loom))]
 pub mod noise;
@@ -149,11 +155,15 @@ pub use command::{Command, CommandWord};
 #[cfg(not(loom))]
 pub use deadline::Deadlines;
 #[cfg(not(loom))]
+pub use dry_run::DrySpan;
+#[cfg(not(loom))]
 pub use guard::{DeadlineGuard, GuardEnd, GuardEvent, GuardPoll, GuardWake};
 #[cfg(not(loom))]
 pub use idle::IdleStrategy;
 #[cfg(not(loom))]
 pub use input_check::{FeatureRange, InputCheck, InputCheckMode, InputCheckResult, InputCheckSpec};
+#[cfg(not(loom))]
+pub use keep_warm::{KeepWarm, expected_delay_ns};
 #[cfg(not(loom))]
 pub use policies::Policies;
 #[cfg(not(loom))]

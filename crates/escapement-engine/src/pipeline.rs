@@ -29,18 +29,26 @@ pub(super) struct Pipeline<C> {
     pub(super) clock: C,
     pub(super) policies: Policies,
     pub(super) settings: Arc<Settings>,
+    pub(super) noise: Option<Noise>,
+    /// The revision of the settings.
+    pub(super) revision: u32,
+    pub(super) epoch: u32,
+    pub(super) session: Session,
+}
+
+/// What belongs to one stream of observations: where its answers go, and what one tick leaves for the next. A
+/// dry run has a session of its own, and shares the rest of the pipeline.
+pub(super) struct Session {
     pub(super) responder: LeaseHolder<Responder>,
     pub(super) action_header: Header,
     pub(super) counters: Arc<Counters>,
     pub(super) admission: Admission,
     pub(super) input_check: Option<InputCheck>,
-    pub(super) noise: Option<Noise>,
     pub(super) carried: Option<CarriedState>,
     /// The tick that the guard has claimed, until it is done with it.
     pub(super) lost_tick: Option<LostTick>,
-    /// The revision of the settings.
-    pub(super) revision: u32,
-    pub(super) epoch: u32,
+    /// Whether the last tick committed the policy's own action.
+    pub(super) policy_answered: bool,
     pub(super) halted: Option<Reason>,
 }
 
@@ -79,7 +87,7 @@ impl<C: Clock> Pipeline<C> {
         let Some(peek) = observations.peek()? else { return Ok(None) };
         let peeked = self.clock.begin();
         if skipped > 0 {
-            self.counters.count_skipped(skipped);
+            self.session.counters.count_skipped(skipped);
         }
         let mut header = ObservationHeader::default();
         peek.read(0, header.as_mut_bytes());
@@ -92,7 +100,7 @@ impl<C: Clock> Pipeline<C> {
     /// Returns whether the action ring has room for this tick's action.
     #[inline(always)]
     pub(super) fn has_room(&mut self) -> Result<(), ClaimError> {
-        held(&mut self.responder, Responder::has_room, Ok(()))
+        held(&mut self.session.responder, Responder::has_room, Ok(()))
     }
 
     /// Admits: decides whether the policy may see the observation, and resets carried state if the stream is
@@ -101,8 +109,8 @@ impl<C: Clock> Pipeline<C> {
     pub(super) fn admit(&mut self, tick: &mut InFlight) -> Findings {
         let Policies { policy, fallback, observation, .. } = &mut self.policies;
         let frame = Frame { header: tick.observation, payload: observation, position: tick.position };
-        let mut refused = self.admission.admit(&self.settings, &frame, tick.peeked, &mut tick.flags);
-        if let (Some(check), None) = (&self.input_check, refused)
+        let mut refused = self.session.admission.admit(&self.settings, &frame, tick.peeked, &mut tick.flags);
+        if let (Some(check), None) = (&self.session.input_check, refused)
             && check.apply(observation) == InputCheckResult::Refuse
         {
             refused = Some(Reason::ObservationOutOfRange);
@@ -110,9 +118,9 @@ impl<C: Clock> Pipeline<C> {
         let begins_episode = tick.observation.flags & ObservationFlags::RESTART != 0
             && refused != Some(Reason::ObservationTorn);
         let is_broken = tick.flags & ActionFlags::GAP != 0 || tick.skipped > 0;
-        if let Some(carried) = &mut self.carried {
+        if let Some(carried) = &mut self.session.carried {
             if is_broken {
-                count_reset(&self.counters, carried.on_gap(policy.as_mut()));
+                count_reset(&self.session.counters, carried.on_gap(policy.as_mut()));
             } else if begins_episode {
                 carried.on_episode(policy.as_mut());
             }
@@ -140,15 +148,15 @@ impl<C: Clock> Pipeline<C> {
         };
         let deadlines = self.settings.deadlines;
         tick.deadline = if self.settings.enforce { tick.peeked.plus(deadlines.end_to_end) } else { Nanos(0) };
-        self.responder.with(|responder| responder.tick = *tick);
-        self.responder.grant(claimable_after(tick.deadline));
+        self.session.responder.with(|responder| responder.tick = *tick);
+        self.session.responder.grant(claimable_after(tick.deadline));
         let answer = fallback.infer(observation, spare);
         let is_good = check_answer(answer, spare, &self.settings.action_bounds).is_none();
-        if !self.responder.take_back() {
+        if !self.session.responder.take_back() {
             return Err(LostTick { inference_ns: 0, returned: self.clock.now() });
         }
         tick.fallback_is_good = is_good;
-        self.responder.with(|responder| responder.fallback.copy_from_slice(spare));
+        self.session.responder.with(|responder| responder.fallback.copy_from_slice(spare));
         Ok(())
     }
 
@@ -163,8 +171,8 @@ impl<C: Clock> Pipeline<C> {
         tick.called = self.clock.begin();
         tick.deadline =
             if self.settings.enforce { deadlines.tick_deadline(tick.peeked, tick.called) } else { Nanos(0) };
-        self.responder.with(|responder| responder.tick = *tick);
-        self.responder.grant(claimable_after(tick.deadline));
+        self.session.responder.with(|responder| responder.tick = *tick);
+        self.session.responder.grant(claimable_after(tick.deadline));
         let answer = policy.infer(observation, action);
         let returned = self.clock.now();
         found.inference_ns = returned.since(tick.called).0;
@@ -173,7 +181,7 @@ impl<C: Clock> Pipeline<C> {
         }
         found.refused = check_answer(answer, action, &self.settings.action_bounds);
         found.policy_failed = found.refused.is_some();
-        if found.refused.is_none() && self.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
+        if found.refused.is_none() && self.session.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
             found.refused = Some(Reason::BurnIn);
         }
     }
@@ -205,7 +213,7 @@ impl<C: Clock> Pipeline<C> {
         };
         match lease {
             Lease::Granted => {
-                if !self.responder.take_back() {
+                if !self.session.responder.take_back() {
                     return Err(LostTick { inference_ns: found.inference_ns, returned: found.at });
                 }
                 // The guard may have been stopped together with this thread. Only the copy into the slot lies
@@ -218,25 +226,26 @@ impl<C: Clock> Pipeline<C> {
                 }
             }
             Lease::Held => {
-                self.responder.with(|responder| responder.tick = *tick);
+                self.session.responder.with(|responder| responder.tick = *tick);
             }
         }
         let answer = |responder: &mut Responder| {
             if leaves { responder.send(&frame, action, found) } else { responder.answer(found) }
         };
-        Ok(held(&mut self.responder, answer, Verdict::NOT_COMMITTED))
+        Ok(held(&mut self.session.responder, answer, Verdict::NOT_COMMITTED))
     }
 
     /// Finishes a tick whose action is committed and whose observation is released.
     #[inline(always)]
     pub(super) fn finish(&mut self, verdict: Verdict, at: Nanos) -> Progress {
-        if let Some(carried) = &mut self.carried
+        self.session.policy_answered = verdict == Verdict::POLICY;
+        if let Some(carried) = &mut self.session.carried
             && !matches!(verdict.reason, Reason::None | Reason::BurnIn)
         {
-            count_reset(&self.counters, carried.on_miss(self.policies.policy.as_mut()));
+            count_reset(&self.session.counters, carried.on_miss(self.policies.policy.as_mut()));
         }
         if verdict.outcome == Outcome::Halt {
-            self.halted = Some(verdict.reason);
+            self.session.halted = Some(verdict.reason);
             return Progress::Halted(verdict.reason);
         }
         Progress::Done(at)
@@ -245,28 +254,28 @@ impl<C: Clock> Pipeline<C> {
     /// Finishes a tick that the guard has claimed, once the guard is done with it.
     #[cold]
     pub(super) fn settle(&mut self, observations: &mut Consumer, lost: LostTick) -> Progress {
-        self.lost_tick = Some(lost);
-        if !self.responder.recover() {
+        self.session.lost_tick = Some(lost);
+        if !self.session.responder.recover() {
             return Progress::Waiting;
         }
-        self.lost_tick = None;
+        self.session.lost_tick = None;
         let discard = |responder: &mut Responder| {
             responder.discard(lost.inference_ns, lost.returned);
             responder.halted
         };
-        let halted = held(&mut self.responder, discard, None);
+        let halted = held(&mut self.session.responder, discard, None);
         // This is the observation that was peeked: only the engine releases.
         match observations.peek() {
             Ok(Some(peek)) => peek.release(),
             Ok(None) => {}
             Err(violation) => return self.violated(violation),
         }
-        if let Some(carried) = &mut self.carried {
-            count_reset(&self.counters, carried.on_miss(self.policies.policy.as_mut()));
+        if let Some(carried) = &mut self.session.carried {
+            count_reset(&self.session.counters, carried.on_miss(self.policies.policy.as_mut()));
         }
         match halted {
             Some(reason) => {
-                self.halted = Some(reason);
+                self.session.halted = Some(reason);
                 Progress::Halted(reason)
             }
             None => Progress::Done(lost.returned),
@@ -280,7 +289,7 @@ impl<C: Clock> Pipeline<C> {
             responder.tick = *tick;
             responder.skip()
         };
-        match held(&mut self.responder, skip, Ok(())) {
+        match held(&mut self.session.responder, skip, Ok(())) {
             Err(reason) => self.stop(reason),
             Ok(()) => Progress::Done(tick.peeked),
         }
@@ -300,9 +309,9 @@ impl<C: Clock> Pipeline<C> {
 
     /// Halts. The first reason stands.
     pub(super) fn halt(&mut self, reason: Reason) {
-        if self.halted.is_none() {
-            self.action_header.halt(reason.number().into());
-            self.halted = Some(reason);
+        if self.session.halted.is_none() {
+            self.session.action_header.halt(reason.number().into());
+            self.session.halted = Some(reason);
         }
     }
 }

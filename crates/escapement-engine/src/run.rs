@@ -1,6 +1,7 @@
 //! The duty cycle: tick, idle, heartbeat, until a command or a halt ends it.
 
 use super::command::{Command, CommandWord};
+use super::dry_run::DrySpan;
 use super::idle::{Idle, IdleStrategy};
 use super::progress::Progress;
 use super::tick::Engine;
@@ -39,7 +40,10 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
     let _flush = FlushDenormals::enter();
     let mut idle = Idle::new(strategy);
     let mut beaten = Nanos(0);
-    let mut disciplined = engine.clock().now();
+    let mut now = engine.clock().now();
+    let mut disciplined = now;
+    // The dry run between the last look at the ring and the next one.
+    let mut dry = None;
     let mut draining = false;
     loop {
         let command = commands.get();
@@ -57,21 +61,29 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
             }
         }
         engine.apply_offered_update();
-        let (now, was_idle) = match engine.tick() {
-            Progress::Done(now) => {
+        let mut was_idle = false;
+        match engine.tick() {
+            Progress::Done(done) => {
                 idle.reset();
-                (now, false)
+                now = done;
+                engine.note_answer(now, dry.take());
             }
             Progress::Idle if command == Command::Drain => return RunEnd::Drained,
             Progress::Idle => {
-                idle.wait();
-                (engine.clock().now(), true)
+                was_idle = true;
+                dry = engine.keep_warm(now);
+                if let Some(DrySpan { ended, .. }) = dry {
+                    now = ended;
+                } else {
+                    idle.wait();
+                    now = engine.clock().now();
+                }
             }
             // The guard answers on another core, which takes a microsecond or two.
-            Progress::Waiting => (engine.clock().now(), false),
+            Progress::Waiting => now = engine.clock().now(),
             Progress::Halted(reason) => return RunEnd::Halted(reason),
             Progress::Violated(violation) => return RunEnd::Violated(violation),
-        };
+        }
         if now.since(beaten) >= BEAT_EVERY {
             engine.beat(now);
             beaten = now;

@@ -3,6 +3,7 @@
 use super::budget::BudgetSpec;
 use super::checks::Bounds;
 use super::deadline::Deadlines;
+use super::keep_warm::KeepWarm;
 use escapement_policy::{Dimensions, words};
 use escapement_ring::clock::Nanos;
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub on_full: OnFull,
     /// What a break in the feed's sequence numbers leads to.
     pub on_gap: OnGap,
+    /// How long the engine is idle before it runs dry to stay warm.
+    pub keep_warm: KeepWarm,
     /// Limits of each feature.
     pub observation_bounds: Bounds,
     /// Limits of each element of an action.

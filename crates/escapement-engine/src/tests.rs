@@ -1,6 +1,7 @@
 //! The engine on heap rings, with a clock and a policy that follow a script. Nothing depends on threads, the
 //! machine or chance.
 
+mod keep_warm;
 mod oracle;
 mod reasons;
 mod rings;
@@ -11,8 +12,8 @@ mod updates;
 mod verdicts;
 
 use super::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, OnFull, OnGap, OnMiss, Parts, Policies,
-    Progress, Settings, TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, EngineError, KeepWarm, OnFull, OnGap, OnMiss, Parts,
+    Policies, Progress, Settings, TickRecord, record_ring,
 };
 use crate::telemetry::{CounterSnapshot, Counters};
 use escapement_policy::{Dimensions, Fault, Policy};
@@ -216,6 +217,7 @@ fn settings(dimensions: Dimensions) -> Settings {
         backlog: Backlog::Every,
         on_full: OnFull::Drop,
         on_gap: OnGap::SafeDefault,
+        keep_warm: KeepWarm::Off,
         observation_bounds: Bounds::new(vec![-10.0; observation], vec![10.0; observation]).unwrap(),
         action_bounds: Bounds::new(vec![-1.0; action], vec![1.0; action]).unwrap(),
         safe_default: vec![SAFE; action].into(),

@@ -8,8 +8,9 @@
 use super::admission::Admission;
 use super::budget::Budget;
 use super::carried_state::CarriedState;
+use super::dry_run::DryRun;
 use super::guard::{DeadlineGuard, GuardWake};
-use super::pipeline::{Lease, Pipeline};
+use super::pipeline::{Lease, Pipeline, Session};
 use super::policies::Policies;
 use super::progress::Progress;
 use super::responder::Responder;
@@ -51,12 +52,14 @@ pub struct Parts<C> {
 /// The engine. One thread owns it.
 pub struct Engine<C> {
     pub(super) pipeline: Pipeline<C>,
-    observations: Consumer,
+    pub(super) observations: Consumer,
     observation_header: Header,
     /// The guard's side of the lease, until [`Engine::guard`] hands it out.
     claimant: Option<LeaseClaimant<Responder>>,
     /// Where new settings come from.
     pub(super) updates: Option<Receiver<Update>>,
+    /// Keeps the engine warm while it is idle.
+    pub(super) dry: Box<DryRun>,
 }
 
 impl<C: Clock> Engine<C> {
@@ -72,7 +75,7 @@ impl<C: Clock> Engine<C> {
     pub fn new(parts: Parts<C>) -> Result<Self, EngineError> {
         let Parts {
             clock,
-            policies,
+            mut policies,
             mut observations,
             observation_header,
             actions,
@@ -102,23 +105,29 @@ impl<C: Clock> Engine<C> {
             halted: None,
         });
         responder.set_shortest_deadline(settings.deadlines.shortest());
-        let pipeline = Pipeline {
-            clock,
-            policies,
-            settings,
+        let mut dry = DryRun::new(&settings);
+        dry.serve(&mut policies);
+        let session = Session {
             responder,
             action_header,
             counters,
             admission: Admission::resumed(last),
             input_check: None,
-            noise: None,
             carried: None,
             lost_tick: None,
-            revision: FIRST_REVISION,
-            epoch,
+            policy_answered: false,
             halted: None,
         };
-        Ok(Self { pipeline, observations, observation_header, claimant: Some(claimant), updates: None })
+        let pipeline =
+            Pipeline { clock, policies, settings, noise: None, revision: FIRST_REVISION, epoch, session };
+        Ok(Self {
+            pipeline,
+            observations,
+            observation_header,
+            claimant: Some(claimant),
+            updates: None,
+            dry: Box::new(dry),
+        })
     }
 
     /// Returns the guard that answers late ticks in place of this engine, for another thread to run. Returns
@@ -132,32 +141,34 @@ impl<C: Clock> Engine<C> {
         C: LeadingClock,
     {
         let claimant = self.claimant.take()?;
-        let (clock, header) = (self.pipeline.clock.follower(), self.pipeline.action_header.clone());
+        let (clock, header) = (self.pipeline.clock.follower(), self.pipeline.session.action_header.clone());
         Some(DeadlineGuard::new(clock, claimant, header, wake, hang_timeout))
     }
 
     /// Sets the input check, the noise and the carried-state rules, from the next tick on.
     pub fn set_extras(&mut self, extras: PolicyExtras) {
         let PolicyExtras { input_check, noise, carry } = extras;
-        self.pipeline.input_check = input_check;
+        self.dry.set_rules(input_check.as_ref(), carry);
+        self.pipeline.session.input_check = input_check;
         self.pipeline.noise = noise;
-        self.pipeline.carried = carry.map(CarriedState::new);
+        self.pipeline.session.carried = carry.map(CarriedState::new);
     }
 
     /// Returns true if every observation that was peeked has its outcome.
     #[inline]
     pub(super) fn is_between_ticks(&self) -> bool {
-        self.pipeline.lost_tick.is_none()
+        self.pipeline.session.lost_tick.is_none()
     }
 
     /// Answers at most one observation.
-    #[inline]
+    // Never inlined, because a dry run keeps exactly this code warm.
+    #[inline(never)]
     pub fn tick(&mut self) -> Progress {
         let Self { pipeline, observations, .. } = self;
-        if let Some(lost) = pipeline.lost_tick {
+        if let Some(lost) = pipeline.session.lost_tick {
             return pipeline.settle(observations, lost);
         }
-        if let Some(reason) = pipeline.halted {
+        if let Some(reason) = pipeline.session.halted {
             return Progress::Halted(reason);
         }
         let (observation, mut tick) = match pipeline.observe(observations) {
@@ -204,8 +215,11 @@ impl<C: Clock> Engine<C> {
 
     /// Tells the gateway that the waiting observations are still answered, and none after them.
     pub(super) fn announce_drain(&self) {
-        if self.pipeline.halted.is_none() {
-            self.pipeline.action_header.advance(AgentState::Draining.number(), Reason::None.number().into());
+        if self.pipeline.session.halted.is_none() {
+            self.pipeline
+                .session
+                .action_header
+                .advance(AgentState::Draining.number(), Reason::None.number().into());
         }
     }
 
@@ -213,7 +227,7 @@ impl<C: Clock> Engine<C> {
     #[inline]
     pub fn beat(&self, now: Nanos) {
         self.observation_header.beat_consumer(now.0);
-        self.pipeline.action_header.beat_producer(now.0);
+        self.pipeline.session.action_header.beat_producer(now.0);
     }
 
     /// Returns the clock of this engine.

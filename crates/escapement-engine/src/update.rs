@@ -4,6 +4,7 @@
 
 use super::budget::Budget;
 use super::carried_state::CarryRules;
+use super::dry_run::DryRun;
 use super::input_check::InputCheck;
 use super::policies::Policies;
 use super::settings::Settings;
@@ -25,6 +26,8 @@ pub struct Update {
     pub(super) noise: Option<Noise>,
     pub(super) carry: Option<CarryRules>,
     pub(super) change: Option<PolicyChange>,
+    /// Keeps the engine warm under these settings.
+    pub(super) dry: Box<DryRun>,
     pub(super) outcome: UpdateOutcome,
 }
 
@@ -69,11 +72,16 @@ impl Update {
     pub fn new(
         settings: Settings,
         extras: PolicyExtras,
-        change: Option<PolicyChange>,
+        mut change: Option<PolicyChange>,
         revision: u32,
     ) -> Self {
         let settings = Arc::new(settings);
         let PolicyExtras { input_check, noise, carry } = extras;
+        let mut dry = DryRun::new(&settings);
+        dry.set_rules(input_check.as_ref(), carry);
+        if let Some(change) = &mut change {
+            dry.serve(&mut change.policies);
+        }
         Self {
             misses: Budget::new(settings.miss_budget),
             errors: Budget::new(settings.error_budget),
@@ -84,6 +92,7 @@ impl Update {
             noise,
             carry,
             change,
+            dry: Box::new(dry),
             outcome: UpdateOutcome::Pending,
         }
     }

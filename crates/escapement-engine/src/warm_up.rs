@@ -68,11 +68,11 @@ impl<C: Clock> Engine<C> {
                     faults += u64::from(fallback.infer(observation, spare).is_err());
                 }
                 // Granted, so that the guard notices a policy that hangs here.
-                self.pipeline.responder.grant(Nanos(u64::MAX));
+                self.pipeline.session.responder.grant(Nanos(u64::MAX));
                 let called = self.pipeline.clock.now();
                 let answer = policy.infer(observation, action);
                 let returned = self.pipeline.clock.now();
-                let back = self.pipeline.responder.take_back();
+                let back = self.pipeline.session.responder.take_back();
                 debug_assert!(back, "a lease without a deadline is never claimed");
                 histogram.record(returned.since(called).0);
                 faults += u64::from(answer.is_err());
@@ -87,6 +87,7 @@ impl<C: Clock> Engine<C> {
             let stable = previous_tail
                 .is_some_and(|before: Nanos| tail.0 * 100 <= before.0 * (100 + STABLE_WITHIN_PERCENT));
             if stable || self.pipeline.clock.now().since(begun) >= spec.limit {
+                self.sample_observation();
                 self.pipeline.policies.policy.reset();
                 if let Some(fallback) = &mut self.pipeline.policies.fallback {
                     fallback.reset();

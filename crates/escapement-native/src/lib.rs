@@ -262,6 +262,11 @@ impl Policy for Native {
         (index < self.states.len()).then(|| self.plan.input_mut(self.first_state() + index))
     }
 
+    fn can_run_dry(&self) -> bool {
+        // Every call writes the whole arena before it reads it, except for the inputs and the weights.
+        true
+    }
+
     fn last_fault(&self) -> Option<&str> {
         // This is the only fault that a plan can have. All others are checked when the file is loaded.
         self.faulted.then_some("an index computed by the network lies outside its table")

@@ -114,6 +114,13 @@ pub trait Policy: Send {
         None
     }
 
+    /// Returns true if a call leaves nothing behind but its answer, the noise and the carried states that
+    /// [`Policy::state_mut`] returns. Only then may the engine call the policy to stay warm while no
+    /// observation waits: it saves the states before such a call and puts them back after.
+    fn can_run_dry(&self) -> bool {
+        false
+    }
+
     /// Returns the text of the most recent fault, for the log. The caller must not call this on the hot path.
     fn last_fault(&self) -> Option<&str> {
         None

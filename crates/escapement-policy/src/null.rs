@@ -30,4 +30,8 @@ impl Policy for Null {
         action.fill(0.0);
         Ok(())
     }
+
+    fn can_run_dry(&self) -> bool {
+        true
+    }
 }

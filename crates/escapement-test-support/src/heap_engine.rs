@@ -2,8 +2,8 @@
 
 use escapement_engine::telemetry::Counters;
 use escapement_engine::{
-    Backlog, Bounds, BudgetSpec, Deadlines, Engine, OnFull, OnGap, OnMiss, Parts, Policies, Progress,
-    Settings, TickRecord, record_ring,
+    Backlog, Bounds, BudgetSpec, Deadlines, Engine, KeepWarm, OnFull, OnGap, OnMiss, Parts, Policies,
+    Progress, Settings, TickRecord, record_ring,
 };
 use escapement_policy::{Dimensions, Policy};
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
@@ -52,6 +52,7 @@ fn settings() -> Settings {
         backlog: Backlog::Every,
         on_full: OnFull::Halt,
         on_gap: OnGap::SafeDefault,
+        keep_warm: KeepWarm::Off,
         observation_bounds: Bounds::new(
             vec![-10.0; DIMENSIONS.observation],
             vec![10.0; DIMENSIONS.observation],

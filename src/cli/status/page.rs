@@ -96,6 +96,7 @@ fn running(page: &StatusPage, text: &mut Text) {
     text.line("feed", format!("{}{}", page.feed.name(), last.unwrap_or_default()));
     outcomes(page, text);
     misses(page, text);
+    keep_warm(page, text);
     latencies(page, text);
     for degraded in &page.degraded {
         text.line("degraded", degraded);
@@ -158,6 +159,36 @@ fn misses(page: &StatusPage, text: &mut Text) {
     for hidden in &page.misses.cannot_tell {
         text.line("cannot tell", hidden);
     }
+}
+
+/// How the engine stays warm, and what that costs.
+fn keep_warm(page: &StatusPage, text: &mut Text) {
+    let Some(warm) = &page.keep_warm else { return };
+    let interval = match (&warm.why_off, warm.interval_us) {
+        (Some(why), _) => return text.line("keep-warm", format!("{}; none now: {why}", warm.setting)),
+        (None, Some(interval)) => format!("a dry run after {interval:.0} us without work"),
+        (None, None) if warm.setting == "off" => return text.line("keep-warm", "off"),
+        (None, None) => "their length is being measured".to_owned(),
+    };
+    let us = |nanos: u64| nanos as f64 / 1e3;
+    text.line("keep-warm", format!("{}: {interval}", warm.setting));
+    text.line(
+        "",
+        format!(
+            "{} dry runs of {:.2} us, longest {:.1}, {:.2} % of the time",
+            warm.dry_runs,
+            us(warm.typical_ns.unwrap_or_default()),
+            us(warm.longest_ns),
+            warm.share_of_time * 100.0
+        ),
+    );
+    text.line(
+        "",
+        format!(
+            "they delay an observation by {:.1} ns on average; {:.1} expected, {} delayed",
+            warm.mean_delay_ns, warm.expected_delay_ns, warm.delayed
+        ),
+    );
 }
 
 fn counted(what: &str, count: u64) -> String {

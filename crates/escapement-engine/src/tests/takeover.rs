@@ -337,9 +337,9 @@ fn an_engine_waits_for_a_guard_that_is_at_work() {
     let mut watched = WatchedRig::new(|_| ());
     watched.answer(&[]);
     assert_eq!(watched.rig.engine.tick(), Progress::Idle);
-    watched.rig.engine.pipeline.lost_tick =
+    watched.rig.engine.pipeline.session.lost_tick =
         Some(super::super::pipeline::LostTick { inference_ns: 1, returned: Nanos(1) });
-    watched.rig.engine.pipeline.responder.grant(Nanos(u64::MAX));
+    watched.rig.engine.pipeline.session.responder.grant(Nanos(u64::MAX));
     watched.rig.publish_ordinary();
     for _ in 0..3 {
         assert_eq!(watched.rig.engine.tick(), Progress::Waiting);

@@ -122,10 +122,10 @@ fn a_policy_that_refuses_the_thread_changes_nothing() {
 fn what_is_not_taken_says_so() {
     let mut rig = Rig::new(|_| ());
     let mut offered = update(2, |_| ());
-    rig.engine.pipeline.responder.grant(Nanos(u64::MAX));
+    rig.engine.pipeline.session.responder.grant(Nanos(u64::MAX));
     assert!(!rig.engine.apply(&mut offered));
     assert!(matches!(offered.outcome(), UpdateOutcome::Pending));
-    assert!(rig.engine.pipeline.responder.take_back());
+    assert!(rig.engine.pipeline.session.responder.take_back());
     assert!(rig.engine.apply(&mut offered));
     assert!(matches!(offered.outcome(), UpdateOutcome::Applied));
 }
@@ -137,11 +137,11 @@ fn the_loop_takes_what_is_offered_between_ticks() {
     let (mut sender, receiver) = mailbox();
     rig.engine.take_updates_from(receiver);
     assert!(sender.offer(Box::new(update(2, |_| ()))).is_ok());
-    rig.engine.pipeline.lost_tick =
+    rig.engine.pipeline.session.lost_tick =
         Some(super::super::pipeline::LostTick { inference_ns: 0, returned: Nanos(0) });
     rig.engine.apply_offered_update();
     assert!(sender.collect().is_none());
-    rig.engine.pipeline.lost_tick = None;
+    rig.engine.pipeline.session.lost_tick = None;
     rig.engine.apply_offered_update();
     assert!(sender.collect().is_some());
     let observation = rig.ordinary();

@@ -1,0 +1,115 @@
+//! What dry runs cost.
+
+use super::counters::Counter;
+use escapement_ring::clock::Nanos;
+
+/// The figures of the dry runs. The engine writes them between ticks; any thread may read them. They are apart
+/// from [`Counters`](super::Counters), which no dry run touches.
+#[derive(Debug, Default)]
+pub struct KeepWarmMeter {
+    runs: Counter,
+    /// The sum of the runs' lengths, and of their squares.
+    nanos: Counter,
+    squares: Counter,
+    longest: Counter,
+    /// The typical length; zero while it is not known.
+    typical: Counter,
+    delayed: Counter,
+    delay: Counter,
+}
+
+/// A copy of [`KeepWarmMeter`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct KeepWarmSnapshot {
+    /// Dry runs since the engine was made.
+    pub runs: u64,
+    /// Their total length.
+    pub total_ns: u64,
+    /// The median of their lengths, as estimated while they run; zero while it is not known.
+    pub typical_ns: u64,
+    /// The longest one.
+    pub longest_ns: u64,
+    /// Observations that came during a dry run.
+    pub delayed: u64,
+    /// How long those waited for its end, in total.
+    pub delay_ns: u64,
+    /// The sum of the squares of the lengths, for [`KeepWarmSnapshot::expected_delay_ns`].
+    pub squares: u64,
+}
+
+impl KeepWarmMeter {
+    /// Counts one dry run.
+    #[inline]
+    pub(crate) fn count_run(&self, length: Nanos, typical: Option<Nanos>) {
+        self.runs.add(1);
+        self.nanos.add(length.0);
+        self.squares.add(length.0.saturating_mul(length.0));
+        if length.0 > self.longest.get() {
+            self.longest.set(length.0);
+        }
+        self.typical.set(typical.map_or(0, |typical| typical.0));
+    }
+
+    /// Counts an observation that waited for the end of a dry run, if the delay is not zero.
+    #[inline]
+    pub(crate) fn count_delay(&self, nanos: u64) {
+        if nanos > 0 {
+            self.delayed.add(1);
+            self.delay.add(nanos);
+        }
+    }
+
+    /// Reads all figures. Each is whole, but they need not be of one instant.
+    pub fn snapshot(&self) -> KeepWarmSnapshot {
+        KeepWarmSnapshot {
+            runs: self.runs.get(),
+            total_ns: self.nanos.get(),
+            typical_ns: self.typical.get(),
+            longest_ns: self.longest.get(),
+            delayed: self.delayed.get(),
+            delay_ns: self.delay.get(),
+            squares: self.squares.get(),
+        }
+    }
+}
+
+impl KeepWarmSnapshot {
+    /// Returns what was added since `earlier`. The typical and the longest length are those of now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            runs: self.runs - earlier.runs,
+            total_ns: self.total_ns - earlier.total_ns,
+            delayed: self.delayed - earlier.delayed,
+            delay_ns: self.delay_ns - earlier.delay_ns,
+            squares: self.squares - earlier.squares,
+            ..*self
+        }
+    }
+
+    /// By how much the dry runs made so far would delay an observation that arrives at a random instant of
+    /// `elapsed`, on average, in nanoseconds: the share of time of each run, times half its length.
+    pub fn expected_delay_ns(&self, elapsed: Nanos) -> f64 {
+        if elapsed.0 == 0 { 0.0 } else { self.squares as f64 / (2.0 * elapsed.0 as f64) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expected_delay_counts_each_run_by_its_share_of_time() {
+        let meter = KeepWarmMeter::default();
+        for length in [100, 300] {
+            meter.count_run(Nanos(length), None);
+        }
+        meter.count_delay(0);
+        meter.count_delay(40);
+        let found = meter.snapshot();
+        assert_eq!((found.runs, found.total_ns, found.longest_ns), (2, 400, 300));
+        assert_eq!((found.delayed, found.delay_ns), (1, 40));
+        // In 10 us: 1 % of the time 50 ns, and 3 % of the time 150 ns.
+        assert!((found.expected_delay_ns(Nanos(10_000)) - 5.0).abs() < 1e-9);
+    }
+}

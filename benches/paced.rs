@@ -1,11 +1,11 @@
 //! The whole tick at real rates, across two processes: what an idle core costs, and what keep-warm saves.
 //!
 //! `cargo bench --bench paced [-- --rounds N --backend native|torch]`; `torch` needs `--features torch`. This
-//! process is the feed and the gateway of a daemon, which is the real binary with the example policy and serves
-//! on the last core. Rounds without and with keep-warm take turns, so that a disturbance of the machine affects
-//! both. A tick is the time from the peek of an observation to the commit of its action, as the frames say. The
-//! deadlines are out of the way. Prints percentiles and sample counts, and asserts no time. Under `cargo test
-//! --benches` it runs small.
+//! process is the feed and the gateway of a daemon, which is the real binary with the example policy and
+//! serves on the last core. Rounds without and with keep-warm take turns, so that a disturbance of the
+//! machine affects both. A tick is the time from the peek of an observation to the commit of its action, as
+//! the frames say. The deadlines are out of the way. Prints percentiles and sample counts, and asserts no
+//! time. Under `cargo test --benches` it runs small.
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::directory::RingFile;

@@ -206,8 +206,8 @@ fn planted_bug_a_dry_run_in_the_real_session_is_found() {
     assert_ne!(warm.sent, cold.sent);
 }
 
-/// Runs the loop while nothing comes, for this long on the engine's clock, and returns the calls of the policy
-/// and the figures.
+/// Runs the loop while nothing comes, for this long on the engine's clock, and returns the calls of the
+/// policy and the figures.
 fn idle_for(
     passed: u64,
     per_look: u64,

@@ -14,6 +14,7 @@ use escapement::ring::Consumer;
 use escapement::telemetry::Histogram;
 use escapement::wire::{ActionHeader, Outcome};
 use escapement_test_support::agent::Agent;
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use zerocopy::IntoBytes;
 
@@ -32,11 +33,13 @@ struct Seen {
     ticks: Histogram,
     inference: Histogram,
     late: u64,
+    /// The revision of the settings in the last frame.
+    generation: u32,
 }
 
 impl Seen {
     fn new() -> Self {
-        Self { ticks: Histogram::new(), inference: Histogram::new(), late: 0 }
+        Self { ticks: Histogram::new(), inference: Histogram::new(), late: 0, generation: 0 }
     }
 
     fn add(&mut self, frame: &ActionHeader) {
@@ -44,6 +47,7 @@ impl Seen {
         let tick = frame.ts_commit_ns - frame.ts_publish_ns - frame.queue_ns;
         self.ticks.record(tick);
         self.inference.record(frame.inference_ns);
+        self.generation = frame.generation;
         self.late += u64::from(tick > DEADLINE);
     }
 }
@@ -92,6 +96,19 @@ impl Peer {
         }
     }
 
+    /// Reloads, and waits until a frame says that new settings are in force.
+    fn await_reload(&mut self, reload: impl FnOnce()) {
+        let mut unseen = Seen::new();
+        self.run(Some(1_000), 1, &mut unseen);
+        let before = unseen.generation;
+        reload();
+        while unseen.generation == before {
+            self.run(Some(100), 1, &mut unseen);
+        }
+        // The length of a dry run is known after fifteen, a millisecond apart.
+        self.run(Some(100), 5, &mut unseen);
+    }
+
     fn run(&mut self, rate: Option<u64>, count: u64, seen: &mut Seen) {
         let Some(rate) = rate else {
             for burst in 0..count.div_ceil(BURST) {
@@ -120,49 +137,57 @@ fn main() {
         arguments.get(at + 1).cloned()
     };
     let full = arguments.iter().any(|argument| argument == "--bench");
-    let rounds = word_of("--rounds").map_or(if full { 3 } else { 1 }, |text| text.parse().expect("a number"));
+    let rounds =
+        word_of("--rounds").map_or(if full { 12 } else { 1 }, |text| text.parse().expect("a number"));
     let backend = word_of("--backend").unwrap_or_else(|| "native".to_owned());
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     if let [first, _, ..] = cores[..] {
         core_affinity::set_for_current(first);
     }
+    let engine_core = cores.last().map(|core| core.id).filter(|_| cores.len() > 1);
+    let keys = keys(&backend, engine_core);
+    let agent = Agent::new(&with_keep_warm(&keys, SETTINGS[0].1));
+    let daemon = agent.start_armed();
+    let mut peer = Peer::new(&agent);
     let mut seen: BTreeMap<(usize, usize), Seen> = BTreeMap::new();
     for _ in 0..rounds {
         for (setting, (_, value)) in SETTINGS.iter().enumerate() {
-            let agent = agent(&backend, value, cores.last().map(|core| core.id).filter(|_| cores.len() > 1));
-            let _daemon = agent.start_armed();
-            let mut peer = Peer::new(&agent);
+            agent.reconfigure(&with_keep_warm(&keys, value));
+            peer.await_reload(|| daemon.signal(Signal::HUP));
             for (index, rate) in RATES.iter().enumerate() {
-                let seconds = if *rate == Some(200) { 5 } else { 3 };
-                let count = rate.map_or(BURST * 100, |rate| rate * seconds);
-                let seen = seen.entry((index, setting)).or_insert_with(Seen::new);
-                peer.run(*rate, if full { count } else { 20 }, seen);
+                let count = if full { rate.map_or(BURST * 20, |rate| rate / 2 + 200) } else { 20 };
+                peer.run(*rate, count, seen.entry((index, setting)).or_insert_with(Seen::new));
             }
         }
     }
     report(&backend, rounds, &seen);
 }
 
-fn agent(backend: &str, keep_warm: &str, core: Option<usize>) -> Agent {
-    let policy = format!("{:?}", concat!(env!("CARGO_MANIFEST_DIR"), "/config/example.bundle"));
-    let backend = format!("{backend:?}");
-    let core = core.map_or("-".to_owned(), |core| core.to_string());
-    Agent::new(&[
-        ("policy.path", &policy),
-        ("policy.backend", &backend),
-        ("observation.dimension", "32"),
-        ("observation.capacity", "4096"),
-        ("action.dimension", "3"),
-        ("action.capacity", "4096"),
-        ("action.safe_default", "[0.0, 0.0, 0.0]"),
-        ("action.neutral", "[0.0, 0.0, 0.0]"),
-        ("engine.core", &core),
-        ("engine.idle", "\"pause\""),
-        ("engine.idle_sleep_us", "-"),
-        ("engine.keep_warm_us", keep_warm),
-        ("engine.lock_memory", "true"),
-        ("warm_up.round_calls", "1000"),
-    ])
+fn with_keep_warm<'a>(keys: &'a [(&'a str, String)], value: &'a str) -> Vec<(&'a str, &'a str)> {
+    let keys = keys.iter().map(|(key, value)| (*key, value.as_str()));
+    keys.chain([("engine.keep_warm_us", value)]).collect()
+}
+
+fn keys(backend: &str, core: Option<usize>) -> Vec<(&'static str, String)> {
+    let word = |text: &str| format!("{text:?}");
+    let zeros = || "[0.0, 0.0, 0.0]".to_owned();
+    vec![
+        ("policy.path", word(concat!(env!("CARGO_MANIFEST_DIR"), "/config/example.bundle"))),
+        ("policy.backend", word(backend)),
+        ("observation.dimension", "32".to_owned()),
+        ("observation.capacity", "4096".to_owned()),
+        ("action.dimension", "3".to_owned()),
+        ("action.capacity", "4096".to_owned()),
+        ("action.safe_default", zeros()),
+        ("action.neutral", zeros()),
+        ("deadline.inference_us", "500000".to_owned()),
+        ("deadline.end_to_end_us", "500000".to_owned()),
+        ("engine.core", core.map_or("-".to_owned(), |core| core.to_string())),
+        ("engine.idle", word("pause")),
+        ("engine.idle_sleep_us", "-".to_owned()),
+        ("engine.lock_memory", "true".to_owned()),
+        ("warm_up.round_calls", "1000".to_owned()),
+    ]
 }
 
 fn report(backend: &str, rounds: u32, seen: &BTreeMap<(usize, usize), Seen>) {

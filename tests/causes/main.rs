@@ -105,6 +105,14 @@ impl Rig {
         answer.expect("the daemon answers")
     }
 
+    /// Returns what the policy's calls took at the end of the warm-up.
+    fn warm_up(&self) -> Value {
+        wait_for("the report of the warm-up", || {
+            let latencies = self.status()["warm_up"]["inference_ns"].clone();
+            (!latencies.is_null()).then_some(latencies)
+        })
+    }
+
     fn misses(&self) -> Value {
         self.status()["misses"].clone()
     }

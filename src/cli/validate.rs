@@ -23,8 +23,9 @@ use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Slo, Trust};
-use crate::evidence::{Interval, MissKind, Timeline, judge};
-use crate::evidence::{ThreadWatch, steal_is_accounted};
+use crate::evidence::{
+    FixedWork, Interval, MissKind, PolicyTimes, ThreadWatch, Timeline, UsualTimes, judge, steal_is_accounted,
+};
 use crate::latency::{
     Baseline, Comparison, LatencyReport, MissCounts, Objective, html_report, measure_explained,
 };
@@ -118,8 +119,11 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         // Without the permission, the figures include page faults. The daemon reports that at its start.
         let _ = lock_all_memory();
         prefault_stack();
-        let mut explainer = Explainer::new(objective.deadline);
-        let explain = |late: &[Interval], counts: &mut MissCounts| explainer.explain(late, counts);
+        let work = FixedWork { in_call: policy.has_fixed_work(), around_call: true };
+        let mut explainer = Explainer::new(objective.deadline, work);
+        let explain = |warm_up: &Percentiles, late: &[Interval], counts: &mut MissCounts| {
+            explainer.explain(warm_up, late, counts);
+        };
         let clock = &mut MachineClock::new();
         let report = measure_explained(policy.as_mut(), clock, &observations, objective, explain)
             .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
@@ -161,10 +165,11 @@ struct Explainer {
     watch: Option<ThreadWatch>,
     timeline: Timeline,
     limit: u64,
+    work: FixedWork,
 }
 
 impl Explainer {
-    fn new(deadline: Nanos) -> Self {
+    fn new(deadline: Nanos, work: FixedWork) -> Self {
         let watch = ThreadWatch::of_this_thread();
         let mut timeline = Timeline::new(0);
         match &watch {
@@ -177,16 +182,17 @@ impl Explainer {
         if steal_is_accounted() {
             timeline.rely_on_steal();
         }
-        Self { watch: watch.ok(), timeline, limit: deadline.0 }
+        Self { watch: watch.ok(), timeline, limit: deadline.0, work }
     }
 
-    fn explain(&mut self, late: &[Interval], counts: &mut MissCounts) {
+    fn explain(&mut self, warm_up: &Percentiles, late: &[Interval], counts: &mut MissCounts) {
         if let Some(watch) = &mut self.watch {
             watch.drain(&mut self.timeline);
         }
+        let usual = UsualTimes { policy: PolicyTimes::new(warm_up, self.work), around_ns: 0 };
         for call in late {
-            let kind = MissKind::Late { window: *call, limit: self.limit };
-            let (cause, _) = judge(&self.timeline, kind, late.len() == 1);
+            let kind = MissKind::Late { window: *call, call: *call, limit: self.limit };
+            let (cause, _) = judge(&self.timeline, kind, late.len() == 1, Some(&usual));
             *counts.entry(cause).or_default() += 1;
         }
     }

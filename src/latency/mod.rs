@@ -156,11 +156,12 @@ pub fn measure_latency(
     observations: &[Vec<f32>],
     objective: Objective,
 ) -> Result<LatencyReport, LatencyError> {
-    measure_explained(policy, clock, observations, objective, |_, _| ())
+    measure_explained(policy, clock, observations, objective, |_, _, _| ())
 }
 
-/// Like [`measure_latency`], and calls `explain` before the first timed call and after every block, with the
-/// calls of the block that missed the deadline. `explain` adds the causes that it knows to the counts.
+/// Like [`measure_latency`], and calls `explain` before the first timed call and after every block, with what
+/// the calls of the warm-up took and the calls of the block that missed the deadline. `explain` adds the
+/// causes that it knows to the counts.
 ///
 /// # Errors
 /// As [`measure_latency`].
@@ -172,7 +173,7 @@ pub fn measure_explained(
     clock: &mut impl Clock,
     observations: &[Vec<f32>],
     objective: Objective,
-    mut explain: impl FnMut(&[Interval], &mut MissCounts),
+    mut explain: impl FnMut(&Percentiles, &[Interval], &mut MissCounts),
 ) -> Result<LatencyReport, LatencyError> {
     assert!(!observations.is_empty(), "there is nothing to call the policy with");
     let _flush = FlushDenormals::enter();
@@ -198,7 +199,8 @@ pub fn measure_explained(
     for _ in 0..WARM_UP_CALLS.max(objective.trials / 10) {
         warm_up.record(call(policy, clock)?.length());
     }
-    let typical = warm_up.quantile_ns(0.5);
+    let warm_up = warm_up.percentiles();
+    let typical = warm_up.p50;
 
     let mut inference = Histogram::new();
     let mut hiccup = Histogram::new();
@@ -206,7 +208,7 @@ pub fn measure_explained(
     let mut met = 0;
     let mut misses = MissCounts::new();
     let mut late = Vec::with_capacity(BLOCK as usize);
-    explain(&late, &mut misses);
+    explain(&warm_up, &late, &mut misses);
     for slice in 0..SLICES.min(objective.trials) {
         let mut of_slice = Histogram::new();
         let mut left = share_of(objective.trials, slice, SLICES.min(objective.trials));
@@ -221,7 +223,7 @@ pub fn measure_explained(
                     late.push(call);
                 }
             }
-            explain(&late, &mut misses);
+            explain(&warm_up, &late, &mut misses);
             late.clear();
             for _ in 0..block {
                 hiccup.record(excess_of_busy_loop(clock, Nanos(typical)));

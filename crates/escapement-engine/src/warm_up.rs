@@ -100,9 +100,9 @@ impl<C: Clock> Engine<C> {
 }
 
 impl Policies {
-    /// Measures one round of calls on the calling thread by the rules of a warm-up, and returns its tail: the
-    /// time that a policy which is to replace another one takes on this machine. Resets the carried state
-    /// afterwards.
+    /// Measures one round of calls on the calling thread by the rules of a warm-up, and returns its tail and
+    /// its latencies: the time that a policy which is to replace another one takes on this machine. Resets
+    /// the carried state afterwards.
     ///
     /// # Errors
     /// Fails if the policy cannot be prepared for this thread.
@@ -111,7 +111,7 @@ impl Policies {
         clock: &impl Clock,
         spec: WarmUpSpec,
         bounds: &Bounds,
-    ) -> Result<Nanos, PolicyError> {
+    ) -> Result<(Nanos, Percentiles), PolicyError> {
         let _flush = FlushDenormals::enter();
         self.enter_thread(0)?;
         let begun = clock.now();
@@ -129,7 +129,7 @@ impl Policies {
             }
         }
         self.policy.reset();
-        Ok(Nanos(histogram.quantile_ns(spec.quantile)))
+        Ok((Nanos(histogram.quantile_ns(spec.quantile)), histogram.percentiles()))
     }
 }
 

@@ -114,9 +114,10 @@ fn with_a_new_policy(
         let _ = forbid_files();
     }
     let bounds = &config.settings.observation_bounds;
-    let (tail, latency_ns) = policies.measure(&MachineClock::new(), config.warm_up, bounds)?;
-    check_tail(&config.settings, Some(tail))?;
-    let measured = Some(MeasuredPolicy { tail, latency_ns });
+    let (keep_warm, shortest) = (config.settings.keep_warm, config.settings.deadlines.shortest());
+    let measured = policies.measure(&MachineClock::new(), config.warm_up, bounds, keep_warm, shortest)?;
+    check_tail(&config.settings, Some(measured.tail))?;
+    let measured = Some(MeasuredPolicy { tail: measured.tail, latency_ns: measured.latency_ns });
     let change = PolicyChange {
         policies,
         sha256,

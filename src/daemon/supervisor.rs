@@ -198,12 +198,14 @@ impl Supervisor<'_> {
             tracing::warn!(reason, "degraded");
         }
         let word = self.word();
-        self.reloads.note_measured(MeasuredPolicy { tail: warm_up.tail, latency_ns: warm_up.latency_ns });
+        self.reloads
+            .note_measured(MeasuredPolicy { tail: warm_up.deciding_tail(), latency_ns: warm_up.latency_ns });
         self.reloads.policy_times().into_iter().for_each(|times| self.causes.measured(times));
         self.status.armed(warm_up, keep_warm, degraded);
         tracing::info!(
             calls = warm_up.calls,
             tail_ns = warm_up.tail.0,
+            paced_tail_ns = warm_up.paced.map(|paced| paced.tail.0),
             stable = warm_up.stable,
             state = word.state_name(),
             reason = word.reason.map(Reason::number),

@@ -5,11 +5,12 @@ use escapement_engine::Settings;
 use escapement_engine::telemetry::Percentiles;
 use escapement_ring::clock::Nanos;
 
-/// What the calls of a policy took in the last round of its warm-up.
+/// What the calls of a policy took in its warm-up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MeasuredPolicy {
-    /// The tail, at the quantile that the configuration asks for.
+    /// The tail that decides about arming: of the calls at the expected rate, if there were any.
     pub(super) tail: Nanos,
+    /// The calls of the last round, back to back.
     pub(super) latency_ns: Percentiles,
 }
 

@@ -29,6 +29,8 @@ pub struct Torch {
     states: Vec<Box<[f32]>>,
     dimensions: Dimensions,
     last_fault: Option<String>,
+    /// True if equal calls had equal answers when it was loaded.
+    repeats_itself: bool,
 }
 
 /// One argument of `forward`.
@@ -51,6 +53,9 @@ enum Refusal {
     /// It returned a tensor of this shape.
     Shape(String),
 }
+
+/// Calls with each of two observations that show whether a module repeats itself.
+const REPETITIONS: usize = 3;
 
 /// The most dimensions that an argument or a result has.
 const MAX_RANK: usize = 4;
@@ -136,6 +141,7 @@ impl Torch {
             states,
             dimensions: Dimensions { observation, action: 0 },
             last_fault: None,
+            repeats_itself: false,
         };
         let probe = tch::no_grad(|| policy.forward());
         let found = probe.and_then(|(action, _)| width_of(&action)).map_err(|refusal| match refusal {
@@ -155,7 +161,33 @@ impl Torch {
             });
         }
         policy.dimensions.action = found;
+        policy.repeats_itself = tch::no_grad(|| policy.find_out_whether_it_repeats_itself());
         Ok(policy)
+    }
+
+    /// Calls the module with two observations in turn, and returns whether each has the same answer every time. A
+    /// module that keeps memory in its buffers, or draws random numbers, does not.
+    fn find_out_whether_it_repeats_itself(&mut self) -> bool {
+        let width = self.dimensions.observation;
+        let observation = |scale: f32| -> Vec<f32> {
+            (0..width).map(|index| scale * (1.0 + index as f32) / width as f32).collect()
+        };
+        let observations = [observation(0.5), observation(-1.0)];
+        let mut answers: [Vec<Vec<u32>>; 2] = Default::default();
+        for (turn, observation) in (0..2 * REPETITIONS).map(|turn| (turn % 2, &observations[turn % 2])) {
+            self.reset();
+            let mut action = vec![0.0; self.dimensions.action];
+            let called = self.set_inputs(observation).and_then(|()| self.call(&mut action));
+            if called.is_err() {
+                // It does not say whether there is a memory, and the engine never runs it dry on such an
+                // observation.
+                continue;
+            }
+            let states = self.states.iter().flatten();
+            answers[turn].push(action.iter().chain(states).map(|value| value.to_bits()).collect());
+        }
+        self.reset();
+        answers.iter().all(|of_one| of_one.windows(2).all(|pair| pair[0] == pair[1]))
     }
 
     /// Writes every argument into the memory behind the tensors that the module sees.
@@ -261,6 +293,10 @@ impl Policy for Torch {
 
     fn state_mut(&mut self, index: usize) -> Option<&mut [f32]> {
         self.states.get_mut(index).map(|state| &mut state[..])
+    }
+
+    fn can_run_dry(&self) -> bool {
+        self.repeats_itself
     }
 
     fn last_fault(&self) -> Option<&str> {

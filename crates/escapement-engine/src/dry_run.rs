@@ -10,31 +10,22 @@
 //! The engine looks at its ring before and after each dry run, and never runs two in a row.
 
 use super::admission::Admission;
-use super::budget::Budget;
 use super::carried_state::{CarriedState, CarryRules};
 use super::input_check::InputCheck;
 use super::pipeline::Session;
 use super::policies::Policies;
-use super::record::record_ring;
-use super::responder::Responder;
+use super::private_responder::{Answers, PrivateResponder, private_ring};
 use super::settings::Settings;
-use super::tick::Engine;
-use super::verdict::InFlight;
-use crate::lease::lease;
-use crate::telemetry::{Counters, FeatureCounts, KeepWarmMeter};
+use crate::telemetry::{FeatureCounts, KeepWarmMeter};
 use escapement_policy::Policy;
-use escapement_ring::clock::{Clock, Nanos};
-use escapement_ring::ring::{Consumer, HeapRegion, Producer, Region, Spec};
-use escapement_ring::wire::{
-    ActionHeader, AgentState, KIND_ACTION, KIND_OBSERVATION, ObservationHeader, Reason, payload_bytes,
-};
+use escapement_ring::clock::Nanos;
+use escapement_ring::ring::{Consumer, Producer};
+use escapement_ring::wire::{AgentState, KIND_OBSERVATION, ObservationHeader, Reason, payload_bytes};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
-/// Slots of each private ring. One would do: each dry run drains them.
-const CAPACITY: u64 = 8;
 /// Every so many dry runs, one takes the paths of an observation that is refused and of a halt.
-const RARE_PATHS_EVERY: u64 = 64;
+pub(super) const RARE_PATHS_EVERY: u64 = 64;
 /// Dry runs of a new policy that are made to learn how long they take, and how far apart they are.
 const TRIALS: u64 = 15;
 const TRIAL_EVERY: Nanos = Nanos::from_millis(1);
@@ -42,28 +33,27 @@ const TRIAL_EVERY: Nanos = Nanos::from_millis(1);
 /// What an engine needs to run dry. Made before the real-time boundary.
 pub(super) struct DryRun {
     pub(super) session: Session,
-    observations: Consumer,
+    pub(super) observations: Consumer,
     feed: Producer,
-    gateway: Consumer,
-    records: Consumer,
+    answers: Answers,
     /// The observation that dry runs answer: the last real one that the policy answered.
     pub(super) sample: Box<[f32]>,
     /// Where the carried states are kept meanwhile.
     pub(super) states: Box<[f32]>,
     /// False if a call of this policy may leave more behind than its carried states.
     is_allowed: bool,
-    length: TypicalLength,
-    runs: u64,
+    pub(super) length: TypicalLength,
+    pub(super) runs: u64,
     /// When the engine was last busy: with an observation, or with a dry run.
-    busy_until: Nanos,
-    meter: Arc<KeepWarmMeter>,
+    pub(super) busy_until: Nanos,
+    pub(super) meter: Arc<KeepWarmMeter>,
 }
 
 /// A running estimate of the median, which a single long run moves by one step only: by 1/64 of itself up or
 /// down. Ma, Muthukrishnan and Sandler (2013), "Frugal Streaming for Estimating Quantiles", with
 /// multiplicative steps.
 #[derive(Debug, Clone, Copy, Default)]
-struct TypicalLength {
+pub(super) struct TypicalLength {
     estimate: u64,
     samples: u64,
 }
@@ -71,7 +61,7 @@ struct TypicalLength {
 impl TypicalLength {
     /// Until there are [`TRIALS`], the shortest one is the estimate.
     #[inline]
-    fn add(&mut self, length: u64) {
+    pub(super) fn add(&mut self, length: u64) {
         self.samples += 1;
         let step = self.estimate / 64 + 1;
         self.estimate = if self.samples <= TRIALS {
@@ -84,7 +74,7 @@ impl TypicalLength {
     }
 
     #[inline]
-    fn get(&self) -> Option<Nanos> {
+    pub(super) fn get(&self) -> Option<Nanos> {
         (self.samples >= TRIALS).then_some(Nanos(self.estimate))
     }
 }
@@ -93,26 +83,11 @@ impl DryRun {
     /// Makes the private rings and the session. Nothing runs dry before [`DryRun::serve`] says for which
     /// policies.
     pub(super) fn new(settings: &Arc<Settings>) -> Self {
-        let (width, answer) = (settings.observation_bounds.dimension(), settings.action_bounds.dimension());
-        let (_, feed, observations) = ring(KIND_OBSERVATION, ObservationHeader::slot_size(width), width);
-        let (region, actions, gateway) = ring(KIND_ACTION, ActionHeader::slot_size(answer), answer);
-        let (records_in, records) = record_ring(CAPACITY);
-        let action_header = region.header();
-        let counters = Arc::new(Counters::new());
-        let (responder, _) = lease(Responder {
-            actions,
-            action_header: action_header.clone(),
-            records: records_in,
-            counters: Arc::clone(&counters),
-            misses: Budget::new(settings.miss_budget),
-            errors: Budget::new(settings.error_budget),
-            settings: Arc::clone(settings),
-            revision: 0,
-            epoch: 0,
-            tick: InFlight::default(),
-            fallback: vec![0.0; answer].into(),
-            halted: None,
-        });
+        let width = settings.observation_bounds.dimension();
+        let (_, feed, observations) =
+            private_ring(KIND_OBSERVATION, ObservationHeader::slot_size(width), width);
+        let PrivateResponder { holder: responder, action_header, counters, answers, .. } =
+            PrivateResponder::new(settings);
         let session = Session {
             responder,
             action_header,
@@ -128,8 +103,7 @@ impl DryRun {
             session,
             observations,
             feed,
-            gateway,
-            records,
+            answers,
             sample: vec![0.0; width].into(),
             states: Box::default(),
             is_allowed: false,
@@ -170,7 +144,7 @@ impl DryRun {
 
     /// Returns how long the engine must be idle before the next dry run; `None` if it must not run dry.
     #[inline]
-    fn interval(&self, settings: &Settings) -> Option<Nanos> {
+    pub(super) fn interval(&self, settings: &Settings) -> Option<Nanos> {
         if !self.is_allowed {
             return None;
         }
@@ -183,7 +157,7 @@ impl DryRun {
 
     /// Commits the observation that is answered next to the private ring.
     #[inline]
-    fn publish(&mut self, now: Nanos, takes_rare_paths: bool) {
+    pub(super) fn publish(&mut self, now: Nanos, takes_rare_paths: bool) {
         let mut header = ObservationHeader {
             sequence: self.runs,
             ts_event_ns: now.0,
@@ -205,27 +179,13 @@ impl DryRun {
     /// Takes the answer and the record out of the private rings, and forgets a halt: a dry run that was late
     /// says nothing about the next one.
     #[inline]
-    fn drain(&mut self) {
-        for ring in [&mut self.gateway, &mut self.records] {
-            while let Ok(Some(peek)) = ring.peek() {
-                peek.release();
-            }
-        }
+    pub(super) fn drain(&mut self) {
+        self.answers.discard();
         if self.session.halted.take().is_some() {
             self.session.action_header.reset_state(AgentState::Armed.number(), Reason::None.number().into());
             self.session.responder.with(|responder| responder.halted = None);
         }
     }
-}
-
-/// A ring in ordinary memory, and both of its ends.
-fn ring(kind: u32, slot_size: usize, dimension: usize) -> (Region, Producer, Consumer) {
-    let (slot_size, dimension) = (slot_size as u32, dimension as u32);
-    let spec = Spec { kind, slot_size, dimension, capacity: CAPACITY, generation: 1 };
-    let region = HeapRegion::ring(spec).expect("the ring allows this capacity");
-    let producer = Producer::attach(region.clone()).expect("a new ring has both positions at zero");
-    let consumer = Consumer::attach(region.clone()).expect("a new ring has both positions at zero");
-    (region, producer, consumer)
 }
 
 impl Policies {
@@ -243,7 +203,7 @@ impl Policies {
 
     /// Copies the carried states out.
     #[inline]
-    fn save_states(&mut self, saved: &mut [f32]) {
+    pub(super) fn save_states(&mut self, saved: &mut [f32]) {
         let mut rest = saved;
         self.each_state(|state| {
             if let Some((here, after)) = std::mem::take(&mut rest).split_at_mut_checked(state.len()) {
@@ -255,7 +215,7 @@ impl Policies {
 
     /// Puts back what [`Policies::save_states`] copied.
     #[inline]
-    fn restore_states(&mut self, saved: &[f32]) {
+    pub(super) fn restore_states(&mut self, saved: &[f32]) {
         let mut rest = saved;
         self.each_state(|state| {
             if let Some((here, after)) = rest.split_at_checked(state.len()) {
@@ -278,82 +238,6 @@ impl Policies {
         if let Some(fallback) = &mut self.fallback {
             of_policy(fallback.as_mut());
         }
-    }
-}
-
-impl<C: Clock> Engine<C> {
-    /// Returns the figures of the dry runs, for readers on other threads.
-    pub fn keep_warm_meter(&self) -> Arc<KeepWarmMeter> {
-        Arc::clone(&self.dry.meter)
-    }
-
-    /// Takes the observation in the policy's buffer as the one that dry runs answer from now on.
-    pub(super) fn sample_observation(&mut self) {
-        self.dry.sample.copy_from_slice(&self.pipeline.policies.observation);
-    }
-
-    /// Notes that an observation got its outcome at `now`. If a dry run ended just before, part of the
-    /// observation's wait may be due to it.
-    #[inline]
-    pub(super) fn note_answer(&mut self, now: Nanos, after: Option<DrySpan>) {
-        self.dry.busy_until = now;
-        if let Some(DrySpan { begun, ended }) = after {
-            let published =
-                self.pipeline.session.responder.with(|responder| responder.tick.observation.ts_publish_ns);
-            let delay = published.map_or(0, |published| ended.0.saturating_sub(published.max(begun.0)));
-            self.dry.meter.count_delay(delay);
-        }
-    }
-
-    /// Runs dry if the engine has been idle for long enough by `now`, and says from when to when it did.
-    #[inline]
-    pub(super) fn keep_warm(&mut self, now: Nanos) -> Option<DrySpan> {
-        let interval = self.dry.interval(&self.pipeline.settings)?;
-        if now.since(self.dry.busy_until) < interval || !self.is_between_ticks() {
-            return None;
-        }
-        Some(self.run_dry())
-    }
-
-    /// Runs dry once. The caller must be between ticks.
-    #[inline(never)]
-    pub fn run_dry(&mut self) -> DrySpan {
-        let begun = self.pipeline.clock.now();
-        let takes_rare_paths = self.dry.runs % RARE_PATHS_EVERY == RARE_PATHS_EVERY - 1;
-        if self.pipeline.session.policy_answered {
-            // The policy's buffer still holds the observation that it has answered.
-            self.sample_observation();
-            self.pipeline.session.policy_answered = false;
-        }
-        self.dry.publish(begun, takes_rare_paths);
-        self.pipeline.policies.save_states(&mut self.dry.states);
-        // A lease is granted meanwhile, so that the guard notices a policy that hangs here as it does in a
-        // tick. It cannot be claimed, because nothing is due.
-        self.pipeline.session.responder.grant(Nanos(u64::MAX));
-        self.swap_sessions();
-        self.tick();
-        if takes_rare_paths {
-            self.halt(Reason::Operator);
-        }
-        self.swap_sessions();
-        let back = self.pipeline.session.responder.take_back();
-        debug_assert!(back, "a lease without a deadline is never claimed");
-        self.pipeline.policies.restore_states(&self.dry.states);
-        self.dry.drain();
-        self.dry.runs += 1;
-        let ended = self.pipeline.clock.now();
-        if !takes_rare_paths {
-            self.dry.length.add(ended.since(begun).0);
-        }
-        self.dry.busy_until = ended;
-        self.dry.meter.count_run(ended.since(begun), self.dry.length.get());
-        DrySpan { begun, ended }
-    }
-
-    #[inline]
-    fn swap_sessions(&mut self) {
-        std::mem::swap(&mut self.pipeline.session, &mut self.dry.session);
-        std::mem::swap(&mut self.observations, &mut self.dry.observations);
     }
 }
 

@@ -9,13 +9,17 @@
 //! guard that looks twice in the shortest deadline sees it in time. For all other ticks the shared cache line
 //! stays with the engine.
 
+use super::keep_warm::KeepWarm;
+use super::private_responder::PrivateResponder;
 use super::responder::Responder;
-use super::verdict::Verdict;
+use super::settings::Settings;
+use super::verdict::{InFlight, Verdict};
 use crate::lease::{LeaseClaimant, LeaseState};
 use escapement_policy::words;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::ring::Header;
 use escapement_ring::wire::{Outcome, Reason};
+use std::sync::Arc;
 
 /// How the guard waits between two looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,10 @@ pub struct DeadlineGuard<C> {
     wake: GuardWake,
     hang_timeout: Option<Nanos>,
     in_flight: Option<WatchedTick>,
+    /// A lease of its own, to take over ticks that nobody has to answer.
+    /// `None` if nothing is to be kept warm.
+    rehearsal: Option<PrivateResponder>,
+    rehearsed: Nanos,
 }
 
 /// A tick that the guard has seen in flight.
@@ -119,6 +127,8 @@ const MOST_PER_LOOK: Nanos = Nanos::from_millis(5);
 /// timeout before it. That leaves time to prepare for the end, also for a thread that has to wait for its
 /// core.
 const OVERDUE_BEFORE: Nanos = Nanos::from_millis(250);
+/// The guard rehearses a takeover this often while nothing is due.
+const REHEARSE_EVERY: Nanos = Nanos::from_micros(200);
 /// While the guard spins towards a deadline, it looks this often whether the tick is still in flight.
 const GLANCE: Nanos = Nanos::from_micros(20);
 
@@ -129,8 +139,11 @@ impl<C: Clock> DeadlineGuard<C> {
         action_header: Header,
         wake: GuardWake,
         hang_timeout: Option<Nanos>,
+        settings: &Arc<Settings>,
     ) -> Self {
-        Self { clock, claimant, action_header, wake, hang_timeout, in_flight: None }
+        let rehearsal = (settings.keep_warm != KeepWarm::Off).then(|| PrivateResponder::new(settings));
+        let rehearsed = Nanos(0);
+        Self { clock, claimant, action_header, wake, hang_timeout, in_flight: None, rehearsal, rehearsed }
     }
 
     /// Looks once, and does what is due. Never waits.
@@ -180,10 +193,13 @@ impl<C: Clock> DeadlineGuard<C> {
         }
         loop {
             match self.poll() {
-                GuardPoll::Later(at) => match self.wake {
-                    GuardWake::Spin => self.spin_until(at, &mut report),
-                    GuardWake::Sleep => self.sleep_until(at, &mut report),
-                },
+                GuardPoll::Later(at) => {
+                    self.keep_warm();
+                    match self.wake {
+                        GuardWake::Spin => self.spin_until(at, &mut report),
+                        GuardWake::Sleep => self.sleep_until(at, &mut report),
+                    }
+                }
                 GuardPoll::Due(deadline) => self.wait_for_deadline(deadline, &mut report),
                 GuardPoll::TookOver { .. } => {}
                 GuardPoll::Overdue(hang) => report(GuardEvent::Overdue(hang)),
@@ -193,6 +209,8 @@ impl<C: Clock> DeadlineGuard<C> {
         }
     }
 
+    // Never inlined, because the rehearsal keeps exactly this code warm.
+    #[inline(never)]
     fn take_over(&mut self, number: u64, now: Nanos) -> GuardPoll {
         let clock = &self.clock;
         let taken = self
@@ -211,6 +229,38 @@ impl<C: Clock> DeadlineGuard<C> {
             // The engine was faster.
             None => GuardPoll::Later(now.plus(self.pace())),
         }
+    }
+
+    /// Rehearses a takeover from time to time, so that the first real one does not wait for code and data.
+    fn keep_warm(&mut self) {
+        let now = self.clock.now();
+        if now.since(self.rehearsed) >= REHEARSE_EVERY {
+            self.rehearse(now);
+            self.rehearsed = now;
+        }
+    }
+
+    /// Takes over a tick of the private lease.
+    pub(super) fn rehearse(&mut self, now: Nanos) {
+        // Taken out of `self` meanwhile, because `take_over` borrows the whole guard.
+        let Some(mut rehearsal) = self.rehearsal.take() else { return };
+        let tick = InFlight { peeked: now, called: now, ..InFlight::default() };
+        rehearsal.holder.with(|responder| {
+            responder.tick = tick;
+            responder.halted = None;
+        });
+        rehearsal.holder.grant(Nanos(0));
+        let watched = self.in_flight.take();
+        std::mem::swap(&mut self.claimant, &mut rehearsal.claimant);
+        if let LeaseState::Granted { number, .. } = self.claimant.state() {
+            self.take_over(number, now);
+        }
+        std::mem::swap(&mut self.claimant, &mut rehearsal.claimant);
+        self.in_flight = watched;
+        let back = rehearsal.holder.recover();
+        debug_assert!(back, "this thread has claimed and returned the lease");
+        rehearsal.answers.discard();
+        self.rehearsal = Some(rehearsal);
     }
 
     /// Tells the gateway at once. The caller of the guard must do the rest.

@@ -39,7 +39,7 @@ pub const LONGEST: Nanos = Nanos::from_micros(50);
 impl KeepWarm {
     /// The interval of [`KeepWarm::Auto`], unless a dry run takes so long that it must be longer. Shorter ones
     /// keep the core no warmer (`docs/DEADLINES.md` has the measurement).
-    pub const SHORTEST: Nanos = Nanos::from_micros(20);
+    pub const SHORTEST: Nanos = Nanos::from_micros(10);
 
     /// Returns by how much [`KeepWarm::Auto`] lets dry runs delay an observation on average, at most.
     #[inline]
@@ -94,7 +94,7 @@ mod tests {
             assert!(delay <= DEADLINE.0 as f64 / DELAY_PER_DEADLINE as f64 * 1.001, "{length}: {delay}");
             assert!(interval >= KeepWarm::SHORTEST);
         }
-        // 0.3 us each 20 us: 2.2 ns. 10 us need a pause of half a millisecond.
+        // 0.3 us each 10 us: 4.4 ns. 10 us need a pause of half a millisecond.
         assert_eq!(KeepWarm::Auto.interval(Nanos(300), DEADLINE), Some(KeepWarm::SHORTEST));
         assert_eq!(KeepWarm::Auto.interval(Nanos(10_000), DEADLINE), Some(Nanos(490_000)));
     }

@@ -87,8 +87,9 @@
 //! | `deadline`, `budget`, `checks`, `keep_warm`, `settings` | the rules of a tick, and of dry runs |
 //! | `admission`, `input_check`, `carried_state`, `policies` | what may reach a policy, and the policies |
 //! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
-//! | `progress`, `pipeline`, `guard`, `resume`, `update`, `tick` | a tick's steps, the guard, the engine |
-//! | `apply_update`, `warm_up`, `dry_run`, `command`, `idle`, `run` | what happens between ticks |
+//! | `private_responder` | the same on private rings, for runs that only keep code warm |
+//! | `progress`, `pipeline`, `guard`, `resume`, `dry_run`, `update`, `tick` | a tick's steps, the guard, the engine |
+//! | `apply_update`, `warm_up`, `run_dry`, `command`, `idle`, `run` | what happens between ticks |
 
 #[cfg(not(loom))]
 mod admission;
@@ -122,6 +123,8 @@ mod pipeline;
 #[cfg(not(loom))]
 mod policies;
 #[cfg(not(loom))]
+mod private_responder;
+#[cfg(not(loom))]
 mod progress;
 #[cfg(not(loom))]
 mod record;
@@ -131,6 +134,8 @@ mod responder;
 mod resume;
 #[cfg(not(loom))]
 mod run;
+#[cfg(not(loom))]
+mod run_dry;
 #[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]

@@ -51,9 +51,7 @@ const RECORD_BYTES: usize = size_of::<TickRecord>();
 pub fn record_ring(capacity: u64) -> (Producer, Consumer) {
     let slot_size = RECORD_BYTES.next_multiple_of(64) as u32;
     let spec = Spec { kind: 0, slot_size, dimension: slot_size / 4, capacity, generation: 0 };
-    let region = HeapRegion::ring(spec).expect("the ring allows this capacity");
-    let producer = Producer::attach(region.clone()).expect("a new ring has both positions at zero");
-    let consumer = Consumer::attach(region).expect("a new ring has both positions at zero");
+    let (_, producer, consumer) = HeapRegion::both_ends(spec).expect("the ring allows this capacity");
     (producer, consumer)
 }
 

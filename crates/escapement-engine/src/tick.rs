@@ -142,7 +142,8 @@ impl<C: Clock> Engine<C> {
     {
         let claimant = self.claimant.take()?;
         let (clock, header) = (self.pipeline.clock.follower(), self.pipeline.session.action_header.clone());
-        Some(DeadlineGuard::new(clock, claimant, header, wake, hang_timeout))
+        let settings = &self.pipeline.settings;
+        Some(DeadlineGuard::new(clock, claimant, header, wake, hang_timeout, settings))
     }
 
     /// Sets the input check, the noise and the carried-state rules, from the next tick on.

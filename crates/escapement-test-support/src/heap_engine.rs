@@ -31,10 +31,7 @@ pub struct HeapEngine {
 fn ring(kind: u32, slot_size: usize, dimension: usize) -> (Region, Producer, Consumer) {
     let (slot_size, dimension) = (slot_size as u32, dimension as u32);
     let spec = Spec { kind, slot_size, dimension, capacity: CAPACITY, generation: 1 };
-    let region = HeapRegion::ring(spec).expect("the geometry is allowed");
-    let producer = Producer::attach(region.clone()).expect("a new ring");
-    let consumer = Consumer::attach(region.clone()).expect("a new ring");
-    (region, producer, consumer)
+    HeapRegion::both_ends(spec).expect("the geometry is allowed")
 }
 
 /// Settings under which no tick is late, so that every measured tick commits the policy's action.

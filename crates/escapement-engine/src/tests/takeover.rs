@@ -366,3 +366,22 @@ proptest! {
         prop_assert_eq!(watched.rig.feed.released().unwrap(), ticks.len() as u64);
     }
 }
+
+/// Rehearsals go through the same code as takeovers, and answer nothing.
+#[test]
+fn a_rehearsed_takeover_answers_nothing_and_the_real_one_follows() {
+    let mut watched = WatchedRig::new(|settings| {
+        settings.keep_warm = KeepWarm::Auto;
+        settings.on_miss = OnMiss::Halt;
+    });
+    for _ in 0..100 {
+        let now = watched.rig.clock.manual.now();
+        watched.guard.lock().unwrap().as_mut().expect("a guard").rehearse(now);
+    }
+    assert_eq!(watched.rig.sent(), None);
+    assert_eq!(watched.rig.counted(), CounterSnapshot::default());
+    assert_eq!(watched.rig.record(), None);
+    assert_eq!(watched.rig.actions.region.header().state().0, AgentState::Armed.number());
+    let sent = watched.answer(&[INFERENCE + 1]);
+    assert_eq!(sent.verdict(), (Outcome::Halt, Reason::GuardTakeover));
+}

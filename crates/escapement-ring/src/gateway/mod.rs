@@ -39,7 +39,9 @@ pub use log::{ActionLog, LogError, LogSummary, check_log};
 
 use crate::clock::{Clock, MonotonicClock, Nanos};
 use crate::directory::{AgentDirectory, DirectoryError, RingFile};
-use crate::ring::{Consumer, Header, ProtocolViolation, Region};
+use crate::ring::{
+    Consumer, Header, HeapRegion, MIN_CAPACITY, Peek, Producer, ProtocolViolation, Region, Spec,
+};
 use crate::wire::{ActionHeader, AgentState, Outcome, Reason, StateWord};
 use zerocopy::IntoBytes;
 
@@ -55,6 +57,8 @@ pub struct Gateway<C: Clock = MonotonicClock> {
     heartbeat_timeout: Nanos,
     ledger: Ledger,
     payload: Box<[f32]>,
+    /// Both ends of a ring that nobody else sees, for [`Gateway::keep_warm`].
+    dry: (Producer, Consumer),
 }
 
 /// Why a gateway cannot attach.
@@ -174,6 +178,8 @@ impl<C: Clock> Gateway<C> {
             _ => Ledger::from_the_first_action(),
         };
         let payload = vec![0.0; spec.dimension as usize].into();
+        let private = Spec { capacity: MIN_CAPACITY, ..spec };
+        let (_, committing, taking) = HeapRegion::both_ends(private).expect("the geometry is that of a ring");
         Ok(Self {
             actions,
             header,
@@ -183,6 +189,7 @@ impl<C: Clock> Gateway<C> {
             heartbeat_timeout,
             ledger,
             payload,
+            dry: (committing, taking),
         })
     }
 
@@ -196,14 +203,8 @@ impl<C: Clock> Gateway<C> {
         &mut self,
         receive: impl FnOnce(&Received<'_>) -> Result<T, E>,
     ) -> Result<Option<T>, E> {
-        let Some(peek) = self.actions.peek()? else { return Ok(None) };
-        let mut header = ActionHeader::default();
-        peek.read(0, header.as_mut_bytes());
-        peek.read(ActionHeader::BYTES, self.payload.as_mut_bytes());
-        let numbers = (Outcome::from_number(header.outcome), Reason::from_number(header.reason));
-        let verdict = match numbers {
-            (Some(outcome), Some(reason)) if header.is_whole(&self.payload) => Some((outcome, reason)),
-            _ => None,
+        let Some(Read { peek, header, verdict }) = read_next(&mut self.actions, &mut self.payload)? else {
+            return Ok(None);
         };
         let received = Received {
             generation: self.generation,
@@ -220,6 +221,25 @@ impl<C: Clock> Gateway<C> {
         }
         peek.release();
         Ok(Some(result))
+    }
+
+    /// Reads an action from a ring that nobody else sees, and the agent's condition, so that the code and the
+    /// data of [`Gateway::take`] stay in the caches. For a gateway that spins: call it after some 20 µs without
+    /// work, then look for work again. It hands nothing out, and changes neither the agent's ring nor the
+    /// account.
+    pub fn keep_warm(&mut self) {
+        let (producer, consumer) = &mut self.dry;
+        let header = ActionHeader::default().sealed(&self.payload);
+        // The private ring is empty, so there is a slot.
+        if let Ok(mut claim) = producer.try_claim() {
+            claim.write(ActionHeader::BYTES, self.payload.as_bytes());
+            claim.write(0, header.as_bytes());
+            claim.commit();
+        }
+        if let Ok(Some(Read { peek, .. })) = read_next(consumer, &mut self.payload) {
+            peek.release();
+        }
+        std::hint::black_box(self.condition());
     }
 
     /// The agent's condition now.
@@ -248,6 +268,31 @@ impl<C: Clock> Gateway<C> {
     pub fn is_replaced(&self, directory: &AgentDirectory) -> bool {
         directory.attach(RingFile::Actions).is_ok_and(|region| region.spec().generation != self.generation)
     }
+}
+
+/// The oldest frame of a ring, copied out and checked, and the right to release it.
+struct Read<'a> {
+    peek: Peek<'a>,
+    header: ActionHeader,
+    verdict: Option<(Outcome, Reason)>,
+}
+
+// Never inlined, because `Gateway::keep_warm` keeps exactly this code warm.
+#[inline(never)]
+fn read_next<'a>(
+    actions: &'a mut Consumer,
+    payload: &mut [f32],
+) -> Result<Option<Read<'a>>, ProtocolViolation> {
+    let Some(peek) = actions.peek()? else { return Ok(None) };
+    let mut header = ActionHeader::default();
+    peek.read(0, header.as_mut_bytes());
+    peek.read(ActionHeader::BYTES, payload.as_mut_bytes());
+    let numbers = (Outcome::from_number(header.outcome), Reason::from_number(header.reason));
+    let verdict = match numbers {
+        (Some(outcome), Some(reason)) if header.is_whole(payload) => Some((outcome, reason)),
+        _ => None,
+    };
+    Ok(Some(Read { peek, header, verdict }))
 }
 
 fn condition(header: &Header, now: Nanos, heartbeat_timeout: Nanos) -> Condition {

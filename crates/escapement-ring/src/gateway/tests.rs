@@ -162,3 +162,20 @@ fn rings_of_two_generations_are_no_pair() {
     let result = Gateway::over(agent.actions.clone(), other, agent.clock.clone(), TIMEOUT);
     assert!(matches!(result, Err(AttachError::NotAPair { observations: 2, actions: 1 })));
 }
+
+#[test]
+fn keeping_warm_takes_nothing_and_accounts_for_nothing() {
+    let mut agent = Agent::new();
+    let mut gateway = agent.gateway();
+    for position in 0..20 {
+        agent.answer(position);
+        let before = gateway.account();
+        for _ in 0..3 {
+            gateway.keep_warm();
+        }
+        assert_eq!(gateway.account(), before);
+        assert_eq!(take(&mut gateway), Some((position, "armed", true)));
+        assert_eq!(take(&mut gateway), None);
+    }
+    assert_eq!((gateway.account().actions, gateway.account().torn), (20, 0));
+}

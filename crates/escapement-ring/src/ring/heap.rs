@@ -1,6 +1,8 @@
 //! A ring in this process's heap: for tick records, tests and benchmarks.
 
+use super::consumer::Consumer;
 use super::layout::{LayoutError, Spec};
+use super::producer::Producer;
 use super::region::Region;
 use crate::backing::Backing;
 use core::ptr::NonNull;
@@ -44,6 +46,18 @@ impl HeapRegion {
     pub fn ring(spec: Spec) -> Result<Region, LayoutError> {
         spec.check()?;
         Region::format(Arc::new(Self::new(spec.region_bytes())), spec)
+    }
+
+    /// Lays out a ring in new memory, and attaches to both of its ends.
+    ///
+    /// # Errors
+    /// Fails if the geometry is not allowed.
+    pub fn both_ends(spec: Spec) -> Result<(Region, Producer, Consumer), LayoutError> {
+        const NEW: &str = "a new ring has both positions at zero";
+        let region = Self::ring(spec)?;
+        let producer = Producer::attach(region.clone()).expect(NEW);
+        let consumer = Consumer::attach(region.clone()).expect(NEW);
+        Ok((region, producer, consumer))
     }
 }
 

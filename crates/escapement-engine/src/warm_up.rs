@@ -6,6 +6,7 @@
 //! in which the core goes cold again. So the tail of the paced calls decides whether the agent may be armed.
 
 use super::checks::Bounds;
+use super::dry_run::TRIALS;
 use super::keep_warm::KeepWarm;
 use super::policies::Policies;
 use super::tick::Engine;
@@ -129,12 +130,25 @@ impl<C: Clock> Engine<C> {
         };
         // What dry runs answer until there is a real observation.
         self.sample_observation();
+        self.learn_dry_length(Nanos(latency_ns.p50));
         let paced = self.paced_calls(spec, &mut observations, &mut faults, &mut on_round);
         self.pipeline.policies.policy.reset();
         if let Some(fallback) = &mut self.pipeline.policies.fallback {
             fallback.reset();
         }
         Ok(WarmUp { calls, tail, latency_ns, stable, paced, faults })
+    }
+
+    /// Makes the dry runs that show how long one takes. Observations that come fast may leave no pause for them
+    /// later. `typical` is what a call of the policy takes.
+    fn learn_dry_length(&mut self, typical: Nanos) {
+        let settings = &self.pipeline.settings;
+        let fits = settings.keep_warm.interval(typical, settings.deadlines.shortest()).is_some();
+        if fits && self.dry.interval(settings).is_some() {
+            for _ in 0..TRIALS {
+                self.run_dry();
+            }
+        }
     }
 
     /// Calls the policy at the expected rate, and keeps the engine warm in between as it will be kept later.

@@ -61,23 +61,27 @@ impl Arrivals {
     /// Returns when the first `count` observations arrive, from the start on. The first gap is before the first
     /// one.
     pub fn times(&self, count: usize) -> Vec<Nanos> {
-        match self {
-            Self::Even(rate) => {
-                let even = Schedule::Even { rate: Rate::PerSecond(*rate), burst: NonZeroU64::MIN };
-                (1..=count as u64).map(|index| even.due(index, Nanos(0))).collect()
-            }
-            Self::Poisson(rate) => {
-                let mut random = Random::new(Self::SEED);
-                let mean = 1e9 / rate.get() as f64;
-                summed(std::iter::repeat_with(|| Nanos(random.exponential(mean) as u64)).take(count))
-            }
-            Self::Recorded { gaps, .. } => summed(gaps.iter().copied().cycle().take(count)),
-        }
+        self.endless().take(count).collect()
     }
 
     /// Returns how many observations arrive within `span`: at least one, and at most `most`.
     pub fn within(&self, span: Nanos, most: usize) -> usize {
-        self.times(most).partition_point(|time| *time <= span).max(1)
+        self.endless().take(most).take_while(|time| *time <= span).count().max(1)
+    }
+
+    fn endless(&self) -> Box<dyn Iterator<Item = Nanos> + '_> {
+        match self {
+            Self::Even(rate) => {
+                let even = Schedule::Even { rate: Rate::PerSecond(*rate), burst: NonZeroU64::MIN };
+                Box::new((1..).map(move |index| even.due(index, Nanos(0))))
+            }
+            Self::Poisson(rate) => {
+                let mut random = Random::new(Self::SEED);
+                let mean = 1e9 / rate.get() as f64;
+                Box::new(summed(std::iter::repeat_with(move || Nanos(random.exponential(mean) as u64))))
+            }
+            Self::Recorded { gaps, .. } => Box::new(summed(gaps.iter().copied().cycle())),
+        }
     }
 
     /// Returns the mean number of observations a second.
@@ -104,12 +108,11 @@ impl fmt::Display for Arrivals {
     }
 }
 
-fn summed(gaps: impl Iterator<Item = Nanos>) -> Vec<Nanos> {
+fn summed(gaps: impl Iterator<Item = Nanos>) -> impl Iterator<Item = Nanos> {
     gaps.scan(Nanos(0), |time, gap| {
         *time = time.plus(gap);
         Some(*time)
     })
-    .collect()
 }
 
 fn read_gaps(path: &Path) -> Result<Vec<Nanos>, ReferenceError> {

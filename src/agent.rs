@@ -73,7 +73,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Both deadlines at 100 µs and enforced, 99 % of calls required at 1,000 a second, no signature required.
+    /// Both deadlines at 100 µs and enforced, 99 % of calls required at 1,000 a second, no signature
+    /// required.
     fn default() -> Self {
         let limit = Nanos::from_micros(100);
         Self {

@@ -13,10 +13,10 @@
 //! `latency` module):
 //!
 //! - *paced*: one call for each observation that arrives. `--rate` gives observations a second, evenly
-//!   [default: 1000]. `--gaps poisson:N` gives N a second on average, at random. `--gaps FILE` takes the gaps of
-//!   a recording (`.obs`), or of a text with one gap in microseconds on each line, again and again. In between
-//!   the thread polls as the engine does, and stays warm as `--keep-warm` says. The default number of paced
-//!   calls is what arrives within 10 s, at most 10,000; `--paced-trials` gives another one.
+//!   [default: 1000]. `--gaps poisson:N` gives N a second on average, at random. `--gaps FILE` takes the gaps
+//!   of a recording (`.obs`), or of a text with one gap in microseconds on each line, again and again. In
+//!   between the thread polls as the engine does, and stays warm as `--keep-warm` says. The default number of
+//!   paced calls is what arrives within 10 s, at most 10,000; `--paced-trials` gives another one.
 //! - *back to back*: `--trials` calls without a pause.
 //!
 //! Random gaps and observations are the same in every run. Both ways have the platform's own hiccups beside
@@ -183,7 +183,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
         eprintln!(
-            "escapement: regression: the median of paced calls is {:.3} times the baseline's; noise explains {:.3}",
+            "escapement: regression: the median of paced calls is {:.3} times the baseline's; \
+             noise explains {:.3}",
             comparison.median_ratio, comparison.noise_ratio
         );
     }
@@ -248,7 +249,8 @@ fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Opt
     let feed = if summary.paced.feed { ", from a feed's process" } else { "" };
     println!("paced: {}{feed}; {}", summary.paced.arrivals, summary.paced.keep_warm.words());
     println!(
-        "backend {}{}, core {core}: {:.4} % of paced calls within {} us ({:.4} % back to back), {} % asked for: {}",
+        "backend {}{}, core {core}: {:.4} % of paced calls within {} us ({:.4} % back to back), \
+         {} % asked for: {}",
         summary.backend,
         if weights == Precision::F32 { "" } else { " with bf16 weights" },
         summary.paced.calls.within_deadline * 100.0,

@@ -3,15 +3,15 @@
 //!
 //! Calls are measured in two ways, and the verdict is on the first:
 //!
-//! - *paced*: one call for each observation that arrives. In between the thread polls, as the engine does, and
-//!   keeps warm by calls on the last observation, if it is told to. A core that only polls goes cold, so these
-//!   calls are slower than calls back to back, and their tail is longer.
+//! - *paced*: one call for each observation that arrives. In between the thread polls, as the engine does,
+//!   and keeps warm by calls on the last observation, if it is told to. A core that only polls goes cold, so
+//!   these calls are slower than calls back to back, and their tail is longer.
 //! - *back to back*: the next call begins when the last one has returned.
 //!
 //! Both have *hiccups* beside them: busy loops of the length of a typical call, in turn with the calls. Their
 //! excess over that length is what the machine adds (timer ticks, hypervisor, other processes). Calls and
-//! hiccups are measured by the same clock on the same core in the same run, so a tail only in the calls is the
-//! policy's own, or that of a cold core.
+//! hiccups are measured by the same clock on the same core in the same run, so a tail only in the calls is
+//! the policy's own, or that of a cold core.
 //!
 //! All these are service times, from a call's begin to its return, as the deadline `inference_us` counts
 //! them. A paced call that begins late, because the thread was not there, is not longer for it. The daemon

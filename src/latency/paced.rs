@@ -78,7 +78,8 @@ impl ArrivalSource {
         Ok(())
     }
 
-    /// Looks for an observation, and takes it. Returns when it arrived. `index` counts the observations before.
+    /// Looks for an observation, and takes it. Returns when it arrived. `index` counts the observations
+    /// before.
     #[inline]
     fn poll(
         &mut self,

@@ -139,7 +139,8 @@ impl KeepWarmSummary {
             (None, Some(interval)) => format!("keep-warm {}: after {interval} us without work", self.setting),
         };
         format!(
-            "{setting}, {} calls of {:.2} us; they delay an observation by {:.1} ns on average, {:.1} expected",
+            "{setting}, {} calls of {:.2} us; \
+             they delay an observation by {:.1} ns on average, {:.1} expected",
             self.calls,
             self.typical_ns as f64 / 1e3,
             self.mean_delay_ns,

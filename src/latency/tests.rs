@@ -141,7 +141,8 @@ fn an_observation_that_arrives_during_such_a_call_is_counted_with_its_delay() {
     let clock = ManualClock::new(Nanos(0));
     let mut policy = Scripted::new(&clock, NEVER);
     let objective = Objective { deadline: Nanos(40_000), share: 0.5 };
-    // The call in between begins 20 us after the last answer and takes 1 us. The next observation comes within.
+    // The call in between begins 20 us after the last answer and takes 1 us. The next observation comes
+    // within.
     let pacing = each(Nanos(21_500), 50, KeepWarm::Every(Nanos(20_000)));
     let mut ticking = Ticking(clock.clone());
     let report =

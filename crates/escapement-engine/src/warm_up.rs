@@ -139,8 +139,8 @@ impl<C: Clock> Engine<C> {
         Ok(WarmUp { calls, tail, latency_ns, stable, paced, faults })
     }
 
-    /// Makes the dry runs that show how long one takes. Observations that come fast may leave no pause for them
-    /// later. `typical` is what a call of the policy takes.
+    /// Makes the dry runs that show how long one takes. Observations that come fast may leave no pause for
+    /// them later. `typical` is what a call of the policy takes.
     fn learn_dry_length(&mut self, typical: Nanos) {
         let settings = &self.pipeline.settings;
         let fits = settings.keep_warm.interval(typical, settings.deadlines.shortest()).is_some();
@@ -256,8 +256,8 @@ impl Pacer {
         Some(Self { begun, until, period, due: begun.plus(period), left: calls, made: 0 })
     }
 
-    /// A call that comes late does not make the following ones come closer together. At least one call is made,
-    /// however late.
+    /// A call that comes late does not make the following ones come closer together. At least one call is
+    /// made, however late.
     fn next(&mut self, now: Nanos) -> Turn {
         if self.left == 0 || now > self.until && self.made > 0 {
             Turn::Ended
@@ -275,8 +275,8 @@ impl Pacer {
 impl Policies {
     /// Measures calls on the calling thread by the rules of a warm-up, one round back to back and then the
     /// paced ones: what a policy that is to replace another one takes on this machine. Stays warm between the
-    /// paced calls by calls of the policy, as often as an engine with this setting and this shortest deadline.
-    /// Resets the carried state afterwards.
+    /// paced calls by calls of the policy, as often as an engine with this setting and this shortest
+    /// deadline. Resets the carried state afterwards.
     ///
     /// # Errors
     /// Fails if the policy cannot be prepared for this thread.

@@ -1,5 +1,5 @@
-//! Arrivals of observations, for measurements that pace their calls: evenly, at random, or as recorded. All are
-//! computed before the first one, so that the measuring loop only compares times.
+//! Arrivals of observations, for measurements that pace their calls: evenly, at random, or as recorded. All
+//! are computed before the first one, so that the measuring loop only compares times.
 
 use super::random::Random;
 use super::recording::{MAGIC, Recording, RecordingError};
@@ -37,8 +37,8 @@ impl Arrivals {
     const SEED: u64 = 1;
     const POISSON: &str = "poisson:";
 
-    /// Reads `poisson:N` (N a second on average) or a file: a recording (`.obs`), whose times give the gaps, or
-    /// a text with one gap in microseconds on each line.
+    /// Reads `poisson:N` (N a second on average) or a file: a recording (`.obs`), whose times give the gaps,
+    /// or a text with one gap in microseconds on each line.
     ///
     /// # Errors
     /// Fails with one line if the text is neither, or if the file has no usable gaps.
@@ -58,8 +58,8 @@ impl Arrivals {
         }
     }
 
-    /// Returns when the first `count` observations arrive, from the start on. The first gap is before the first
-    /// one.
+    /// Returns when the first `count` observations arrive, from the start on. The first gap is before the
+    /// first one.
     pub fn times(&self, count: usize) -> Vec<Nanos> {
         self.endless().take(count).collect()
     }

@@ -1,8 +1,8 @@
 //! What an idle core costs: one call after a pause, and how often it must be kept warm.
 //!
-//! `cargo bench --bench idle_gaps [-- --core N --calls N]`. The process spins between the calls, as the engine
-//! does. The networks are the kernels alone, for each instruction set. Prints percentiles and sample counts,
-//! and asserts no time. Under `cargo test --benches` it runs small.
+//! `cargo bench --bench idle_gaps [-- --core N --calls N]`. The process spins between the calls, as the
+//! engine does. The networks are the kernels alone, for each instruction set. Prints percentiles and sample
+//! counts, and asserts no time. Under `cargo test --benches` it runs small.
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

@@ -265,18 +265,19 @@ fn engine(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
     );
 }
 
-/// Returns when the engine runs dry, and what that costs. How long a dry run takes is known on the machine only.
+/// Returns when the engine runs dry, and what that costs. How long a dry run takes is known on the machine
+/// only.
 fn keep_warm(setting: KeepWarm, deadline: Nanos) -> String {
     let length = Nanos::from_micros(1);
     match setting {
         KeepWarm::Off => "off: the engine goes cold between observations".to_owned(),
         KeepWarm::Every(interval) => format!(
-            "a dry run after each {} us without work; one of 1 us delays an observation by {:.0} ns on average",
+            "a dry run after each {} us without work; one of 1 us adds {:.0} ns of delay on average",
             interval.0 / 1_000,
             expected_delay_ns(length, interval)
         ),
         KeepWarm::Auto => format!(
-            "a dry run after {} us without work, or later: it delays an observation by at most {} ns on average",
+            "a dry run after {} us without work, or later: at most {} ns of delay on average",
             KeepWarm::SHORTEST.0 / 1_000,
             KeepWarm::most_expected_delay(deadline).0
         ),

@@ -4,6 +4,7 @@ use super::error::DaemonError;
 use super::event::{Event, WatchedThread};
 use super::planted::panic_if_planted;
 use super::provenance::Sandbox;
+use super::status::ArmedMeter;
 use super::tail::check_tail;
 use crate::config::AgentConfig;
 use crate::evidence::ThreadWatch;
@@ -71,7 +72,8 @@ pub(super) fn serve(
         engine.halt(Reason::Operator);
     }
     let armed = action_header.advance(AgentState::Armed.number(), 0);
-    report(Event::Warmed { warm_up, keep_warm: engine.keep_warm_meter(), degraded });
+    let keep_warm = ArmedMeter::begin(engine.keep_warm_meter());
+    report(Event::Warmed { warm_up, keep_warm, degraded });
     if !armed {
         return report(Event::Ended(RunEnd::Halted(halt_reason(state_of(&action_header)))));
     }

@@ -2,18 +2,17 @@
 
 use super::error::DaemonError;
 use super::prepare::{PrepareError, PreparedReload};
+use super::status::ArmedMeter;
 use crate::agent_files::Pending;
 use crate::evidence::{ThreadWatch, WatchError};
 use crate::os::Requested;
-use escapement_engine::telemetry::KeepWarmMeter;
 use escapement_engine::{RunEnd, WarmUp};
 use escapement_ring::clock::Nanos;
-use std::sync::Arc;
 
 /// A message to the supervisor.
 pub(super) enum Event {
     /// The engine is warm. The state word says whether it is armed.
-    Warmed { warm_up: WarmUp, keep_warm: Arc<KeepWarmMeter>, degraded: Vec<String> },
+    Warmed { warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String> },
     /// The kernel records what a thread does from now on, or says why not.
     ThreadWatched(WatchedThread, Box<Result<ThreadWatch, WatchError>>),
     /// The engine could not be made.

@@ -39,13 +39,18 @@ pub(super) struct Status {
 }
 
 /// The figures of the dry runs since the agent was armed.
-struct ArmedMeter {
+pub(super) struct ArmedMeter {
     meter: Arc<KeepWarmMeter>,
     before: KeepWarmSnapshot,
     begun: Nanos,
 }
 
 impl ArmedMeter {
+    /// Begins now. The engine's thread must call it before it runs the loop.
+    pub(super) fn begin(meter: Arc<KeepWarmMeter>) -> Self {
+        Self { begun: MonotonicClock.now(), before: meter.snapshot(), meter }
+    }
+
     fn status(&self, settings: &Settings, counters: &Counters, now: Nanos) -> KeepWarmStatus {
         let figures = self.meter.snapshot().since(&self.before);
         let elapsed = now.since(self.begun);
@@ -132,9 +137,9 @@ impl Status {
         self.epoch
     }
 
-    pub(super) fn armed(&mut self, warm_up: WarmUp, meter: Arc<KeepWarmMeter>, degraded: Vec<String>) {
+    pub(super) fn armed(&mut self, warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String>) {
         self.warm_up = Some(warm_up);
-        self.keep_warm = Some(ArmedMeter { begun: MonotonicClock.now(), before: meter.snapshot(), meter });
+        self.keep_warm = Some(keep_warm);
         self.degraded = degraded;
     }
 

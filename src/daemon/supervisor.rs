@@ -6,7 +6,7 @@ use super::error::DaemonError;
 use super::event::Event;
 use super::planted::panic_if_planted;
 use super::reloads::Reloads;
-use super::status::{self, LiveReadings, Status};
+use super::status::{self, ArmedMeter, LiveReadings, Status};
 use super::tail::MeasuredPolicy;
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
 use crate::halt::{
@@ -16,13 +16,11 @@ use crate::halt::{
 use crate::os::{Request, Requested, ServiceManager};
 use crate::status::{ReloadOutcome, ReloadTicket, StatusPage};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use escapement_engine::telemetry::KeepWarmMeter;
 use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
 use escapement_ring::directory::AgentDirectory;
 use escapement_ring::ring::{Consumer, Header};
 use escapement_ring::wire::{Reason, StateWord};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the supervisor reads records, heartbeats, the state word and the latch.
@@ -193,7 +191,7 @@ impl Supervisor<'_> {
         state_of(&self.action_header)
     }
 
-    fn on_warmed(&mut self, warm_up: WarmUp, keep_warm: Arc<KeepWarmMeter>, degraded: Vec<String>) {
+    fn on_warmed(&mut self, warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String>) {
         for reason in &degraded {
             tracing::warn!(reason, "degraded");
         }

@@ -165,8 +165,8 @@ impl Torch {
         Ok(policy)
     }
 
-    /// Calls the module with two observations in turn, and returns whether each has the same answer every time. A
-    /// module that keeps memory in its buffers, or draws random numbers, does not.
+    /// Calls the module with two observations in turn, and returns whether each has the same answer every
+    /// time. A module that keeps memory in its buffers, or draws random numbers, does not.
     fn find_out_whether_it_repeats_itself(&mut self) -> bool {
         let width = self.dimensions.observation;
         let observation = |scale: f32| -> Vec<f32> {

@@ -5,6 +5,8 @@
 //! `tests/torch/end_to_end.rs` shows the same with TorchScript. `ESCAPEMENT_LONG` sets the counts for a
 //! release.
 
+mod keep_warm;
+
 use escapement::clock::{Clock, MonotonicClock, Nanos};
 use escapement::directory::RingFile;
 use escapement::wire::{AgentState, Outcome, Reason};

@@ -56,6 +56,19 @@ fn native() -> Box<dyn Policy> {
     Box::new(Native::load(&path, &options).expect("it is good"))
 }
 
+fn null_rig() -> HeapEngine {
+    HeapEngine::new(null())
+}
+
+fn native_rig() -> HeapEngine {
+    HeapEngine::new(native())
+}
+
+/// The example policy, with a dry run after every third tick.
+fn warm_rig() -> HeapEngine {
+    native_rig().running_dry_every(3)
+}
+
 /// Runs `batches` refills of ticks. `before` and `after` enclose the ticks alone.
 fn run_ticks(rig: &mut HeapEngine, batches: u64, mut before: impl FnMut(), mut after: impl FnMut()) {
     for batch in 0..batches {
@@ -69,8 +82,7 @@ fn run_ticks(rig: &mut HeapEngine, batches: u64, mut before: impl FnMut(), mut a
 }
 
 /// Returns the allocator calls of the ticks, on this thread.
-fn allocator_calls(policy: Box<dyn Policy>) -> u64 {
-    let mut rig = HeapEngine::new(policy);
+fn allocator_calls(mut rig: HeapEngine) -> u64 {
     let (begun, total) = (Cell::new(0), Cell::new(0));
     let before = || begun.set(quiet::allocator_calls());
     let after = || total.set(total.get() + quiet::allocator_calls() - begun.get());
@@ -80,19 +92,24 @@ fn allocator_calls(policy: Box<dyn Policy>) -> u64 {
 
 #[test]
 fn a_tick_allocates_nothing() {
-    assert_eq!(allocator_calls(null()), 0);
-    assert_eq!(allocator_calls(native()), 0);
+    assert_eq!(allocator_calls(HeapEngine::new(null())), 0);
+    assert_eq!(allocator_calls(HeapEngine::new(native())), 0);
+}
+
+/// Dry runs between the ticks, some of which take the paths of a refused observation and of a halt.
+#[test]
+fn dry_runs_allocate_nothing() {
+    assert_eq!(allocator_calls(warm_rig()), 0);
 }
 
 #[test]
 fn the_allocation_counter_sees_an_allocation() {
     // One allocation and one release for each offence.
-    assert_eq!(allocator_calls(offender(|| drop(black_box(Box::new(1u64))))), 2 * batches());
+    assert_eq!(allocator_calls(HeapEngine::new(offender(|| drop(black_box(Box::new(1u64)))))), 2 * batches());
 }
 
 /// Returns the page faults and voluntary context switches of the ticks, after one refill as warm-up.
-fn kernel_events(policy: Box<dyn Policy>) -> (i64, i64) {
-    let mut rig = HeapEngine::new(policy);
+fn kernel_events(mut rig: HeapEngine) -> (i64, i64) {
     run_ticks(&mut rig, 1, || (), || ());
     let (begun, total) = (Cell::new((0, 0)), Cell::new((0, 0)));
     let before = || begun.set(quiet::faults_and_waits());
@@ -109,10 +126,10 @@ fn kernel_events(policy: Box<dyn Policy>) -> (i64, i64) {
 fn a_tick_takes_no_page_fault_and_never_waits() {
     // The kernel may take a page away for its own purposes (compaction, balancing between nodes). So one
     // clean run of three shows that the ticks themselves cause no page fault.
-    for policy in [null, native] {
+    for rig in [null_rig, native_rig, warm_rig] {
         let mut runs = Vec::new();
         while runs.len() < 3 && !runs.contains(&(0, 0)) {
-            runs.push(kernel_events(policy()));
+            runs.push(kernel_events(rig()));
         }
         assert!(runs.contains(&(0, 0)), "(page faults, voluntary switches) of three runs: {runs:?}");
     }
@@ -120,17 +137,18 @@ fn a_tick_takes_no_page_fault_and_never_waits() {
 
 #[test]
 fn the_kernels_counters_see_a_fault_and_a_wait() {
-    let (faults, _) = kernel_events(offender(quiet::touch_new_page));
+    let (faults, _) = kernel_events(HeapEngine::new(offender(quiet::touch_new_page)));
     assert!(faults >= batches() as i64, "{faults} faults seen of {}", batches());
-    let (_, waits) = kernel_events(offender(|| std::thread::sleep(std::time::Duration::from_micros(1))));
+    let (_, waits) =
+        kernel_events(HeapEngine::new(offender(|| std::thread::sleep(std::time::Duration::from_micros(1)))));
     // A sleep that ends before it begins causes no wait.
     assert!(waits >= batches() as i64 * 9 / 10, "{waits} waits seen of {}", batches());
 }
 
 /// Returns the system calls of the ticks, after one refill as warm-up.
-fn system_calls(policy: fn() -> Box<dyn Policy>) -> u64 {
+fn system_calls(rig: fn() -> HeapEngine) -> u64 {
     let prepare = move || {
-        let mut rig = HeapEngine::new(policy());
+        let mut rig = rig();
         run_ticks(&mut rig, 1, || (), || ());
         (rig, batches())
     };
@@ -139,11 +157,12 @@ fn system_calls(policy: fn() -> Box<dyn Policy>) -> u64 {
 
 #[test]
 fn a_tick_calls_no_system_call() {
-    assert_eq!(system_calls(null), 0);
-    assert_eq!(system_calls(native), 0);
+    for rig in [null_rig, native_rig, warm_rig] {
+        assert_eq!(system_calls(rig), 0);
+    }
 }
 
 #[test]
 fn the_trap_sees_a_system_call() {
-    assert_eq!(system_calls(|| offender(quiet::call_the_system)), batches());
+    assert_eq!(system_calls(|| HeapEngine::new(offender(quiet::call_the_system))), batches());
 }

@@ -111,6 +111,7 @@ const CHANGES: &[(&str, &[(&str, &str)])] = &[
     ("action.neutral", &[("action.neutral", "[0.5, 0.5]")]),
     ("action.on_full", &[("action.on_full", "\"drop\"")]),
     ("deadline.enforce", &[("deadline.enforce", "false")]),
+    ("engine.keep_warm_us", &[("engine.keep_warm_us", "0")]),
     ("deadline.inference_us", &[("deadline.inference_us", "900000")]),
     ("deadline.end_to_end_us", &[("deadline.end_to_end_us", "1100000")]),
     ("deadline.max_age_us", &[("deadline.max_age_us", "5000000")]),

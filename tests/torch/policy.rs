@@ -67,6 +67,16 @@ fn names_itself_and_the_width_it_found() {
 }
 
 #[test]
+fn a_module_with_memory_is_not_run_dry() {
+    for name in ["mlp.pt", "double.pt", "slow_sometimes.pt"] {
+        assert!(serving(name).can_run_dry(), "{name}");
+    }
+    for name in ["remembers.pt", "samples.pt"] {
+        assert!(!serving(name).can_run_dry(), "{name}");
+    }
+}
+
+#[test]
 fn other_dtypes_and_a_missing_batch_dimension_are_taken() {
     let right = expected(&GOOD);
     let double = answer(&mut serving("double.pt"), &GOOD).expect("float64 is taken");

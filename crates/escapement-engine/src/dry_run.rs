@@ -3,8 +3,8 @@
 //!
 //! A dry run goes through the same machine code as a tick: `Engine::tick`, which is never inlined for that
 //! reason. What differs is the [`Session`]: for the time of the run the engine has the dry run's rings,
-//! responder, counters and stream state in place of its own. The policy is the same, since its weights and its
-//! code are what has to stay warm. Its carried states are saved before and put back after. So no ring,
+//! responder, counters and stream state in place of its own. The policy is the same, since its weights and
+//! its code are what has to stay warm. Its carried states are saved before and put back after. So no ring,
 //! counter, record, state or heartbeat shows that there was a dry run.
 //!
 //! The engine looks at its ring before and after each dry run, and never runs two in a row.

@@ -1,14 +1,15 @@
 //! When an idle engine runs dry, and what that costs.
 //!
-//! A core that only polls a ring goes cold: branch predictors, micro-op cache, first-level caches, translations
-//! and the power state of the vector units. So the first observation after a pause is answered several times
-//! more slowly than the next one. An idle engine therefore runs the whole tick on an observation of its own
-//! from time to time (see `dry_run`). That is *keep-warm*, or cache warming.
+//! A core that only polls a ring goes cold: branch predictors, micro-op cache, first-level caches,
+//! translations and the power state of the vector units. So the first observation after a pause is answered
+//! several times more slowly than the next one. An idle engine therefore runs the whole tick on an
+//! observation of its own from time to time (see `dry_run`). That is *keep-warm*, or cache warming.
 //!
 //! # What it costs
 //! An observation that arrives during a dry run waits for its end. For arrivals at random, a share
-//! `length / (interval + length)` of them arrives during one, and each of those waits `length / 2` on average.
-//! So the expected delay is `length² / (2 (interval + length))`. [`KeepWarm::Auto`] chooses the interval by it.
+//! `length / (interval + length)` of them arrives during one, and each of those waits `length / 2` on
+//! average. So the expected delay is `length² / (2 (interval + length))`. [`KeepWarm::Auto`] chooses the
+//! interval by it.
 
 use escapement_ring::clock::Nanos;
 
@@ -28,8 +29,8 @@ pub enum KeepWarm {
 /// observation on average: 100 ns where the deadline is 100 µs.
 pub const DELAY_PER_DEADLINE: u64 = 1_000;
 
-/// A dry run that takes more than one part in this many of the shortest deadline is not started: an observation
-/// that arrives while it runs would lose that much of its time.
+/// A dry run that takes more than one part in this many of the shortest deadline is not started: an
+/// observation that arrives while it runs would lose that much of its time.
 pub const LENGTH_PER_DEADLINE: u64 = 4;
 
 /// Nor is a dry run that takes longer than this. A policy that computes for so long is warm after its first
@@ -37,8 +38,8 @@ pub const LENGTH_PER_DEADLINE: u64 = 4;
 pub const LONGEST: Nanos = Nanos::from_micros(50);
 
 impl KeepWarm {
-    /// The interval of [`KeepWarm::Auto`], unless a dry run takes so long that it must be longer. Shorter ones
-    /// keep the core no warmer (`docs/DEADLINES.md` has the measurement).
+    /// The interval of [`KeepWarm::Auto`], unless a dry run takes so long that it must be longer. Shorter
+    /// ones keep the core no warmer (`docs/DEADLINES.md` has the measurement).
     pub const SHORTEST: Nanos = Nanos::from_micros(10);
 
     /// Returns by how much [`KeepWarm::Auto`] lets dry runs delay an observation on average, at most.
@@ -47,8 +48,8 @@ impl KeepWarm {
         Nanos((shortest_deadline.0 / DELAY_PER_DEADLINE).max(1))
     }
 
-    /// Returns how long the engine must be idle before a dry run that takes `length`; `None` if it must not run
-    /// dry.
+    /// Returns how long the engine must be idle before a dry run that takes `length`; `None` if it must not
+    /// run dry.
     #[inline]
     pub fn interval(self, length: Nanos, shortest_deadline: Nanos) -> Option<Nanos> {
         if !fits(length, shortest_deadline) {

@@ -88,7 +88,8 @@
 //! | `admission`, `input_check`, `carried_state`, `policies` | what may reach a policy, and the policies |
 //! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
 //! | `private_responder` | the same on private rings, for runs that only keep code warm |
-//! | `progress`, `pipeline`, `guard`, `resume`, `dry_run`, `update`, `tick` | a tick's steps, the guard, the engine |
+//! | `progress`, `pipeline`, `guard`, `resume` | a tick's steps, and the guard |
+//! | `dry_run`, `update`, `tick` | what an idle engine runs on, new settings, the engine |
 //! | `apply_update`, `warm_up`, `run_dry`, `command`, `idle`, `run` | what happens between ticks |
 
 #[cfg(not(loom))]

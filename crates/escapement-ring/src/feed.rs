@@ -128,9 +128,9 @@ impl<C: Clock> Feed<C> {
     }
 
     /// Publishes an observation to a ring that nobody else sees, so that the code and the data of
-    /// [`Feed::publish`] stay in the caches. For a feed that spins: call it after some 20 µs without work, then
-    /// look for work again. It takes as long as a publication. The agent's ring and the sequence number do not
-    /// change.
+    /// [`Feed::publish`] stay in the caches. For a feed that spins: call it after some 20 µs without work,
+    /// then look for work again. It takes as long as a publication. The agent's ring and the sequence number
+    /// do not change.
     ///
     /// # Panics
     /// Panics if `payload` does not have the ring's dimension.

@@ -26,6 +26,7 @@ pub struct HeapEngine {
     gateway: Consumer,
     records: Consumer,
     sequence: u64,
+    dry_run_every: u64,
 }
 
 fn ring(kind: u32, slot_size: usize, dimension: usize) -> (Region, Producer, Consumer) {
@@ -93,7 +94,14 @@ impl HeapEngine {
             epoch: 1,
         };
         let engine = Engine::new(parts).expect("new rings are a pair");
-        Self { engine, clock, feed, gateway, records, sequence: 0 }
+        Self { engine, clock, feed, gateway, records, sequence: 0, dry_run_every: u64::MAX }
+    }
+
+    /// Makes [`HeapEngine::answer_all`] run dry after so many ticks each.
+    #[must_use]
+    pub fn running_dry_every(mut self, ticks: u64) -> Self {
+        self.dry_run_every = ticks;
+        self
     }
 
     /// Fills the observation ring.
@@ -122,7 +130,12 @@ impl HeapEngine {
         let mut ticks = 0;
         loop {
             match self.engine.tick() {
-                Progress::Done(_) => ticks += 1,
+                Progress::Done(_) => {
+                    ticks += 1;
+                    if ticks % self.dry_run_every == 0 {
+                        self.engine.run_dry();
+                    }
+                }
                 Progress::Idle => return ticks,
                 // The guard is answering this tick.
                 Progress::Waiting => {}

@@ -3,8 +3,8 @@
 use super::counters::Counter;
 use escapement_ring::clock::Nanos;
 
-/// The figures of the dry runs. The engine writes them between ticks; any thread may read them. They are apart
-/// from [`Counters`](super::Counters), which no dry run touches.
+/// The figures of the dry runs. The engine writes them between ticks; any thread may read them. They are
+/// apart from [`Counters`](super::Counters), which no dry run touches.
 #[derive(Debug, Default)]
 pub struct KeepWarmMeter {
     runs: Counter,

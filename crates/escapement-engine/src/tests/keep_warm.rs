@@ -6,6 +6,7 @@ use super::*;
 use crate::noise::{Distribution, Noise};
 use crate::telemetry::{FeatureCounts, KeepWarmSnapshot};
 use escapement_policy::random::SplitMix64;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 const WIDTHS: Dimensions = Dimensions { observation: 3, action: 2 };
 
@@ -77,8 +78,9 @@ fn extras() -> PolicyExtras {
 /// Everything that an engine leaves behind.
 #[derive(Debug, PartialEq)]
 struct Left {
-    sent: Vec<Sent>,
-    records: Vec<TickRecord>,
+    /// A digest of every frame sent and of every record, in order.
+    sent: u64,
+    records: u64,
     counted: CounterSnapshot,
     features: (u64, Vec<(usize, u64)>),
     states: Vec<Vec<f32>>,
@@ -102,7 +104,7 @@ fn left_after(observations: u64, mut idle: impl FnMut(&mut Rig)) -> Left {
     let features = extras.input_check.as_ref().expect("a check").counts();
     rig.engine.set_extras(extras);
     let mut random = SplitMix64::new(99);
-    let (mut sent, mut records) = (Vec::new(), Vec::new());
+    let (mut sent, mut records) = (0, 0);
     for _ in 0..observations {
         let mut published = rig.ordinary();
         for value in &mut published.payload {
@@ -117,8 +119,11 @@ fn left_after(observations: u64, mut idle: impl FnMut(&mut Rig)) -> Left {
             5 => rig.clock.pass_after_next_read(2 * END_TO_END),
             _ => {}
         }
-        sent.push(rig.answer(&published));
-        records.extend(rig.record());
+        let Sent { header, payload } = rig.answer(&published);
+        sent = mix(sent, &[header.as_bytes(), payload.as_bytes()]);
+        while let Some(record) = rig.record() {
+            records = mix(records, &[record.as_bytes()]);
+        }
         idle(&mut rig);
     }
     let policy = rig.engine.pipeline.policies.policy.as_mut();
@@ -138,6 +143,13 @@ fn left_after(observations: u64, mut idle: impl FnMut(&mut Rig)) -> Left {
     }
 }
 
+/// Adds bytes to a digest in which the order counts.
+fn mix(digest: u64, parts: &[&[u8]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (digest, parts).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn read(features: &FeatureCounts) -> (u64, Vec<(usize, u64)>) {
     (features.observations(), features.outside())
 }
@@ -151,9 +163,10 @@ fn runs_dry(rig: &mut Rig) {
 
 #[test]
 fn nothing_shows_that_there_were_dry_runs() {
-    let cold = left_after(20_000, |_| ());
-    let warm = left_after(20_000, runs_dry);
-    assert_eq!(warm.sent.len(), 20_000);
+    const OBSERVATIONS: u64 = 1_000_000;
+    let cold = left_after(OBSERVATIONS, |_| ());
+    let warm = left_after(OBSERVATIONS, runs_dry);
+    assert_eq!((warm.counted.observations, warm.released), (OBSERVATIONS, OBSERVATIONS));
     let reasons = cold.counted.outcomes.len();
     assert!(reasons > 5, "the script meets few reasons: {:?}", cold.counted.outcomes);
     assert!(cold.features.0 > 100 && cold.counted.state_resets > 100, "{cold:?}");
@@ -193,8 +206,8 @@ fn planted_bug_a_dry_run_in_the_real_session_is_found() {
     assert_ne!(warm.sent, cold.sent);
 }
 
-/// Runs the loop while nothing comes, for this long on the engine's clock, and returns the calls of the policy
-/// and the figures.
+/// Runs the loop while nothing comes, for this long on the engine's clock, and returns the calls of the
+/// policy and the figures.
 fn idle_for(
     passed: u64,
     per_look: u64,

@@ -224,9 +224,9 @@ impl<C: Clock> Gateway<C> {
     }
 
     /// Reads an action from a ring that nobody else sees, and the agent's condition, so that the code and the
-    /// data of [`Gateway::take`] stay in the caches. For a gateway that spins: call it after some 20 µs without
-    /// work, then look for work again. It hands nothing out, and changes neither the agent's ring nor the
-    /// account.
+    /// data of [`Gateway::take`] stay in the caches. For a gateway that spins: call it after some 20 µs
+    /// without work, then look for work again. It hands nothing out, and changes neither the agent's ring nor
+    /// the account.
     pub fn keep_warm(&mut self) {
         let (producer, consumer) = &mut self.dry;
         let header = ActionHeader::default().sealed(&self.payload);

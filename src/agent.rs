@@ -11,7 +11,7 @@
 //!     Err(violation) => println!("too late to act: {violation}"),
 //! }
 //! let validation = agent.validate_slo_compliance(1_000)?;
-//! println!("{:.2} % within the deadline", 100.0 * validation.within_deadline());
+//! println!("{:.2} % of paced calls within the deadline", 100.0 * validation.within_deadline());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -20,14 +20,18 @@
 //! default and a reason.
 
 use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, Trust, load};
-use crate::latency::{LatencyError, LatencyReport, Objective, measure_latency};
+use crate::latency::{LatencyError, LatencyReport, Objective, Pacing, measure_latency};
 use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
 use escapement_engine::noise::Noise;
-use escapement_engine::{Bounds, CarriedState, Deadlines, all_finite, check_answer, synthetic_observations};
+use escapement_engine::{
+    Bounds, CarriedState, Deadlines, KeepWarm, all_finite, check_answer, synthetic_observations,
+};
 use escapement_policy::denormals::FlushDenormals;
+use escapement_reference::feed::Arrivals;
 use escapement_ring::clock::{Clock, MachineClock, Nanos};
 use escapement_ring::wire::{Outcome, Reason};
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 use std::path::Path;
 
 /// How to load an [`Agent`].
@@ -58,15 +62,19 @@ pub struct Options {
     pub safe_default: Option<Vec<f32>>,
     /// The seed of the policy's noise.
     pub seed: u64,
-    /// The share of calls (0 to 1) that [`Agent::validate_slo_compliance`] requires to meet the inference
-    /// deadline.
+    /// The share of paced calls (0 to 1) that [`Agent::validate_slo_compliance`] requires to meet the
+    /// inference deadline.
     pub required_share: f64,
+    /// Observations a second that the program expects. [`Agent::validate_slo_compliance`] paces its calls by
+    /// it.
+    pub expected_rate: NonZeroU64,
     /// The number of elements of one observation, for a file without a bundle that does not say it.
     pub observation: Option<usize>,
 }
 
 impl Default for Options {
-    /// Both deadlines at 100 µs and enforced, 99 % of calls required, no signature required.
+    /// Both deadlines at 100 µs and enforced, 99 % of calls required at 1,000 a second, no signature
+    /// required.
     fn default() -> Self {
         let limit = Nanos::from_micros(100);
         Self {
@@ -78,6 +86,7 @@ impl Default for Options {
             safe_default: None,
             seed: 0,
             required_share: 0.99,
+            expected_rate: NonZeroU64::new(1_000).expect("not zero"),
             observation: None,
         }
     }
@@ -169,6 +178,7 @@ pub struct Agent<C = MachineClock> {
     deadlines: Deadlines,
     enforce: bool,
     required_share: f64,
+    expected_rate: NonZeroU64,
     bounds: Bounds,
     safe_default: Box<[f32]>,
     action: Box<[f32]>,
@@ -181,6 +191,8 @@ pub struct Agent<C = MachineClock> {
 
 /// The number of observations that [`Agent::validate_slo_compliance`] calls the policy with.
 const EXAMPLES: usize = 256;
+/// How long its paced calls take at most.
+const PACED_AT_MOST: Nanos = Nanos::from_millis(5_000);
 
 impl Agent {
     /// Loads a bundle, which is verified and proven on its golden vectors, or a TorchScript file without a
@@ -242,6 +254,7 @@ impl<C: Clock> Agent<C> {
             deadlines: options.deadlines,
             enforce: options.enforce,
             required_share: options.required_share,
+            expected_rate: options.expected_rate,
             bounds,
             safe_default: safe_default.into(),
             action: vec![0.0; width].into(),
@@ -351,17 +364,23 @@ impl<C: Clock> Agent<C> {
         self.policy.backend()
     }
 
-    /// Measures `trials` calls on this thread against the inference deadline, with nothing enforced. Resets
-    /// carried state afterwards.
+    /// Measures calls on this thread against the inference deadline, with nothing enforced: `trials` back to
+    /// back, and as many at [`Options::expected_rate`], on which the verdict is. The paced calls take at most
+    /// five seconds. Between them the thread polls, and nothing keeps the core warm, because nothing does
+    /// between two calls of [`Agent::predict`]. Resets carried state afterwards.
     ///
     /// # Errors
     /// Fails if a call faults.
     pub fn validate_slo_compliance(&mut self, trials: u64) -> Result<LatencyReport, LatencyError> {
-        let objective = Objective { trials, deadline: self.deadlines.inference, share: self.required_share };
+        let objective = Objective { deadline: self.deadlines.inference, share: self.required_share };
+        let arrivals = Arrivals::Even(self.expected_rate);
+        let paced = arrivals.within(PACED_AT_MOST, usize::try_from(trials).unwrap_or(usize::MAX));
+        let pacing = Pacing::scheduled(arrivals.times(paced), arrivals.to_string(), KeepWarm::Off);
         self.policy.noise_mut().fill(0.0);
-        let validation = measure_latency(self.policy.as_mut(), &mut self.clock, &self.examples, objective);
+        let (policy, clock) = (self.policy.as_mut(), &mut self.clock);
+        let report = measure_latency(policy, clock, &self.examples, objective, trials, pacing, &mut ());
         self.reset();
-        validation
+        report
     }
 }
 

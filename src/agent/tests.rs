@@ -118,6 +118,7 @@ fn compliance_is_measured_against_the_inference_deadline() {
         let limit = Nanos(100);
         let options = Options {
             deadlines: Deadlines { inference: limit, end_to_end: limit, max_age: None },
+            expected_rate: NonZeroU64::new(1_000_000).expect("not zero"),
             ..Options::default()
         };
         let policy = Box::new(Scripted(clock.clone()));
@@ -127,7 +128,8 @@ fn compliance_is_measured_against_the_inference_deadline() {
     };
     // A look at the clock adds one nanosecond to the first feature: 100 and 101.
     let half = measure(vec![vec![99.0, 1.0], vec![100.0, 1.0]]).expect("nothing is enforced");
-    assert_eq!((half.inference.percentiles().count, half.within_deadline(), half.holds()), (500, 0.5, false));
+    assert_eq!((half.paced.calls(), half.within_deadline(), half.holds()), (500, 0.5, false));
+    assert_eq!((half.back_to_back.calls(), half.back_to_back.within_deadline()), (500, 0.5));
     let all = measure(vec![vec![99.0, 1.0]]).expect("nothing is enforced");
     assert_eq!((all.within_deadline(), all.holds()), (1.0, true));
     assert!(measure(vec![vec![1.0, 2e6]]).is_err(), "the time of a fault is not measured");

@@ -21,7 +21,7 @@ use crate::bundle;
 use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
 use escapement_engine::{
-    Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, KeepWarm, OnFull, OnGap, OnMiss,
+    Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, KeepWarm, OnFull, OnGap, OnMiss, PacedSpec,
     expected_delay_ns,
 };
 use escapement_ring::clock::Nanos;
@@ -254,6 +254,14 @@ fn engine(config: &AgentConfig, line: &mut impl FnMut(&str, String)) {
             config.warm_up.quantile,
             config.warm_up.limit.0 / 1_000_000,
         ),
+    );
+    let PacedSpec { calls, rate } = config.warm_up.paced;
+    line(
+        "",
+        match calls {
+            0 => "no paced calls: the tail of the last round decides".to_owned(),
+            calls => format!("then {calls} calls at {rate} a second, whose tail decides"),
+        },
     );
 }
 

@@ -26,11 +26,11 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle::{Candidate, Proof, Sandbox, Served, Trust, load};
-use crate::latency::{Objective, measure_latency};
+use crate::latency::measure_back_to_back;
 use crate::policy::{Backend, Execution, Policy, Precision, Widths};
 use escapement_engine::synthetic_observations;
 use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
-use escapement_ring::clock::{Clock, MachineClock, Nanos};
+use escapement_ring::clock::{Clock, MachineClock};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -195,13 +195,10 @@ struct Speed {
 fn measure(policy: &mut Native, plan: &Description) -> Result<Speed, Failure> {
     let mut clock = MachineClock::new();
     let observations = synthetic_observations(policy.dimensions().observation, 64);
-    let objective = Objective { trials: CALLS, deadline: Nanos::from_millis(1), share: 0.0 };
-    let p50_ns = measure_latency(policy, &mut clock, &observations, objective)
+    let p50_ns = measure_back_to_back(policy, &mut clock, &observations, CALLS)
         .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?
-        .summary()
-        .inference_ns
-        .of_all
-        .p50;
+        .inference
+        .quantile_ns(0.5);
     let (multiply_add_fraction, load_fraction) = fractions(&clock, plan, p50_ns).unzip();
     Ok(Speed { calls: CALLS, p50_ns, multiply_add_fraction, load_fraction })
 }

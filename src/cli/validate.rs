@@ -1,21 +1,40 @@
-//! `escapement validate POLICY --trials N`: does this policy meet its deadline on this core?
+//! `escapement validate POLICY --rate N`: does this policy meet its deadline on this core?
 //!
 //! ```text
 //! $ escapement validate config/example.bundle --core 1
-//! ns          count     min     p50     p90     p99   p99.9      max
-//! inference   10000     310     339     371     403     1032    14271
-//! hiccups     10000       9      10      19      20      120    13895
-//! backend native, core 1: 100.0000 % within 100 us, 99 % asked for: pass
+//! ns              count      min      p50      p90      p99    p99.9      max
+//! paced           10000      310      339      371      403     1032    14271
+//!   hiccups        9999        9       10       19       20      120    13895
+//! back to back    10000      310      339      371      403     1032    14271
+//!   hiccups       10000        9       10       19       20      120    13895
 //! ```
 //!
-//! It calls the policy in a loop on a pinned core, after a warm-up, with nothing enforced. It measures the
-//! platform's own hiccups in turn with the calls (see the `latency` module). Observations are random, uniform
-//! in -1 to 1, unless a file is given. The objective is the given one, else the bundle's claim in `[slo]`,
-//! else 99 % within 100 µs. Exit code 0 if that share met the deadline and there is no regression against the
-//! baseline, else 1.
+//! It calls the policy on a pinned core, after a warm-up, with nothing enforced, in two ways (see the
+//! `latency` module):
 //!
-//! A baseline is the output of an earlier run with `--json`. A run is a regression if its median exceeds the
-//! baseline's by more than the variation of both runs, plus 5 %.
+//! - *paced*: one call for each observation that arrives. `--rate` gives observations a second, evenly
+//!   [default: 1000]. `--gaps poisson:N` gives N a second on average, at random. `--gaps FILE` takes the gaps
+//!   of a recording (`.obs`), or of a text with one gap in microseconds on each line, again and again. In
+//!   between the thread polls as the engine does, and stays warm as `--keep-warm` says. The default number of
+//!   paced calls is what arrives within 10 s, at most 10,000; `--paced-trials` gives another one.
+//! - *back to back*: `--trials` calls without a pause.
+//!
+//! Random gaps and observations are the same in every run. Both ways have the platform's own hiccups beside
+//! them.
+//!
+//! With `--feed` the paced observations come from a feed in a process of its own, through a ring in shared
+//! memory, so that another core and the shared cache lines are active. It publishes noise, evenly.
+//!
+//! Observations are random, uniform in -1 to 1, unless a file is given. The objective is the given one, else
+//! the bundle's claim in `[slo]`, else 99 % within 100 µs. The verdict is on the paced calls: exit code 0 if
+//! that share of them met the deadline and there is no regression against the baseline, else 1.
+//!
+//! A baseline is the output of an earlier run with `--json` that was paced in the same way. A run is a
+//! regression if the median of its paced calls exceeds the baseline's by more than the variation of both
+//! runs, plus 5 %.
+
+mod explainer;
+mod pacing;
 
 use super::CommandResult;
 use super::confinement::Confinement;
@@ -23,17 +42,19 @@ use super::execution::ExecutionArguments;
 use super::exit::{ExitCode, Failure};
 use super::npy::Matrix;
 use crate::bundle::{Candidate, Served, Slo, Trust};
-use crate::evidence::{Interval, MissKind, Timeline, judge};
-use crate::evidence::{ThreadWatch, steal_is_accounted};
+use crate::evidence::FixedWork;
 use crate::latency::{
-    Baseline, Comparison, LatencyReport, MissCounts, Objective, html_report, measure_explained,
+    Baseline, BaselineError, Comparison, LatencyError, LatencyReport, Objective, SeriesSummary, html_report,
+    measure_latency,
 };
 use crate::os::{lock_all_memory, pin_to, prefault_stack};
 use crate::policy::{Precision, Widths};
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_ring::clock::{MachineClock, Nanos};
+use explainer::Explainer;
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use pacing::PacingArguments;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -42,7 +63,9 @@ use std::time::{Duration, UNIX_EPOCH};
 pub(super) struct Arguments {
     /// A TorchScript file, or a bundle directory
     policy: PathBuf,
-    /// Timed calls
+    #[command(flatten)]
+    pacing: PacingArguments,
+    /// Timed calls back to back
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     trials: u64,
     #[command(flatten)]
@@ -50,7 +73,7 @@ pub(super) struct Arguments {
     /// Deadline of one call, in microseconds; what the bundle claims, else 100, if not given
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
     deadline_us: Option<u64>,
-    /// Share of calls, in percent, that must meet it; what the bundle claims, else 99, if not given
+    /// Share of paced calls, in percent, that must meet it; what the bundle claims, else 99, if not given
     #[arg(long, value_parser = percent)]
     within: Option<f64>,
     /// Core to pin to; the last one that this process may use, if not given
@@ -71,7 +94,7 @@ pub(super) struct Arguments {
     /// Write a self-contained HTML report
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
-    /// Write both histograms as an interval log
+    /// Write all histograms as an interval log
     #[arg(long, value_name = "FILE.hlog")]
     hlog: Option<PathBuf>,
     #[command(flatten)]
@@ -97,8 +120,17 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         return Err(Failure::new(ExitCode::Usage, "--observations: there are none in the file"));
     }
     let candidate = Candidate::read(&arguments.policy, &Trust::default())?;
+    let manifest = candidate.manifest();
     let observation = given.as_ref().map(|matrix| matrix.width).or(arguments.dimension.map(usize::from));
-    let objective = objective(arguments, candidate.manifest().and_then(|manifest| manifest.slo));
+    let objective = objective(arguments, manifest.and_then(|manifest| manifest.slo));
+    let core = arguments.core.or_else(last_core);
+    let known_width = observation.or(manifest.map(|manifest| manifest.observation.dimension));
+    let (pacing, mut feed) = arguments.pacing.start(known_width, core)?;
+    if let Some(baseline) = &baseline {
+        let path = arguments.baseline.as_deref().unwrap_or(Path::new(""));
+        baseline.must_match(&pacing).map_err(|error| unusable_baseline(path, error))?;
+    }
+    let stop = feed.as_mut().and_then(|feed| feed.stop.take());
     let widths = Widths { observation, action: None };
     let (report, core) = arguments.confinement.run(execution, |loader| {
         let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
@@ -108,7 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             Some(matrix) => matrix.values.chunks_exact(width).map(<[f32]>::to_vec).collect(),
             None => escapement_engine::synthetic_observations(width, MADE_UP),
         };
-        let core = match arguments.core.or_else(last_core) {
+        let core = match core {
             Some(core) => {
                 pin_to(core).map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
                 core.to_string()
@@ -118,13 +150,15 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         // Without the permission, the figures include page faults. The daemon reports that at its start.
         let _ = lock_all_memory();
         prefault_stack();
-        let mut explainer = Explainer::new(objective.deadline);
-        let explain = |late: &[Interval], counts: &mut MissCounts| explainer.explain(late, counts);
+        let work = FixedWork { in_call: policy.has_fixed_work(), around_call: true };
+        let mut explainer = Explainer::new(objective.deadline, work, stop);
         let clock = &mut MachineClock::new();
-        let report = measure_explained(policy.as_mut(), clock, &observations, objective, explain)
-            .map_err(|error| Failure::new(ExitCode::Bundle, error.to_string()))?;
+        let (policy, trials) = (policy.as_mut(), arguments.trials);
+        let report = measure_latency(policy, clock, &observations, objective, trials, pacing, &mut explainer)
+            .map_err(failed)?;
         Ok((report, core))
     })?;
+    drop(feed);
 
     let summary = report.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
@@ -149,47 +183,21 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
         eprintln!(
-            "escapement: regression: the median is {:.3} times the baseline's; noise explains {:.3}",
+            "escapement: regression: the median of paced calls is {:.3} times the baseline's; \
+             noise explains {:.3}",
             comparison.median_ratio, comparison.noise_ratio
         );
     }
     Ok(if report.holds() && !regressed { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-/// Finds why calls were late, from what the kernel records about this thread between two blocks of calls.
-struct Explainer {
-    watch: Option<ThreadWatch>,
-    timeline: Timeline,
-    limit: u64,
-}
-
-impl Explainer {
-    fn new(deadline: Nanos) -> Self {
-        let watch = ThreadWatch::of_this_thread();
-        let mut timeline = Timeline::new(0);
-        match &watch {
-            Ok(watch) => timeline.forget_before(watch.since().0),
-            Err(error) => {
-                timeline.forget_before(u64::MAX);
-                eprintln!("escapement: the causes of late calls cannot be told apart: {error}");
-            }
-        }
-        if steal_is_accounted() {
-            timeline.rely_on_steal();
-        }
-        Self { watch: watch.ok(), timeline, limit: deadline.0 }
-    }
-
-    fn explain(&mut self, late: &[Interval], counts: &mut MissCounts) {
-        if let Some(watch) = &mut self.watch {
-            watch.drain(&mut self.timeline);
-        }
-        for call in late {
-            let kind = MissKind::Late { window: *call, limit: self.limit };
-            let (cause, _) = judge(&self.timeline, kind, late.len() == 1);
-            *counts.entry(cause).or_default() += 1;
-        }
-    }
+fn failed(error: LatencyError) -> Failure {
+    let code = match error {
+        LatencyError::Policy(_) | LatencyError::Fault { .. } => ExitCode::Bundle,
+        LatencyError::Feed(_) => ExitCode::Protocol,
+        LatencyError::NoArrivals(_) | LatencyError::Interrupted => ExitCode::Temporary,
+    };
+    Failure::new(code, error.to_string())
 }
 
 /// Returns the objective: the given one, else the bundle's claim, else 99 % within 100 µs.
@@ -200,7 +208,7 @@ fn objective(arguments: &Arguments, claim: Option<Slo>) -> Objective {
         (None, None) => Nanos::from_micros(100),
     };
     let percent = arguments.within.or(claim.map(|claim| claim.percentile)).unwrap_or(99.0);
-    Objective { trials: arguments.trials, deadline, share: percent / 100.0 }
+    Objective { deadline, share: percent / 100.0 }
 }
 
 fn last_core() -> Option<usize> {
@@ -208,13 +216,14 @@ fn last_core() -> Option<usize> {
 }
 
 fn read_baseline(path: &Path) -> Result<Baseline, Failure> {
-    Baseline::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Failure::from_io(path, &error),
-        _ => Failure::new(
-            ExitCode::Usage,
-            format!("{}: not what `validate --json` prints: {error}", path.display()),
-        ),
-    })
+    Baseline::read(path).map_err(|error| unusable_baseline(path, error))
+}
+
+fn unusable_baseline(path: &Path, error: BaselineError) -> Failure {
+    match error {
+        BaselineError::Io(error) => Failure::from_io(path, &error),
+        error => Failure::new(ExitCode::Usage, format!("{}: {error}", path.display())),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
@@ -224,37 +233,47 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Option<Comparison>) {
     let (summary, objective) = (report.summary(), report.objective);
     println!(
-        "{:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "{:<12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "ns", "count", "min", "p50", "p90", "p99", "p99.9", "max"
     );
     let line = |name: &str, figures: &Percentiles| {
         let Percentiles { count, min, p50, p90, p99, p999, max } = figures;
-        println!("{name:<10} {count:>8} {min:>8} {p50:>8} {p90:>8} {p99:>8} {p999:>8} {max:>8}");
+        println!("{name:<12} {count:>8} {min:>8} {p50:>8} {p90:>8} {p99:>8} {p999:>8} {max:>8}");
     };
-    line("inference", &summary.inference_ns.of_all);
-    line("hiccups", &summary.hiccup_ns);
+    let lines = |name: &str, calls: &SeriesSummary| {
+        line(name, &calls.inference_ns.of_all);
+        line("  hiccups", &calls.hiccup_ns);
+    };
+    lines("paced", &summary.paced.calls);
+    lines("back to back", &summary.back_to_back);
+    let feed = if summary.paced.feed { ", from a feed's process" } else { "" };
+    println!("paced: {}{feed}; {}", summary.paced.arrivals, summary.paced.keep_warm.words());
     println!(
-        "backend {}{}, core {core}: {:.4} % within {} us, {} % asked for: {}",
+        "backend {}{}, core {core}: {:.4} % of paced calls within {} us ({:.4} % back to back), \
+         {} % asked for: {}",
         summary.backend,
         if weights == Precision::F32 { "" } else { " with bf16 weights" },
-        summary.within_deadline * 100.0,
+        summary.paced.calls.within_deadline * 100.0,
         objective.deadline.0 as f64 / 1e3,
+        summary.back_to_back.within_deadline * 100.0,
         objective.share * 100.0,
         summary.verdict
     );
-    if !report.misses.is_empty() {
-        let counts = report.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
-        println!("late by cause: {}", counts.collect::<Vec<_>>().join(", "));
+    for (name, series) in [("paced", &report.paced), ("back to back", &report.back_to_back)] {
+        if !series.misses.is_empty() {
+            let counts = series.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));
+            println!("late by cause, {name}: {}", counts.collect::<Vec<_>>().join(", "));
+        }
     }
     if let Some(comparison) = comparison {
         println!(
-            "median {:.3} times the baseline's; noise explains up to {:.3}",
+            "median of paced calls {:.3} times the baseline's; noise explains up to {:.3}",
             comparison.median_ratio, comparison.noise_ratio
         );
     }
 }
 
-/// Returns both histograms in the interval-log format of HdrHistogram (version 1.3), each with a tag.
+/// Returns all histograms in the interval-log format of HdrHistogram (version 1.3), each with a tag.
 fn interval_log(report: &LatencyReport) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut serializer = V2Serializer::new();
@@ -268,7 +287,9 @@ fn interval_log(report: &LatencyReport) -> Vec<u8> {
         log.write_histogram(histogram.as_hdr(), Duration::ZERO, Duration::ZERO, Some(tag))
             .expect("a vector takes all");
     };
-    add("inference", &report.inference);
-    add("hiccup", &report.hiccup);
+    for (name, series) in [("paced", &report.paced), ("back_to_back", &report.back_to_back)] {
+        add(&format!("{name}_inference"), &series.inference);
+        add(&format!("{name}_hiccup"), &series.hiccup);
+    }
     bytes
 }

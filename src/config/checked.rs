@@ -10,8 +10,8 @@ use super::words::{CarryWord, IdleWord};
 use crate::bundle::Trust;
 use crate::policy::{Backend, Dimensions, Execution};
 use escapement_engine::{
-    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, KeepWarm, OnMiss, Settings,
-    WarmUpSpec,
+    Bounds, BudgetSpec, CarryRule, Deadlines, IdleStrategy, InputCheckSpec, KeepWarm, OnMiss, PacedSpec,
+    Settings, WarmUpSpec,
 };
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::MAX_SLOT_SIZE;
@@ -55,6 +55,10 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
             round: raw.warm_up.round_calls.value as u32,
             limit: Nanos::from_millis(raw.warm_up.limit_ms.value),
             quantile: raw.warm_up.quantile.value,
+            paced: PacedSpec {
+                calls: raw.warm_up.paced_calls.value as u32,
+                rate: raw.warm_up.rate.value as u32,
+            },
         },
         settings: Settings {
             enforce: raw.deadline.enforce.value,

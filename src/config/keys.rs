@@ -274,5 +274,11 @@ config_keys! {
         /// The share of a round's calls that are below its tail.
         quantile: f64 = default(Number(0.5, 1.0), 0.99);
             reload next_tick, text shown, json |config| config.warm_up.quantile;
+        /// Calls a second of the paced calls.
+        rate: u64 = default(Whole(1, 1_000_000), 1_000);
+            reload next_tick, text shown, json |config| config.warm_up.paced.rate;
+        /// The paced calls after the rounds.
+        paced_calls: u64 = default(Whole(0, 1_000_000), 300);
+            reload next_tick, text shown, json |config| config.warm_up.paced.calls;
     }
 }

@@ -3,7 +3,7 @@
 
 use super::event::WatchedThread;
 use super::planted::moved_in_time_if_planted;
-use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, Timeline};
+use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, PolicyTimes, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
@@ -16,6 +16,10 @@ pub(super) struct Causes {
     gaps: GapReader,
     rate_limit: LogRateLimit,
     cannot_tell: Vec<String>,
+    /// Whether it is known what the policy takes. A miss is not judged before.
+    is_measured: bool,
+    /// Whether the running policy does the same work at each call.
+    has_fixed_work: bool,
 }
 
 impl Causes {
@@ -26,12 +30,21 @@ impl Causes {
             misses.timeline().rely_on_steal();
         } else {
             cannot_tell.push(
-                "policy_slow from core_taken where a hypervisor took the engine's core alone: \
+                "policy_slow and core_stalled from core_taken where a hypervisor took the engine's core alone: \
                  it has never said that it took one"
                     .to_owned(),
             );
         }
-        Self { misses, engine: None, guard: None, gaps, rate_limit: LogRateLimit::default(), cannot_tell }
+        Self {
+            misses,
+            engine: None,
+            guard: None,
+            gaps,
+            rate_limit: LogRateLimit::default(),
+            cannot_tell,
+            is_measured: false,
+            has_fixed_work: false,
+        }
     }
 
     /// Takes in that a thread is watched from now on, or cannot be watched.
@@ -49,8 +62,9 @@ impl Causes {
             (WatchedThread::Engine, Err(error)) => {
                 tracing::warn!(%error, "causes of misses: most will be undetermined");
                 self.misses.begin_blind();
-                self.cannot_tell
-                    .push(format!("policy_slow, core_taken and page_fault from each other: {error}"));
+                self.cannot_tell.push(format!(
+                    "policy_slow, core_stalled, core_taken and page_fault from each other: {error}"
+                ));
             }
             (WatchedThread::Guard, Err(error)) => {
                 self.cannot_tell.push(format!("the platform's gaps from the guard's own: {error}"));
@@ -62,13 +76,26 @@ impl Causes {
         self.misses.note(&moved_in_time_if_planted(record));
     }
 
-    pub(super) fn expect(&mut self, revision: u32, deadlines: Deadlines) {
-        self.misses.expect(revision, deadlines);
+    /// Takes in what the policy takes that was warmed up at the start.
+    pub(super) fn measured(&mut self, policy: PolicyTimes) {
+        self.is_measured = true;
+        self.has_fixed_work = policy.work.in_call;
+        self.misses.measured(policy);
+    }
+
+    /// Takes in what is expected from this revision of the settings on.
+    pub(super) fn expect(&mut self, revision: u32, deadlines: Deadlines, policy: Option<PolicyTimes>) {
+        self.has_fixed_work = policy.is_some_and(|policy| policy.work.in_call);
+        self.misses.expect(revision, deadlines, policy);
     }
 
     /// Gathers the evidence, and judges the misses that wait for it.
     pub(super) fn judge(&mut self, now: Nanos) {
         self.gather();
+        if !self.is_measured {
+            // The engine is armed, and the report of its warm-up is on its way.
+            return;
+        }
         let rate_limit = &mut self.rate_limit;
         self.misses.judge(now, |miss| log(miss, now, rate_limit));
     }
@@ -82,12 +109,26 @@ impl Causes {
 
     pub(super) fn report(&self) -> MissReport {
         let lost = self.engine.as_ref().map_or(0, ThreadWatch::lost);
-        self.misses.report(&self.cannot_tell, lost)
+        let uncounted = self.engine.as_ref().and_then(ThreadWatch::why_uncounted);
+        let uncounted = uncounted.filter(|_| !self.has_fixed_work).map(|why| {
+            format!(
+                "policy_slow from core_stalled where this policy takes longer than its measured tail: \
+                 the processor's counters cannot be read here: {why}"
+            )
+        });
+        let cannot_tell: Vec<_> = self.cannot_tell.iter().cloned().chain(uncounted).collect();
+        self.misses.report(&cannot_tell, lost)
     }
 
     fn gather(&mut self) {
+        let is_late = self.misses.wait_for_a_call() && !self.has_fixed_work;
         if let Some(watch) = &mut self.engine {
             watch.drain(self.misses.timeline());
+            if is_late {
+                watch.count(self.misses.timeline());
+            } else {
+                watch.stop_counting();
+            }
         }
         if let Some((watch, timeline)) = &mut self.guard {
             watch.drain(timeline);
@@ -122,6 +163,8 @@ fn log(miss: &Miss, now: Nanos, rate_limit: &mut LogRateLimit) {
         queued_ns = evidence.queued_ns,
         feed_ns = evidence.feed_ns,
         unknown_ns = evidence.unknown_ns,
+        policy_p50_ns = evidence.policy_p50_ns,
+        policy_p999_ns = evidence.policy_p999_ns,
         suppressed,
         "missed"
     );

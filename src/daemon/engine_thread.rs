@@ -61,7 +61,7 @@ pub(super) fn serve(
         Ok(ready) => ready,
         Err(error) => return report(Event::EngineFailed(error)),
     };
-    if check_tail(&config.settings, Some(warm_up.tail)).is_err() {
+    if check_tail(&config.settings, Some(warm_up.deciding_tail())).is_err() {
         engine.halt(Reason::WarmUpTooSlow);
     }
     report(Event::ThreadWatched(WatchedThread::Engine, Box::new(ThreadWatch::of_this_thread())));

@@ -117,10 +117,13 @@ impl Sources {
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
-        let provenance = provenance.with_extras(config, &extras, drawn_seed);
+        let policy = misbehaving_if_planted(policy);
+        let provenance = provenance
+            .with_extras(config, &extras, drawn_seed)
+            .with_work_of(policy.as_ref(), fallback.as_deref());
         provenance.log();
         tracing::debug!(sha256 = hex(&self.sha256()), "loaded");
-        let policies = Policies::new(misbehaving_if_planted(policy), fallback);
+        let policies = Policies::new(policy, fallback);
         Ok(Loaded { policies, extras, sources: self, provenance, served_by_torch })
     }
 }

@@ -5,11 +5,11 @@ use super::error::DaemonError;
 use super::load::{Deployment, Loaded, Sources};
 use super::planted::reload_slowly_if_planted;
 use super::reload_plan::plan_reload;
-use super::tail::check_tail;
+use super::tail::{MeasuredPolicy, check_tail};
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use escapement_engine::{PolicyChange, PolicyExtras};
-use escapement_ring::clock::{MachineClock, Nanos};
+use escapement_ring::clock::MachineClock;
 use std::sync::Arc;
 
 /// Reads the daemon's configuration file again. The error says what is wrong with the file.
@@ -23,8 +23,8 @@ pub(super) struct PreparedReload {
     pub(super) change: Option<PolicyChange>,
     /// Keys that were changed and wait for a restart.
     pub(super) waiting: Vec<&'static str>,
-    /// The tail of the policy's latencies: measured here for a new policy, the last known one otherwise.
-    pub(super) tail: Option<Nanos>,
+    /// What the policy takes: measured here for a new policy, the last known figures otherwise.
+    pub(super) measured: Option<MeasuredPolicy>,
 }
 
 /// Why a reload could not be made ready.
@@ -37,8 +37,8 @@ pub(super) struct PrepareError {
 /// What runs while a reload is made ready.
 pub(super) struct Running<'a> {
     pub(super) deployment: &'a Deployment,
-    /// The tail of the running policy's latencies, as it was last measured.
-    pub(super) tail: Option<Nanos>,
+    /// What the running policy takes, as it was last measured.
+    pub(super) measured: Option<MeasuredPolicy>,
 }
 
 /// Calls of a new policy on the engine's thread before it answers. libtorch prepares each thread that it runs
@@ -55,7 +55,7 @@ pub(super) fn prepare(
     kept: Option<&Deployment>,
     read: &ReadConfig,
 ) -> Result<PreparedReload, PrepareError> {
-    let Running { deployment: current, tail } = running;
+    let Running { deployment: current, measured } = running;
     // A deployment that ran before draws from the seed that it had.
     let drawn_seed = kept.unwrap_or(current).provenance.drawn_seed();
     reload_slowly_if_planted();
@@ -70,7 +70,7 @@ pub(super) fn prepare(
     };
     let (config, waiting) = (plan.config, plan.waiting);
     if sources.run_alike(&config, &current.sources, &current.config) {
-        Ok(with_the_running_policy(config, sources, current, *tail, drawn_seed, waiting)?)
+        Ok(with_the_running_policy(config, sources, current, *measured, drawn_seed, waiting)?)
     } else {
         Ok(with_a_new_policy(config, sources, drawn_seed, waiting)?)
     }
@@ -80,11 +80,11 @@ fn with_the_running_policy(
     config: AgentConfig,
     sources: Sources,
     current: &Deployment,
-    tail: Option<Nanos>,
+    measured: Option<MeasuredPolicy>,
     drawn_seed: Option<u64>,
     waiting: Vec<&'static str>,
 ) -> Result<PreparedReload, DaemonError> {
-    check_tail(&config.settings, tail)?;
+    check_tail(&config.settings, measured.map(|measured| measured.tail))?;
     let mut extras = sources.extras(&config, drawn_seed)?;
     // The features are the same, so their counts go on.
     if let (Some(guard), Some(counts)) = (&mut extras.input_check, current.provenance.counts()) {
@@ -96,7 +96,7 @@ fn with_the_running_policy(
     };
     let provenance = provenance.with_extras(&config, &extras, drawn_seed);
     let deployment = Deployment { config, sources, provenance };
-    Ok(PreparedReload { deployment, extras, change: None, waiting, tail })
+    Ok(PreparedReload { deployment, extras, change: None, waiting, measured })
 }
 
 fn with_a_new_policy(
@@ -114,8 +114,10 @@ fn with_a_new_policy(
         let _ = forbid_files();
     }
     let bounds = &config.settings.observation_bounds;
-    let tail = Some(policies.measure(&MachineClock::new(), config.warm_up, bounds)?);
-    check_tail(&config.settings, tail)?;
+    let (keep_warm, shortest) = (config.settings.keep_warm, config.settings.deadlines.shortest());
+    let measured = policies.measure(&MachineClock::new(), config.warm_up, bounds, keep_warm, shortest)?;
+    check_tail(&config.settings, Some(measured.tail))?;
+    let measured = Some(MeasuredPolicy { tail: measured.tail, latency_ns: measured.latency_ns });
     let change = PolicyChange {
         policies,
         sha256,
@@ -124,7 +126,7 @@ fn with_a_new_policy(
             .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),
     };
     let deployment = Deployment { config, sources, provenance };
-    Ok(PreparedReload { deployment, extras, change: Some(change), waiting, tail })
+    Ok(PreparedReload { deployment, extras, change: Some(change), waiting, measured })
 }
 
 impl From<DaemonError> for PrepareError {

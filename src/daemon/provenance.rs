@@ -2,6 +2,7 @@
 
 use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
+use crate::evidence::FixedWork;
 use crate::os::forbid_files;
 use crate::policy::{Policy, Precision};
 use crate::status::{
@@ -40,6 +41,7 @@ pub(super) struct Provenance {
     backend: &'static str,
     /// How the backend holds the weights: `f32` or `bf16`.
     weights: &'static str,
+    fixed_work: FixedWork,
     passed_over: Option<PassedOver>,
     golden: Option<Proof>,
     signature: &'static str,
@@ -67,6 +69,7 @@ impl Provenance {
             algorithm: None,
             backend: policy.backend(),
             weights: Precision::F32.name(),
+            fixed_work: FixedWork { in_call: policy.has_fixed_work(), around_call: true },
             passed_over: None,
             golden: None,
             signature: SignatureState::Absent.name(),
@@ -142,6 +145,20 @@ impl Provenance {
     /// The sandbox of the thread that serves.
     pub(super) fn sandbox(&self) -> Sandbox {
         self.sandbox.clone()
+    }
+
+    /// The same policy, with what it and its fallback say about their work.
+    pub(super) fn with_work_of(mut self, policy: &dyn Policy, fallback: Option<&dyn Policy>) -> Self {
+        self.fixed_work = FixedWork {
+            in_call: policy.has_fixed_work(),
+            around_call: fallback.is_none_or(|fallback| fallback.has_fixed_work()),
+        };
+        self
+    }
+
+    /// Which work of a tick is the same for every observation.
+    pub(super) fn fixed_work(&self) -> FixedWork {
+        self.fixed_work
     }
 
     pub(super) fn backend(&self) -> &'static str {

@@ -11,14 +11,16 @@
 use super::event::Event;
 use super::load::Deployment;
 use super::prepare::{PrepareError, PreparedReload, ReadConfig, Running, prepare};
+use super::tail::MeasuredPolicy;
 use crate::agent_files::ReloadTarget;
+use crate::evidence::PolicyTimes;
 use crate::halt::User;
 use crate::os::keep_off;
 use crate::status::{ReloadOutcome, ReloadStatus};
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
 use escapement_engine::{Update, UpdateOutcome};
-use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
+use escapement_ring::clock::{rfc3339, wall_clock_ns};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -26,8 +28,8 @@ use std::sync::Arc;
 pub(super) struct Reloads {
     running: Arc<Deployment>,
     previous: Option<Arc<Deployment>>,
-    /// The tail of the running policy's latencies, as it was measured before it was armed.
-    tail: Option<Nanos>,
+    /// What the running policy takes, as it was measured before it was armed.
+    measured: Option<MeasuredPolicy>,
     read: ReadConfig,
     events: Sender<Event>,
     mailbox: lease::Sender<Update>,
@@ -61,7 +63,7 @@ enum ReloadStage {
         request: ReloadRequest,
         deployment: Box<Deployment>,
         waiting: Vec<&'static str>,
-        tail: Option<Nanos>,
+        measured: Option<MeasuredPolicy>,
     },
 }
 
@@ -81,7 +83,7 @@ impl Reloads {
         Self {
             running: Arc::new(running),
             previous: None,
-            tail: None,
+            measured: None,
             read,
             events,
             mailbox,
@@ -97,9 +99,15 @@ impl Reloads {
         }
     }
 
-    /// Sets the tail of the policy, measured while it was warmed up.
-    pub(super) fn note_tail(&mut self, tail: Nanos) {
-        self.tail = Some(tail);
+    /// Sets what the policy takes, measured while it was warmed up.
+    pub(super) fn note_measured(&mut self, measured: MeasuredPolicy) {
+        self.measured = Some(measured);
+    }
+
+    /// What the calls of the running policy take; `None` before they were measured.
+    pub(super) fn policy_times(&self) -> Option<PolicyTimes> {
+        let work = self.running.provenance.fixed_work();
+        self.measured.map(|measured| PolicyTimes::new(&measured.latency_ns, work))
     }
 
     /// The deployment that runs now.
@@ -157,11 +165,11 @@ impl Reloads {
         };
         let (running, read, events) =
             (Arc::clone(&self.running), Arc::clone(&self.read), self.events.clone());
-        let tail = self.tail;
+        let measured = self.measured;
         let work = move || {
             // This thread must not use the engine's core.
             running.config.engine.core.into_iter().for_each(keep_off);
-            let current = Running { deployment: &running, tail };
+            let current = Running { deployment: &running, measured };
             let prepared = prepare(&current, kept.as_deref(), &read);
             // Sending fails only if the process is ending.
             drop(events.send(Event::ReloadPrepared(Box::new(prepared))));
@@ -183,7 +191,7 @@ impl Reloads {
         prepared: Result<PreparedReload, PrepareError>,
     ) -> Option<ReloadOutcome> {
         let Some(ReloadStage::Preparing(request)) = self.under_way.take() else { return None };
-        let PreparedReload { deployment, extras, change, waiting, tail } = match prepared {
+        let PreparedReload { deployment, extras, change, waiting, measured } = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.left_a_thread |= refused.leaves_a_thread;
@@ -193,8 +201,12 @@ impl Reloads {
         let update = Update::new(deployment.config.settings.clone(), extras, change, self.revision + 1);
         match self.mailbox.offer(Box::new(update)) {
             Ok(()) => {
-                self.under_way =
-                    Some(ReloadStage::Offered { request, deployment: Box::new(deployment), waiting, tail });
+                self.under_way = Some(ReloadStage::Offered {
+                    request,
+                    deployment: Box::new(deployment),
+                    waiting,
+                    measured,
+                });
                 None
             }
             // Does not happen: one reload is under way at a time, and its box is collected before the next.
@@ -206,7 +218,8 @@ impl Reloads {
     /// is freed here.
     pub(super) fn collect(&mut self) -> Option<ReloadOutcome> {
         let update = self.mailbox.collect()?;
-        let Some(ReloadStage::Offered { request, deployment, waiting, tail }) = self.under_way.take() else {
+        let Some(ReloadStage::Offered { request, deployment, waiting, measured }) = self.under_way.take()
+        else {
             return None;
         };
         match update.outcome() {
@@ -219,7 +232,7 @@ impl Reloads {
         let policy_changed = update.changes_policy();
         self.revision += 1;
         self.applied += 1;
-        self.tail = tail;
+        self.measured = measured;
         self.previous = Some(std::mem::replace(&mut self.running, Arc::from(deployment)));
         let outcome = ReloadOutcome {
             applied: true,

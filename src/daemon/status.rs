@@ -6,7 +6,8 @@ use crate::config::AgentConfig;
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
 use crate::status::{
-    DeadlineStatus, FeedState, KeepWarmStatus, LatencyStatus, ReloadStatus, StatusPage, WarmUpStatus,
+    DeadlineStatus, FeedState, KeepWarmStatus, LatencyStatus, PacedStatus, ReloadStatus, StatusPage,
+    WarmUpStatus,
 };
 use escapement_engine::telemetry::{Counters, Histogram, KeepWarmMeter, KeepWarmSnapshot};
 use escapement_engine::{KeepWarm, Settings, TickRecord, WarmUp};
@@ -219,6 +220,11 @@ impl Status {
                 tail_ns: warm_up.tail.0,
                 stable: warm_up.stable,
                 inference_ns: warm_up.latency_ns,
+                paced: warm_up.paced.map(|paced| PacedStatus {
+                    tail_ns: paced.tail.0,
+                    rate: paced.rate,
+                    inference_ns: paced.latency_ns,
+                }),
             }),
             keep_warm: self.keep_warm.as_ref().map(|armed| armed.status(settings, &self.counters, now)),
             counters: self.counters.snapshot(),

@@ -7,6 +7,7 @@ use super::event::Event;
 use super::planted::panic_if_planted;
 use super::reloads::Reloads;
 use super::status::{self, ArmedMeter, LiveReadings, Status};
+use super::tail::MeasuredPolicy;
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
 use crate::halt::{
     AuditDetails, HaltKeeper, Latch, User, dismiss_caretaker, halt_for_good, halt_reason, is_halted_for_good,
@@ -195,11 +196,14 @@ impl Supervisor<'_> {
             tracing::warn!(reason, "degraded");
         }
         let word = self.word();
-        self.reloads.note_tail(warm_up.tail);
+        self.reloads
+            .note_measured(MeasuredPolicy { tail: warm_up.deciding_tail(), latency_ns: warm_up.latency_ns });
+        self.reloads.policy_times().into_iter().for_each(|times| self.causes.measured(times));
         self.status.armed(warm_up, keep_warm, degraded);
         tracing::info!(
             calls = warm_up.calls,
             tail_ns = warm_up.tail.0,
+            paced_tail_ns = warm_up.paced.map(|paced| paced.tail.0),
             stable = warm_up.stable,
             state = word.state_name(),
             reason = word.reason.map(Reason::number),
@@ -262,7 +266,8 @@ impl Supervisor<'_> {
             }
             None => {
                 let deployment = self.reloads.running();
-                self.causes.expect(outcome.revision, deployment.config.settings.deadlines);
+                let deadlines = deployment.config.settings.deadlines;
+                self.causes.expect(outcome.revision, deadlines, self.reloads.policy_times());
                 if outcome.policy_changed {
                     deployment.provenance.log();
                 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `attribution` | the verdict: pure, from evidence to cause |
 //! | `thread_watch` | evidence from the kernel about one thread |
+//! | `user_counters` | evidence from the processor about what that thread executes |
 //! | `gaps` | evidence from the guard about the platform |
 //! | `log_rate` | how many misses the log shows |
 
@@ -15,10 +16,11 @@ mod attribution;
 mod gaps;
 mod log_rate;
 mod thread_watch;
+mod user_counters;
 
 pub use attribution::{
-    Cause, Evidence, Interval, Miss, MissKind, MissReport, Misses, NOTABLE_GAP, Segment, StealEstimate,
-    ThreadState, Timeline, judge,
+    Cause, Evidence, FixedWork, Interval, Miss, MissKind, MissReport, Misses, NOTABLE_GAP, PolicyTimes,
+    Segment, StealEstimate, ThreadState, Timeline, UserCounts, UsualTimes, judge,
 };
 pub use gaps::{GapMeter, GapReader, USUAL_OVERSLEEP, gap_meter};
 pub use log_rate::LogRateLimit;

@@ -10,6 +10,7 @@
 //! time that passed on the core and was not charged to the thread was stolen.
 
 use super::attribution::{Interval, ThreadState, Timeline};
+use super::user_counters::UserCounters;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, ThreadClock};
 use perf_event::events::Software;
 use perf_event::{Builder, Clock as PerfClock, SampleFlag, Sampler};
@@ -49,6 +50,8 @@ pub struct ThreadWatch {
     faults_until: u64,
     lost: u64,
     processor: Option<ThreadClock>,
+    /// The processor's counters, or why they cannot be had.
+    counters: Result<UserCounters, io::Error>,
     /// Wall time and processor time when both were last read.
     charged: Option<(u64, u64)>,
 }
@@ -104,6 +107,7 @@ impl ThreadWatch {
             faults_until: now,
             lost: 0,
             processor: ThreadClock::of_this_thread(),
+            counters: UserCounters::of_this_thread(),
             charged: None,
         };
         let samplers =
@@ -124,6 +128,27 @@ impl ThreadWatch {
     /// Records that the kernel lost.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Why the processor's counters cannot be read; `None` if they can.
+    pub fn why_uncounted(&self) -> Option<&io::Error> {
+        self.counters.as_ref().err()
+    }
+
+    /// Reads the processor's counters, if there are any. The caller must have drained the records.
+    pub fn count(&mut self, timeline: &mut Timeline) {
+        if let Ok(counters) = &mut self.counters
+            && let Some((sample, counts)) = counters.read()
+        {
+            timeline.add_counted(sample, counts);
+        }
+    }
+
+    /// Ends a series of readings.
+    pub fn stop_counting(&mut self) {
+        if let Ok(counters) = &mut self.counters {
+            counters.stop();
+        }
     }
 
     /// Moves the records onto the timeline. It is complete up to the instant of the call afterwards.

@@ -127,7 +127,21 @@ pub struct WarmUpStatus {
     pub tail_ns: u64,
     /// Whether the tail had settled.
     pub stable: bool,
-    /// All calls.
+    /// The last round's calls.
+    pub inference_ns: Percentiles,
+    /// The calls at the expected rate, whose tail decided about arming; left out if there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paced: Option<PacedStatus>,
+}
+
+/// The policy's latencies at the expected rate, while the agent was warmed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacedStatus {
+    /// The tail, at `warm_up.quantile`.
+    pub tail_ns: u64,
+    /// Calls a second.
+    pub rate: u32,
+    /// All of them.
     pub inference_ns: Percentiles,
 }
 

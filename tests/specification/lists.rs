@@ -131,6 +131,8 @@ const CHANGES: &[(&str, &[(&str, &str)])] = &[
     ("warm_up.round_calls", &[("warm_up.round_calls", "11")]),
     ("warm_up.limit_ms", &[("warm_up.limit_ms", "400")]),
     ("warm_up.quantile", &[("warm_up.quantile", "0.9")]),
+    ("warm_up.rate", &[("warm_up.rate", "2000")]),
+    ("warm_up.paced_calls", &[("warm_up.paced_calls", "20")]),
 ];
 
 /// Tables whose keys say which policies run. A reload loads them anew; `tests/reload` shows that.

@@ -27,7 +27,7 @@ use zerocopy::IntoBytes;
 /// Every so many dry runs, one takes the paths of an observation that is refused and of a halt.
 pub(super) const RARE_PATHS_EVERY: u64 = 64;
 /// Dry runs of a new policy that are made to learn how long they take, and how far apart they are.
-const TRIALS: u64 = 15;
+pub(super) const TRIALS: u64 = 15;
 const TRIAL_EVERY: Nanos = Nanos::from_millis(1);
 
 /// What an engine needs to run dry. Made before the real-time boundary.

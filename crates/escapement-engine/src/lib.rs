@@ -187,7 +187,7 @@ pub use tick::{Engine, Parts};
 #[cfg(not(loom))]
 pub use update::{PolicyChange, PolicyExtras, Update, UpdateOutcome};
 #[cfg(not(loom))]
-pub use warm_up::{WarmUp, WarmUpSpec, synthetic_observations};
+pub use warm_up::{Measured, PacedCalls, PacedSpec, WarmUp, WarmUpSpec, synthetic_observations};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

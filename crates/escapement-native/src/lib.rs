@@ -234,6 +234,10 @@ impl Policy for Native {
         "native"
     }
 
+    fn has_fixed_work(&self) -> bool {
+        true
+    }
+
     fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         self.plan.input_mut(0).copy_from_slice(observation);
         if let Err(fault) = self.plan.run() {

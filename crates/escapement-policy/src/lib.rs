@@ -78,6 +78,13 @@ pub trait Policy: Send {
     /// `null`.
     fn backend(&self) -> &'static str;
 
+    /// Returns whether every call does the same work, whatever the observation: no branch on data, no
+    /// allocation, no system call. A late call of such a policy is the fault of the machine, unless its usual
+    /// time does not fit the deadline.
+    fn has_fixed_work(&self) -> bool {
+        false
+    }
+
     /// Prepares the calling thread, which must make every later call. A backend that keeps state for each
     /// thread, like libtorch's grad mode and executor caches, sets it up here for the thread's life.
     ///

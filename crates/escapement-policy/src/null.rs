@@ -25,6 +25,10 @@ impl Policy for Null {
         "null"
     }
 
+    fn has_fixed_work(&self) -> bool {
+        true
+    }
+
     #[inline]
     fn infer(&mut self, _observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
         action.fill(0.0);

@@ -57,12 +57,15 @@ pub fn has_no_guard() -> bool {
 /// - `ESCAPEMENT_TEST_HANG`: it never returns from an observation whose first feature is this number.
 /// - `ESCAPEMENT_TEST_SLEEP`: it sleeps for as many microseconds as the first feature says.
 /// - `ESCAPEMENT_TEST_LABOUR`: it does useless work, see [`labour`].
+/// - `ESCAPEMENT_TEST_STALL`: the core stands still in its call for as many microseconds as the second
+///   feature says. The policy does what it always does; no record of the kernel shows the stall.
 pub fn misbehaving_if_planted(policy: Box<dyn Policy>) -> Box<dyn Policy> {
     let hangs_at = planted("ESCAPEMENT_TEST_HANG").and_then(|feature| feature.parse().ok());
     let sleeps = planted("ESCAPEMENT_TEST_SLEEP").is_some();
     let labours = planted("ESCAPEMENT_TEST_LABOUR").is_some();
-    if hangs_at.is_some() || sleeps || labours {
-        Box::new(Misbehaving { policy, hangs_at, sleeps, labours })
+    let stalls = planted("ESCAPEMENT_TEST_STALL").is_some();
+    if hangs_at.is_some() || sleeps || labours || stalls {
+        Box::new(Misbehaving { policy, hangs_at, sleeps, labours, stalls })
     } else {
         policy
     }
@@ -84,16 +87,23 @@ pub fn moved_in_time_if_planted(record: &TickRecord) -> TickRecord {
 /// Spins for as many microseconds as the second feature says, and touches as many megabytes of new memory as
 /// the third.
 fn labour(observation: &[f32]) {
-    let feature = |index: usize| observation.get(index).copied().unwrap_or_default().max(0.0);
-    let due = MonotonicClock.now().plus(Nanos::from_micros(feature(1) as u64));
-    while MonotonicClock.now() < due {
-        std::hint::spin_loop();
-    }
-    let bytes = feature(2) as usize * (1 << 20);
+    spin_for_feature(observation, 1);
+    let bytes = feature(observation, 2) as usize * (1 << 20);
     if bytes > 0
         && let Ok(mut memory) = memmap2::MmapMut::map_anon(bytes)
     {
         memory.iter_mut().step_by(4096).for_each(|byte| *std::hint::black_box(byte) = 1);
+    }
+}
+
+fn feature(observation: &[f32], index: usize) -> f32 {
+    observation.get(index).copied().unwrap_or_default().max(0.0)
+}
+
+fn spin_for_feature(observation: &[f32], index: usize) {
+    let due = MonotonicClock.now().plus(Nanos::from_micros(feature(observation, index) as u64));
+    while MonotonicClock.now() < due {
+        std::hint::spin_loop();
     }
 }
 
@@ -102,6 +112,7 @@ struct Misbehaving {
     hangs_at: Option<f32>,
     sleeps: bool,
     labours: bool,
+    stalls: bool,
 }
 
 impl Policy for Misbehaving {
@@ -111,6 +122,11 @@ impl Policy for Misbehaving {
 
     fn backend(&self) -> &'static str {
         self.policy.backend()
+    }
+
+    fn has_fixed_work(&self) -> bool {
+        // A stall is the core's.
+        self.hangs_at.is_none() && !self.sleeps && !self.labours && self.policy.has_fixed_work()
     }
 
     fn enter_thread(&mut self) -> Result<(), PolicyError> {
@@ -127,6 +143,9 @@ impl Policy for Misbehaving {
         }
         if self.labours {
             labour(observation);
+        }
+        if self.stalls {
+            spin_for_feature(observation, 1);
         }
         self.policy.infer(observation, action)
     }

@@ -11,8 +11,12 @@ pub enum Cause {
     FeedStalled,
     /// The engine was asleep between two polls, as its idle strategy says.
     IdleSleep,
-    /// The policy's own time, on its core or voluntarily asleep, was longer than the deadline.
+    /// The policy's own time, on its core or voluntarily asleep, was longer than the deadline, and what it
+    /// takes by measurement explains that.
     PolicySlow,
+    /// The core stood still or ran cold while the tick had it: an interrupt, an exit to a hypervisor that
+    /// does not account for it, cold memory.
+    CoreStalled,
     /// The core was taken away by another thread or by the platform.
     CoreTaken,
     /// A page fault: the kernel's work, and the wait for the disk if there was one.
@@ -25,11 +29,12 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order of the reports.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Queued,
         Self::FeedStalled,
         Self::IdleSleep,
         Self::PolicySlow,
+        Self::CoreStalled,
         Self::CoreTaken,
         Self::PageFault,
         Self::ActionRingFull,
@@ -43,6 +48,7 @@ impl Cause {
             Self::FeedStalled => "feed_stalled",
             Self::IdleSleep => "idle_sleep",
             Self::PolicySlow => "policy_slow",
+            Self::CoreStalled => "core_stalled",
             Self::CoreTaken => "core_taken",
             Self::PageFault => "page_fault",
             Self::ActionRingFull => "action_ring_full",

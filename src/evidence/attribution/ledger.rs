@@ -2,6 +2,7 @@
 //! complete, and counted by cause.
 
 use super::cause::Cause;
+use super::own_time::{PolicyTimes, UsualTimes};
 use super::timeline::{Interval, ThreadState, Timeline};
 use super::verdict::{Evidence, MissKind, POLLED, judge};
 use escapement_engine::{Deadlines, TickRecord};
@@ -40,8 +41,10 @@ fn from_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Er
 #[derive(Debug)]
 pub struct Misses {
     timeline: Timeline,
-    /// Deadlines by the revision of the settings, the newest last.
-    deadlines: VecDeque<(u32, Deadlines)>,
+    /// What is expected of ticks, by the revision of the settings, the newest last.
+    expected: VecDeque<Expected>,
+    /// What the engine's own work around the policy's call usually takes.
+    around_ns: u64,
     /// Position and end of the last tick.
     last: Option<(u64, u64)>,
     /// A tick that the guard answered while the policy computed. Its cause is judged when the policy has
@@ -50,6 +53,15 @@ pub struct Misses {
     waiting: VecDeque<PendingMiss>,
     counts: [u64; Cause::ALL.len()],
     recent: VecDeque<Miss>,
+}
+
+/// What is expected of ticks from a revision of the settings on.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    revision: u32,
+    deadlines: Deadlines,
+    /// What the policy takes; `None` until it was measured.
+    policy: Option<PolicyTimes>,
 }
 
 /// A miss whose evidence may not be complete yet.
@@ -78,6 +90,11 @@ pub struct MissReport {
 const RECENT: usize = 16;
 /// Revisions whose deadlines are remembered. A record is judged within milliseconds.
 const REVISIONS: usize = 8;
+/// What the work around a call is assumed to take before the first tick.
+const AROUND: u64 = 2_000;
+/// The estimate moves by this share of itself at each tick. So it follows the median, and a stall moves it
+/// little.
+const AROUND_STEP: u64 = 16;
 /// Misses that may wait for their evidence: as many as there are records between two reads of the supervisor.
 const WAITING: usize = 1 << 14;
 /// How long after the guard's answer a policy may take to return. Then it is judged by what it has done so
@@ -89,7 +106,8 @@ impl Misses {
     pub fn new(since: Nanos, deadlines: Deadlines) -> Self {
         Self {
             timeline: Timeline::new(since.0),
-            deadlines: VecDeque::from([(0, deadlines)]),
+            expected: VecDeque::from([Expected { revision: 0, deadlines, policy: None }]),
+            around_ns: AROUND,
             last: None,
             taken_over: None,
             waiting: VecDeque::with_capacity(WAITING),
@@ -98,12 +116,22 @@ impl Misses {
         }
     }
 
-    /// Sets the deadlines from this revision of the settings on.
-    pub fn expect(&mut self, revision: u32, deadlines: Deadlines) {
-        if self.deadlines.len() == REVISIONS {
-            self.deadlines.pop_front();
+    /// Sets what the policy takes that was warmed up at the start.
+    pub fn measured(&mut self, policy: PolicyTimes) {
+        self.expected[0].policy = Some(policy);
+    }
+
+    /// Sets what is expected from this revision of the settings on: the deadlines, and what the policy takes.
+    pub fn expect(&mut self, revision: u32, deadlines: Deadlines, policy: Option<PolicyTimes>) {
+        if self.expected.len() == REVISIONS {
+            self.expected.pop_front();
         }
-        self.deadlines.push_back((revision, deadlines));
+        self.expected.push_back(Expected { revision, deadlines, policy });
+    }
+
+    /// Whether a tick was answered by the guard, and its policy has not returned yet.
+    pub fn wait_for_a_call(&self) -> bool {
+        self.taken_over.is_some()
     }
 
     /// Call when the engine's thread is watched from `since` on.
@@ -160,7 +188,9 @@ impl Misses {
                 ![before, after].into_iter().flatten().any(shares)
             });
             before = kind.window().or(before);
-            let (cause, evidence) = judge(&self.timeline, kind, alone);
+            let usual = self.expected_of(waiting.record.revision).policy;
+            let usual = usual.map(|policy| UsualTimes { policy, around_ns: self.around_ns });
+            let (cause, evidence) = judge(&self.timeline, kind, alone, usual.as_ref());
             let miss = waiting.judged(cause, evidence);
             self.count(miss);
             report(&miss);
@@ -204,6 +234,15 @@ impl Misses {
     /// When the engine was at work on this observation. One tick after the other is one interval of work.
     fn note_work(&mut self, record: &TickRecord) {
         let end = record.ts_commit_ns.max(record.ts_done_ns);
+        if record.ts_called_ns != 0 && record.outcome != 0 && record.ts_done_ns == 0 {
+            let around = record.ts_commit_ns.saturating_sub(record.ts_peek_ns + record.inference_ns);
+            let step = (self.around_ns / AROUND_STEP).max(1);
+            self.around_ns = if around > self.around_ns {
+                self.around_ns + step
+            } else {
+                self.around_ns.saturating_sub(step)
+            };
+        }
         if let Some((position, last_end)) = self.last {
             let follows = record.position == position + 1 + record.skipped_before;
             if !follows && record.position != position {
@@ -216,7 +255,8 @@ impl Misses {
     }
 
     fn queue_takeover(&mut self, record: &TickRecord, returned: u64) {
-        self.queue(record, Reason::GuardTakeover, returned);
+        // A policy that returned in time did not get its tick back before the guard took it over.
+        self.queue(record, Reason::GuardTakeover, returned.max(record.ts_commit_ns));
     }
 
     /// Queues a miss. `returned` is when the tick's work was done; the deadline is compared with it.
@@ -232,7 +272,7 @@ impl Misses {
 
     fn kind_of(&self, waiting: &PendingMiss) -> MissKind {
         let PendingMiss { record, reason, returned } = waiting;
-        let deadlines = self.deadlines_of(record.revision);
+        let deadlines = self.expected_of(record.revision).deadlines;
         match reason {
             Reason::ActionRingFull => MissKind::ActionRingFull,
             Reason::Stale => MissKind::Stale {
@@ -243,10 +283,9 @@ impl Misses {
         }
     }
 
-    fn deadlines_of(&self, revision: u32) -> Deadlines {
-        let older = self.deadlines.iter().rev().find(|(from, _)| *from <= revision);
-        let (_, deadlines) = older.unwrap_or(&self.deadlines[0]);
-        *deadlines
+    fn expected_of(&self, revision: u32) -> &Expected {
+        let older = self.expected.iter().rev().find(|expected| expected.revision <= revision);
+        older.unwrap_or(&self.expected[0])
     }
 }
 
@@ -273,12 +312,22 @@ fn lateness(record: &TickRecord, deadlines: Deadlines, returned: u64) -> MissKin
         } else {
             returned
         };
-        MissKind::Late { window: Interval::new(called, returned), limit: deadlines.inference.0 }
+        let window = Interval::new(called, returned);
+        MissKind::Late { window, call: window, limit: deadlines.inference.0 }
     } else if inference_only {
         let window = Interval::new(returned.saturating_sub(record.inference_ns), returned);
-        MissKind::Late { window, limit: deadlines.inference.0 }
+        MissKind::Late { window, call: window, limit: deadlines.inference.0 }
     } else {
-        MissKind::Late { window: Interval::new(peeked, returned), limit: deadlines.end_to_end.0 }
+        let window = Interval::new(peeked, returned);
+        let call = if called == 0 {
+            // Without the instant of the call: up to the verdict.
+            Interval::new(returned.saturating_sub(record.inference_ns).max(peeked), returned)
+        } else if record.outcome != 0 && record.reason != Reason::GuardTakeover.number() {
+            Interval::new(called, called + record.inference_ns)
+        } else {
+            Interval::new(called, returned)
+        };
+        MissKind::Late { window, call, limit: deadlines.end_to_end.0 }
     }
 }
 

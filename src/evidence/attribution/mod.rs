@@ -5,6 +5,7 @@
 
 mod cause;
 mod ledger;
+mod own_time;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -12,5 +13,6 @@ mod verdict;
 
 pub use cause::Cause;
 pub use ledger::{Miss, MissReport, Misses};
-pub use timeline::{Interval, NOTABLE_GAP, Segment, StealEstimate, ThreadState, Timeline};
+pub use own_time::{FixedWork, PolicyTimes, UsualTimes};
+pub use timeline::{Interval, NOTABLE_GAP, Segment, StealEstimate, ThreadState, Timeline, UserCounts};
 pub use verdict::{Evidence, MissKind, judge};

@@ -1,5 +1,7 @@
 //! Tests of the verdicts at their limits, on timelines made by hand.
 
+mod own_time;
+
 use super::*;
 use escapement_engine::{Deadlines, TickRecord};
 use escapement_ring::clock::Nanos;
@@ -20,14 +22,26 @@ fn timeline(known: &[(ThreadState, u64, u64)]) -> Timeline {
     timeline
 }
 
-/// The verdict on a tick from 0 to `end` with a limit of 100 us.
+/// A policy that may take any time, as measured: its own time alone blames it.
+const ANY_TIME: PolicyTimes = PolicyTimes {
+    p50_ns: 50 * MICRO,
+    p999_ns: 1_000_000 * MICRO,
+    work: FixedWork { in_call: false, around_call: true },
+};
+
+/// The verdict on a call from 0 to `end` with a limit of 100 us, of a policy that may take any time.
 fn late(known: &[(ThreadState, u64, u64)], end: u64) -> (Cause, Evidence) {
-    judge(&timeline(known), MissKind::Late { window: at(0, end), limit: 100 * MICRO }, true)
+    judge_late(&timeline(known), at(0, end), true)
+}
+
+fn judge_late(timeline: &Timeline, call: Interval, alone: bool) -> (Cause, Evidence) {
+    let kind = MissKind::Late { window: call, call, limit: 100 * MICRO };
+    judge(timeline, kind, alone, Some(&UsualTimes { policy: ANY_TIME, around_ns: 0 }))
 }
 
 /// The verdict on an observation that waited from 0 to `end` with a limit of 100 us.
 fn stale(known: &[(ThreadState, u64, u64)], end: u64) -> (Cause, Evidence) {
-    judge(&timeline(known), MissKind::Stale { window: at(0, end), limit: 100 * MICRO }, true)
+    judge(&timeline(known), MissKind::Stale { window: at(0, end), limit: 100 * MICRO }, true, None)
 }
 
 #[test]
@@ -81,23 +95,22 @@ fn what_is_not_known_decides_nothing() {
 fn a_thread_that_is_not_watched_has_no_verdict() {
     let mut timeline = timeline(&[]);
     timeline.forget_before(u64::MAX);
-    let kind = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
-    assert_eq!(judge(&timeline, kind, true).0, Cause::Undetermined);
-    assert_eq!(judge(&timeline, MissKind::ActionRingFull, true).0, Cause::ActionRingFull);
+    assert_eq!(judge_late(&timeline, at(0, 500), true).0, Cause::Undetermined);
+    assert_eq!(judge(&timeline, MissKind::ActionRingFull, true, None).0, Cause::ActionRingFull);
 }
 
 #[test]
 fn a_gap_is_the_platforms_and_bounded_by_what_it_took() {
     let gap = (ThreadState::PlatformGap, 20, 520);
     assert_eq!(late(&[gap], 550).0, Cause::CoreTaken);
-    let kind = MissKind::Late { window: at(0, 550), limit: 100 * MICRO };
+    let window = at(0, 550);
     let mut timeline = timeline(&[gap]);
     // This hypervisor reports when it takes the engine's core, and did not: the gap was on the guard's core
     // alone.
     timeline.rely_on_steal();
-    assert_eq!(judge(&timeline, kind, true).0, Cause::PolicySlow);
+    assert_eq!(judge_late(&timeline, window, true).0, Cause::PolicySlow);
     timeline.add_stolen(at(0, 5_000), 480 * MICRO);
-    assert_eq!(judge(&timeline, kind, true).0, Cause::CoreTaken);
+    assert_eq!(judge_late(&timeline, window, true).0, Cause::CoreTaken);
 }
 
 #[test]
@@ -105,7 +118,7 @@ fn stolen_time_explains_what_it_matches() {
     let verdict = |stolen: u64, alone: bool| {
         let mut timeline = timeline(&[]);
         timeline.add_stolen(at(0, 5_000), stolen * MICRO);
-        judge(&timeline, MissKind::Late { window: at(1_000, 1_500), limit: 100 * MICRO }, alone)
+        judge_late(&timeline, at(1_000, 1_500), alone)
     };
     // 500 us, 400 us too many. Less stolen time does not explain the miss; as much does.
     assert_eq!(verdict(399, true).0, Cause::PolicySlow);
@@ -160,8 +173,7 @@ fn what_was_forgotten_is_unknown() {
     for index in 0..20_000 {
         timeline.add(ThreadState::Preempted, at(10 * index, 10 * index + 1));
     }
-    let kind = MissKind::Late { window: at(0, 500), limit: 100 * MICRO };
-    assert_eq!(judge(&timeline, kind, true).0, Cause::Undetermined);
+    assert_eq!(judge_late(&timeline, at(0, 500), true).0, Cause::Undetermined);
 }
 
 const DEADLINES: Deadlines = Deadlines {
@@ -186,6 +198,13 @@ fn record(position: u64, peek: u64, inference: u64, reason: Reason) -> TickRecor
     }
 }
 
+/// The misses of a policy that may take any time.
+fn misses() -> Misses {
+    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    misses.measured(ANY_TIME);
+    misses
+}
+
 fn judged(misses: &mut Misses) -> Vec<(u64, Cause)> {
     let mut found = Vec::new();
     misses.judge(Nanos(START + 1_000_000 * MICRO), |miss| found.push((miss.sequence, miss.cause)));
@@ -194,7 +213,7 @@ fn judged(misses: &mut Misses) -> Vec<(u64, Cause)> {
 
 #[test]
 fn a_takeover_is_judged_once_the_policy_has_returned() {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    let mut misses = misses();
     let taken = record(1, 1_000, 101, Reason::GuardTakeover);
     misses.note(&taken);
     let mut told = 0;
@@ -207,7 +226,7 @@ fn a_takeover_is_judged_once_the_policy_has_returned() {
 
 #[test]
 fn a_policy_that_never_returns_is_judged_by_what_it_did() {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    let mut misses = misses();
     misses.note(&record(1, 1_000, 101, Reason::GuardTakeover));
     misses.close(Nanos(START + 50_000 * MICRO), |miss| assert_eq!(miss.cause, Cause::PolicySlow));
     assert_eq!(misses.count_of(Cause::PolicySlow), 1);
@@ -215,7 +234,7 @@ fn a_policy_that_never_returns_is_judged_by_what_it_did() {
 
 #[test]
 fn what_is_not_enforced_counts_and_what_is_in_time_does_not() {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    let mut misses = misses();
     misses.note(&record(1, 1_000, 100, Reason::None));
     misses.note(&TickRecord {
         flags: ActionFlags::INFERENCE_LATE,
@@ -239,8 +258,8 @@ fn an_observation_behind_a_slow_one_was_queued_and_one_behind_lost_records_is_no
         misses.note(&stale);
         judged(misses).last().copied()
     };
-    assert_eq!(waited(&mut Misses::new(Nanos(0), DEADLINES), 3), Some((103, Cause::Queued)));
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    assert_eq!(waited(&mut misses(), 3), Some((103, Cause::Queued)));
+    let mut misses = misses();
     misses.note(&record(1, 1_000, 60, Reason::None));
     let mut stale = record(9, 3_080, 0, Reason::Stale);
     stale.ts_publish_ns = START + 1_100 * MICRO;
@@ -250,8 +269,8 @@ fn an_observation_behind_a_slow_one_was_queued_and_one_behind_lost_records_is_no
 
 #[test]
 fn deadlines_are_those_of_the_records_revision() {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
-    misses.expect(2, Deadlines { inference: Nanos::from_micros(300), ..DEADLINES });
+    let mut misses = misses();
+    misses.expect(2, Deadlines { inference: Nanos::from_micros(300), ..DEADLINES }, Some(ANY_TIME));
     let tick = |revision, position| TickRecord {
         revision,
         ..record(position, 1_000 * position, 350, Reason::InferenceLate)
@@ -268,7 +287,7 @@ fn deadlines_are_those_of_the_records_revision() {
 
 #[test]
 fn only_the_latest_are_kept_and_all_are_counted() {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    let mut misses = misses();
     (1..=50)
         .for_each(|position| misses.note(&record(position, 1_000 * position, 200, Reason::InferenceLate)));
     judged(&mut misses);
@@ -280,7 +299,7 @@ fn only_the_latest_are_kept_and_all_are_counted() {
 
 /// Finds every injected cause on its own timeline. `shift` moves the evidence against the ticks.
 fn found(shift: u64) -> Vec<Cause> {
-    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    let mut misses = misses();
     let kinds = [ThreadState::Preempted, ThreadState::MinorFault, ThreadState::MajorFault];
     for position in 1..=90 {
         let begin = 10_000 * position + 50 + shift;
@@ -332,9 +351,12 @@ proptest! {
             timeline.add_stolen(at(0, 3_000), stolen * MICRO);
         }
         let (window, limit) = (at(0, end), limit * MICRO);
-        let kind =
-            if is_stale { MissKind::Stale { window, limit } } else { MissKind::Late { window, limit } };
-        let (_, found) = judge(&timeline, kind, true);
+        let kind = if is_stale {
+            MissKind::Stale { window, limit }
+        } else {
+            MissKind::Late { window, call: at(end / 3, end / 2), limit }
+        };
+        let (_, found) = judge(&timeline, kind, true, None);
         let machine = found.preempted_ns + found.platform_ns + found.fault_ns;
         let parts = found.on_core_ns + found.asleep_ns + machine + found.queued_ns + found.feed_ns
             + found.unknown_ns;

@@ -27,6 +27,12 @@ impl Interval {
     pub const fn length(self) -> u64 {
         self.end - self.begin
     }
+
+    /// The length of the part that lies outside another interval.
+    pub(super) fn length_outside(self, other: Self) -> u64 {
+        let within = Self::new(self.begin.max(other.begin), self.end.min(other.end));
+        self.length() - within.length()
+    }
 }
 
 /// What is known about the thread in an interval.
@@ -124,6 +130,8 @@ pub struct Timeline {
     tracks: [Track; ThreadState::COUNT],
     /// Time that the hypervisor took from the thread's core, somewhere within an interval.
     stolen: VecDeque<(Interval, u64)>,
+    /// What the processor's counters say about the thread. Two samples overlap by one reading at most.
+    counted: VecDeque<(Interval, UserCounts)>,
     steal_is_accounted: bool,
 }
 
@@ -138,7 +146,25 @@ pub struct StealEstimate {
     pub nearby: u64,
 }
 
-/// Samples of stolen time that are kept.
+/// What the thread executed in user mode, by the processor's counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UserCounts {
+    /// Cycles of the core.
+    pub cycles: u64,
+    /// Instructions that were retired.
+    pub instructions: u64,
+}
+
+/// What the counters say about the samples that lie wholly within a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counted {
+    /// The time that the thread was on its core in these samples.
+    pub(super) on_core_ns: u64,
+    pub(super) cycles: u64,
+    pub(super) instructions: u64,
+}
+
+/// Samples of stolen time, and of counters, that are kept.
 const SAMPLES_KEPT: usize = 1 << 10;
 
 impl Timeline {
@@ -150,7 +176,12 @@ impl Timeline {
             track.intervals.reserve_exact(KEPT);
             track.since = since;
         }
-        Self { tracks, stolen: VecDeque::with_capacity(SAMPLES_KEPT), steal_is_accounted: false }
+        Self {
+            tracks,
+            stolen: VecDeque::with_capacity(SAMPLES_KEPT),
+            counted: VecDeque::with_capacity(SAMPLES_KEPT),
+            steal_is_accounted: false,
+        }
     }
 
     /// Declares that this machine's hypervisor reports when it takes a core. Time that is not passed to
@@ -170,6 +201,35 @@ impl Timeline {
             self.stolen.pop_front();
         }
         self.stolen.push_back((sample, nanos));
+    }
+
+    /// Notes what the thread executed in user mode within `sample`.
+    pub fn add_counted(&mut self, sample: Interval, counts: UserCounts) {
+        if self.counted.len() == SAMPLES_KEPT {
+            self.counted.pop_front();
+        }
+        self.counted.push_back((sample, counts));
+    }
+
+    /// What the counters say about the samples that lie wholly within a window. A sample at its edge would
+    /// count other work as well.
+    pub(super) fn counted(&self, window: Interval) -> Counted {
+        let within = self
+            .counted
+            .iter()
+            .filter(|(sample, _)| sample.begin >= window.begin && sample.end <= window.end);
+        within.fold(Counted::default(), |sum, (sample, counts)| {
+            let on_core = self.cut(*sample).into_iter().filter(|segment| {
+                !segment.is(ThreadState::Preempted)
+                    && !segment.is(ThreadState::Asleep)
+                    && !segment.is(ThreadState::SwitchesUnknown)
+            });
+            Counted {
+                on_core_ns: sum.on_core_ns + on_core.map(|segment| segment.interval.length()).sum::<u64>(),
+                cycles: sum.cycles + counts.cycles,
+                instructions: sum.instructions + counts.instructions,
+            }
+        })
     }
 
     /// How much the hypervisor took within and around a window.

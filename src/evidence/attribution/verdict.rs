@@ -6,8 +6,12 @@
 //!
 //! 1. If its own time is within the limit, the policy would have been on time on an undisturbed machine.
 //!    The cause is the larger of the other two.
-//! 2. If its own time alone exceeds the limit, the policy is slow; unless one of the other two exceeds the
-//!    limit by itself as well, and is larger.
+//! 2. If its own time alone exceeds the limit, the cause lies in it; unless one of the other two exceeds the
+//!    limit by itself as well, and is larger. `own_time` decides between the policy and a core that stood
+//!    still or ran cold, by what the policy was measured to take.
+//!
+//! A policy of fixed work makes no call that could sleep. If it was asleep, something stopped its thread, and
+//! that time was *taken*.
 //!
 //! An observation that was **stale** waited longer than it may. The engine polled for it all the time that it
 //! was on its core with nothing to do. So up to the last such poll the observation was not there, and the
@@ -26,7 +30,8 @@
 //! not change the cause, the cause stands. If it does, the miss is `undetermined`.
 
 use super::cause::Cause;
-use super::timeline::{Interval, Segment, StealEstimate, ThreadState, Timeline};
+use super::own_time::{OwnTime, UsualTimes};
+use super::timeline::{Counted, Interval, Segment, StealEstimate, ThreadState, Timeline};
 
 /// A miss that is to be explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub enum MissKind {
     Late {
         /// From the peek or the call to the verdict or the return.
         window: Interval,
+        /// From the call to the return; empty if the policy was not called.
+        call: Interval,
         /// How long it may be.
         limit: u64,
     },
@@ -92,6 +99,12 @@ pub struct Evidence {
     pub feed_ns: u64,
     /// Time about which something that matters is not known.
     pub unknown_ns: u64,
+    /// The median of the policy's calls, as measured before it answered observations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_p50_ns: Option<u64>,
+    /// Their 99.9th percentile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_p999_ns: Option<u64>,
 }
 
 /// An engine that was on its core without work for this long has polled the ring in vain. If the time is
@@ -103,12 +116,23 @@ pub(super) const POLLED: u64 = 20_000;
 const MATCHING: u64 = 50_000;
 
 /// Judges one miss by what is known. `alone` says that the same stolen time could explain no other miss.
-pub fn judge(timeline: &Timeline, kind: MissKind, alone: bool) -> (Cause, Evidence) {
-    let (window, limit, waiting) = match kind {
+/// `usual` is what the tick usually takes; `None` if that was not measured.
+pub fn judge(
+    timeline: &Timeline,
+    kind: MissKind,
+    alone: bool,
+    usual: Option<&UsualTimes>,
+) -> (Cause, Evidence) {
+    let (window, call, limit, waiting) = match kind {
         MissKind::ActionRingFull => return (Cause::ActionRingFull, Evidence::default()),
-        MissKind::Late { window, limit } => (window, limit, false),
-        MissKind::Stale { window, limit } => (window, limit, true),
+        MissKind::Late { window, call, limit } => (window, call, limit, false),
+        MissKind::Stale { window, limit } => (window, window, limit, true),
     };
+    // Where the limit is the call's, there is nothing around it.
+    let usual = usual
+        .map(|usual| UsualTimes { around_ns: if call == window { 0 } else { usual.around_ns }, ..*usual });
+    let usual = usual.as_ref();
+    let lateness = Lateness { limit, is_called: call.length() > 0, usual, counted: timeline.counted(call) };
     let segments = timeline.cut(window);
     let polled = if waiting { last_poll(&segments) } else { None };
     let mut parts = Parts { waiting, ..Parts::default() };
@@ -116,7 +140,7 @@ pub fn judge(timeline: &Timeline, kind: MissKind, alone: bool) -> (Cause, Eviden
         if polled.is_some_and(|polled| segment.interval.begin < polled) {
             parts.feed += segment.interval.length();
         } else {
-            parts.add(&segment);
+            parts.add(&segment, call);
         }
     }
     let stolen = timeline.stolen(window);
@@ -136,10 +160,17 @@ pub fn judge(timeline: &Timeline, kind: MissKind, alone: bool) -> (Cause, Eviden
         let mut more_taken = parts;
         more_taken.give_to_platform(open);
         [parts, more_taken]
-            .map(|parts| if waiting { parts.cause_of_age() } else { parts.cause_of_lateness(limit) })
+            .map(|parts| if waiting { parts.cause_of_age() } else { parts.cause_of_lateness(&lateness) })
     });
     let cause = unanimous(causes);
-    (cause, parts.evidence(timeline, window, limit, stolen))
+    let evidence = parts.evidence(timeline, window, limit, stolen);
+    let measured = usual.map(|usual| usual.policy).filter(|_| !waiting);
+    let evidence = Evidence {
+        policy_p50_ns: measured.map(|policy| policy.p50_ns),
+        policy_p999_ns: measured.map(|policy| policy.p999_ns),
+        ..evidence
+    };
+    (cause, evidence)
 }
 
 /// When the engine last polled in vain. That is the end of the last interval on its core without work that
@@ -185,10 +216,21 @@ fn unanimous(mut causes: impl Iterator<Item = Cause>) -> Cause {
     if causes.all(|cause| cause == first) { first } else { Cause::Undetermined }
 }
 
+/// What a late tick is compared with.
+struct Lateness<'a> {
+    limit: u64,
+    is_called: bool,
+    usual: Option<&'a UsualTimes>,
+    /// What the processor's counters say about the call.
+    counted: Counted,
+}
+
 /// A window's time by what it was spent on.
 #[derive(Debug, Clone, Copy, Default)]
 struct Parts {
     on_core: u64,
+    /// The part of `on_core` that lies around the policy's call.
+    around_call: u64,
     asleep: u64,
     preempted: u64,
     platform: u64,
@@ -197,6 +239,7 @@ struct Parts {
     feed: u64,
     /// Time about which something is not known. The flags say what: switches, faults or the engine's work.
     unknown: u64,
+    unknown_around_call: u64,
     may_be_taken: bool,
     may_be_fault: bool,
     may_be_queued: bool,
@@ -205,7 +248,7 @@ struct Parts {
 
 impl Parts {
     /// Adds a segment of a tick's own time or, if `waiting`, of the time before its peek.
-    fn add(&mut self, segment: &Segment) {
+    fn add(&mut self, segment: &Segment, call: Interval) {
         let waiting = self.waiting;
         let length = segment.interval.length();
         let faulting = segment.is(ThreadState::MinorFault) || segment.is(ThreadState::MajorFault);
@@ -221,6 +264,7 @@ impl Parts {
             let work = waiting && segment.is(ThreadState::WorkUnknown) && !busy;
             if switches || faults || work {
                 self.unknown += length;
+                self.unknown_around_call += segment.interval.length_outside(call);
                 self.may_be_taken |= switches;
                 // A sleep may be a wait for a page.
                 self.may_be_fault |= faults;
@@ -233,6 +277,7 @@ impl Parts {
                 self.asleep += length;
             } else {
                 self.on_core += length;
+                self.around_call += segment.interval.length_outside(call);
             }
         }
     }
@@ -276,7 +321,8 @@ impl Parts {
         let own = if self.waiting {
             Self { feed: self.feed + unknown, ..self }
         } else {
-            Self { on_core: self.on_core + unknown, ..self }
+            let around_call = self.around_call + self.unknown_around_call;
+            Self { on_core: self.on_core + unknown, around_call, ..self }
         };
         let taken = Self { preempted: self.preempted + unknown, ..self };
         let fault = Self { fault: self.fault + unknown, ..self };
@@ -294,17 +340,26 @@ impl Parts {
         .filter_map(|(possible, parts)| possible.then_some(parts))
     }
 
-    fn cause_of_lateness(self, limit: u64) -> Cause {
-        let own = self.on_core + self.asleep;
-        let taken = self.preempted + self.platform;
+    fn cause_of_lateness(self, lateness: &Lateness<'_>) -> Cause {
+        let Lateness { limit, is_called, usual, counted } = *lateness;
+        let is_fixed = usual.is_some_and(|usual| usual.policy.work.in_call);
+        // Fixed work does not sleep: its thread was stopped.
+        let (asleep, stopped) = if is_fixed { (0, self.asleep) } else { (self.asleep, 0) };
+        let own = self.on_core + asleep;
+        let taken = self.preempted + self.platform + stopped;
         let (machine, cause) =
             if self.fault > taken { (self.fault, Cause::PageFault) } else { (taken, Cause::CoreTaken) };
         if machine == 0 && own <= limit {
             // The tick was not late by these figures. Its record saw something that they do not show.
             return Cause::Undetermined;
         }
-        let would_have_been_late = own > limit;
-        if would_have_been_late && !(machine > limit && machine > own) { Cause::PolicySlow } else { cause }
+        if own <= limit || (machine > limit && machine > own) {
+            return cause;
+        }
+        // What the hypervisor took may have come from either place.
+        let around_call = self.around_call.min(self.on_core);
+        let own = OwnTime { is_called, in_call: self.on_core - around_call, around_call, asleep };
+        usual.map_or(Cause::Undetermined, |usual| usual.cause_of(own, limit, &counted))
     }
 
     fn cause_of_age(self) -> Cause {
@@ -337,6 +392,8 @@ impl Parts {
             queued_ns: self.queued,
             feed_ns: self.feed,
             unknown_ns: self.unknown,
+            policy_p50_ns: None,
+            policy_p999_ns: None,
         }
     }
 }

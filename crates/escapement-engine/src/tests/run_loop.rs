@@ -1,6 +1,6 @@
 //! The duty cycle on a thread of its own, and the warm-up.
 
-use super::super::{Command, CommandWord, IdleStrategy, RunEnd, WarmUpSpec, run};
+use super::super::{Command, CommandWord, IdleStrategy, PacedSpec, RunEnd, WarmUpSpec, run};
 use super::*;
 use escapement_ring::clock::MonotonicClock;
 use std::time::Duration;
@@ -126,7 +126,12 @@ fn both_neighbours_see_the_heartbeat_move() {
 }
 
 fn spec(limit: u64) -> WarmUpSpec {
-    WarmUpSpec { round: 50, limit: Nanos(limit), quantile: 0.99 }
+    WarmUpSpec { round: 50, limit: Nanos(limit), quantile: 0.99, paced: PacedSpec { calls: 0, rate: 1_000 } }
+}
+
+/// The same with 40 calls at 1,000 a second.
+fn paced(limit: u64) -> WarmUpSpec {
+    WarmUpSpec { paced: PacedSpec { calls: 40, rate: 1_000 }, ..spec(limit) }
 }
 
 #[test]
@@ -183,4 +188,73 @@ fn a_warm_up_observes_the_limits_of_the_features() {
     rig.engine.pipeline.policies.policy = Box::new(Checking);
     let found = rig.engine.warm_up(spec(u64::MAX / 2), |_| ()).unwrap();
     assert_eq!((found.faults, found.stable), (0, true));
+}
+
+/// A rig whose clock moves by 100 ns at each reading, so that waiting ends.
+fn ticking(change: impl FnOnce(&mut Settings)) -> Rig {
+    let mut clock = ScriptedClock::new();
+    clock.after_every_read = 100;
+    Rig::with(NARROW, clock, change)
+}
+
+#[test]
+fn the_tail_at_the_expected_rate_decides() {
+    let mut rig = ticking(|_| ());
+    // Two rounds that agree, and then calls that are slow because of the pauses before them.
+    let latencies = [vec![9_000; 100], vec![70_000; 40]].concat();
+    latencies.into_iter().for_each(|latency| rig.script(Step::taking(latency, 0)));
+    let begun = rig.clock.manual.now();
+    let mut told = 0;
+    let found = rig.engine.warm_up(paced(u64::MAX / 2), |_| told += 1).unwrap();
+    let calls = found.paced.expect("paced calls");
+    assert_eq!((found.calls, found.stable, calls.latency_ns.count, calls.rate), (100, true, 40, 1_000));
+    assert_eq!((found.tail.0 / 1_000, calls.tail.0 / 1_000), (9, 70));
+    assert_eq!(found.deciding_tail(), calls.tail);
+    // A millisecond before each of the 40 calls, in which the heartbeat goes on.
+    assert!(rig.clock.manual.now().since(begun) >= Nanos::from_millis(40) && told > 80, "{told}");
+    assert_eq!((rig.sent(), rig.counted().observations), (None, 0));
+
+    let back_to_back = rig.engine.warm_up(spec(u64::MAX / 2), |_| ()).unwrap();
+    assert_eq!((back_to_back.paced, back_to_back.deciding_tail()), (None, back_to_back.tail));
+}
+
+#[test]
+fn paced_calls_end_at_the_limit_and_one_is_made_at_least() {
+    for (rate, calls) in [(1_000, 5), (1, 1)] {
+        let mut rig = ticking(|_| ());
+        let spec = WarmUpSpec { paced: PacedSpec { calls: 40, rate }, ..spec(5_200_000) };
+        let found = rig.engine.warm_up(spec, |_| ()).unwrap();
+        assert_eq!(found.paced.expect("paced calls").latency_ns.count, calls);
+    }
+}
+
+#[test]
+fn the_engine_stays_warm_between_paced_calls_as_it_will_later() {
+    let calls = |keep_warm| {
+        let mut rig = ticking(|settings| settings.keep_warm = keep_warm);
+        rig.engine.pipeline.policies.policy = Box::new(escapement_policy::Null::new(NARROW));
+        rig.engine.dry.serve(&mut rig.engine.pipeline.policies);
+        rig.engine.warm_up(paced(u64::MAX / 2), |_| ()).unwrap();
+        rig.engine.keep_warm_meter().snapshot().runs
+    };
+    assert_eq!(calls(KeepWarm::Off), 0);
+    // 40 ms, in which it pauses for 100 us before each.
+    assert!(calls(KeepWarm::Every(Nanos::from_micros(100))) > 250);
+}
+
+#[test]
+fn a_policy_that_is_to_replace_another_one_is_judged_at_the_expected_rate_too() {
+    let mut rig = ticking(|_| ());
+    let latencies = [vec![9_000; 50], vec![70_000; 40]].concat();
+    latencies.into_iter().for_each(|latency| rig.script(Step::taking(latency, 0)));
+    let clock = rig.clock.clone();
+    let bounds = rig.settings.observation_bounds.clone();
+    let mut measure = |spec| {
+        let policies = &mut rig.engine.pipeline.policies;
+        policies.measure(&clock, spec, &bounds, KeepWarm::Auto, Nanos(INFERENCE)).unwrap()
+    };
+    let found = measure(paced(u64::MAX / 2));
+    assert_eq!((found.tail.0 / 1_000, found.latency_ns.count, found.latency_ns.p99 / 1_000), (70, 50, 9));
+    // The script has ended: the policy answers at once.
+    assert!(measure(spec(u64::MAX / 2)).tail < Nanos(9_000));
 }

@@ -1,8 +1,10 @@
 //! The demo: a feed, an agent and a tap as three processes, and the comparison of their counts.
 
 mod children;
+mod feed_beside;
 mod workspace;
 
+pub use feed_beside::FeedBeside;
 pub use workspace::{AgentOutline, DemoAgent, Workspace};
 
 use crate::ReferenceError;

@@ -1,6 +1,7 @@
 //! The reference feed: where observations come from, when they are due, how they are spoiled, and the
 //! publishing loop.
 
+mod arrivals;
 mod fault;
 mod features;
 mod market;
@@ -10,6 +11,7 @@ mod recording;
 mod schedule;
 mod source;
 
+pub use arrivals::Arrivals;
 pub use fault::{FaultRates, Injector};
 pub use publisher::{FeedReport, OnFull, Plan, Publisher};
 pub use recording::{Recording, RecordingError};

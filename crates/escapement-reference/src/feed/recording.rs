@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-const MAGIC: [u8; 8] = *b"ESCOBSV1";
+pub(super) const MAGIC: [u8; 8] = *b"ESCOBSV1";
 const HEADER_BYTES: usize = 64;
 const ALIGNMENT: u64 = 64;
 const PREFIX_BYTES: usize = 16;

@@ -254,7 +254,8 @@ impl Misses {
     }
 
     fn queue_takeover(&mut self, record: &TickRecord, returned: u64) {
-        self.queue(record, Reason::GuardTakeover, returned);
+        // A policy that returned in time did not get its tick back before the guard took it over.
+        self.queue(record, Reason::GuardTakeover, returned.max(record.ts_commit_ns));
     }
 
     /// Queues a miss. `returned` is when the tick's work was done; the deadline is compared with it.

@@ -177,6 +177,16 @@ fn the_evidence_shows_what_the_policy_takes() {
     assert_eq!(stale(&[], 500).1.policy_p50_ns, None);
 }
 
+/// The engine was held up between the policy's return, in time, and its claim to the tick.
+#[test]
+fn a_takeover_after_a_return_in_time_is_late_up_to_the_takeover() {
+    let mut misses = Misses::new(Nanos(0), DEADLINES);
+    misses.measured(policy(1, 4, NATIVE));
+    misses.note(&record(1, 1_000, 101, Reason::GuardTakeover));
+    misses.note(&TickRecord { outcome: 0, ..record(1, 1_000, 98, Reason::GuardTakeover) });
+    assert_eq!(judged(&mut misses), [(101, Cause::CoreStalled)]);
+}
+
 #[test]
 fn a_reload_brings_the_times_of_its_policy() {
     let mut misses = Misses::new(Nanos(0), DEADLINES);

@@ -94,7 +94,8 @@ impl UsualTimes {
         }
         let beyond_usual_around = own.around_call.saturating_sub(*around_ns);
         let beyond_usual_call = (own.in_call + own.asleep).saturating_sub(usual_call);
-        if beyond_usual_around > beyond_usual_call {
+        let call_would_fit = own.in_call + own.asleep + around_ns <= limit;
+        if beyond_usual_around > beyond_usual_call || call_would_fit {
             return if policy.work.around_call { Cause::CoreStalled } else { Cause::Undetermined };
         }
         let sleep_decides = own.asleep > limit || own.in_call + own.around_call <= limit;

@@ -128,6 +128,10 @@ pub fn judge(
         MissKind::Late { window, call, limit } => (window, call, limit, false),
         MissKind::Stale { window, limit } => (window, window, limit, true),
     };
+    // Where the limit is the call's, there is nothing around it.
+    let usual = usual
+        .map(|usual| UsualTimes { around_ns: if call == window { 0 } else { usual.around_ns }, ..*usual });
+    let usual = usual.as_ref();
     let lateness = Lateness { limit, is_called: call.length() > 0, usual, counted: timeline.counted(call) };
     let segments = timeline.cut(window);
     let polled = if waiting { last_poll(&segments) } else { None };

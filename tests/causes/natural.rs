@@ -6,8 +6,8 @@
 //! ESCAPEMENT_LONG=1 cargo test --release --test causes natural -- --nocapture
 //! ```
 //! It runs for 3 s, or for 300 s in a long run, and ends after 1,000 misses. `ESCAPEMENT_NATURAL_SECONDS`,
-//! `ESCAPEMENT_NATURAL_MISSES`, `ESCAPEMENT_NATURAL_RATE` (a second) and `ESCAPEMENT_NATURAL_US` (the deadline)
-//! change that.
+//! `ESCAPEMENT_NATURAL_MISSES`, `ESCAPEMENT_NATURAL_RATE` (a second) and `ESCAPEMENT_NATURAL_US` (the
+//! deadline) change that.
 
 use super::*;
 use escapement_test_support::in_repository;

@@ -92,7 +92,8 @@ const RECENT: usize = 16;
 const REVISIONS: usize = 8;
 /// What the work around a call is assumed to take before the first tick.
 const AROUND: u64 = 2_000;
-/// The estimate of it moves by this share at each tick. So it follows the median, and a stall moves it little.
+/// The estimate moves by this share of itself at each tick. So it follows the median, and a stall moves it
+/// little.
 const AROUND_STEP: u64 = 16;
 /// Misses that may wait for their evidence: as many as there are records between two reads of the supervisor.
 const WAITING: usize = 1 << 14;

@@ -131,6 +131,15 @@ fn a_call_and_the_work_around_it_that_do_not_fit_together() {
     assert_eq!(judge(&timeline(&[]), kind, true, Some(&usual)).0, Cause::Undetermined);
 }
 
+/// The call does not fit by itself, whatever the work around it takes.
+#[test]
+fn a_call_that_does_not_fit_is_slow_beside_longer_work_around_it() {
+    let kind = MissKind::Late { window: at(0, 320), call: at(1, 102), limit: 100 * MICRO };
+    let usual = |p50| UsualTimes { policy: policy(p50, 120, NATIVE), around_ns: 200 * MICRO };
+    assert_eq!(judge(&timeline(&[]), kind, true, Some(&usual(101))).0, Cause::PolicySlow);
+    assert_eq!(judge(&timeline(&[]), kind, true, Some(&usual(100))).0, Cause::Undetermined);
+}
+
 #[test]
 fn a_tick_that_never_called_the_policy_does_not_blame_it() {
     assert_eq!(tick(&[], (120, 120), 120, policy(101, 150, NATIVE)), Cause::CoreStalled);

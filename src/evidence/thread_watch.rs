@@ -137,8 +137,10 @@ impl ThreadWatch {
 
     /// Reads the processor's counters, if there are any. The caller must have drained the records.
     pub fn count(&mut self, timeline: &mut Timeline) {
-        if let Ok(counters) = &mut self.counters {
-            counters.read(timeline);
+        if let Ok(counters) = &mut self.counters
+            && let Some((sample, counts)) = counters.read()
+        {
+            timeline.add_counted(sample, counts);
         }
     }
 

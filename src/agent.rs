@@ -354,9 +354,9 @@ impl<C: Clock> Agent<C> {
         self.policy.backend()
     }
 
-    /// Returns how the native backend holds the weights, and the measurements that chose it; `None` for another
-    /// backend. [`Options::weights`] takes the kernel with [`Weights::Only`], for a later run with the same
-    /// bits.
+    /// Returns how the native backend holds the weights, and the measurements that chose it; `None` for
+    /// another backend. [`Options::weights`] takes the kernel as [`Weights::Only`], so that a later run has
+    /// the same bits.
     pub fn weights(&self) -> Option<&WeightChoice> {
         self.weights.as_ref()
     }

@@ -38,8 +38,8 @@ impl std::str::FromStr for Backend {
 pub struct Execution {
     /// What runs it.
     pub backend: Backend,
-    /// How it holds the weights. Only the native engine has a choice. It takes bfloat16 only if golden vectors
-    /// show that it is accurate enough.
+    /// How it holds the weights. Only the native engine has a choice. It takes bfloat16 only if golden
+    /// vectors show that it is accurate enough.
     pub weights: Weights,
 }
 

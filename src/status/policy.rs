@@ -16,10 +16,10 @@ pub struct PolicyStatus {
     /// How the backend holds the weights: `f32` or `bf16`.
     pub weights: String,
     /// The kernel that multiplies them, as `policy.weights` names it; `None` for a backend without a choice.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_kernel: Option<String>,
     /// The kernels that were measured when the policy was loaded. Empty if there was no choice.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weight_candidates: Vec<WeightCandidateStatus>,
     /// The backend that `auto` would rather have chosen.
     pub passed_over: Option<PassedOverStatus>,

@@ -61,12 +61,8 @@ fn actions(policy: &Path, weights: &str) -> (Vec<f32>, tempfile::TempDir) {
 
 /// The widest kernel for bfloat16 weights of this machine.
 fn widest() -> &'static str {
-    let kernels = WeightKernel::available().into_iter();
-    kernels
-        .filter(|kernel| kernel.precision() == Precision::Bf16)
-        .next_back()
-        .expect("scalar at least")
-        .name()
+    let mut kernels = WeightKernel::available().into_iter();
+    kernels.rfind(|kernel| kernel.precision() == Precision::Bf16).expect("scalar at least").name()
 }
 
 #[test]
@@ -99,7 +95,7 @@ fn a_bundle_that_agrees_is_served_with_bf16_weights() {
         assert_eq!(process.stop().0.code(), Some(0));
         assert_eq!(status["policy"]["weights"], "bf16");
         assert_eq!(status["policy"]["weight_kernel"], widest());
-        assert_eq!(status["policy"]["weight_candidates"], serde_json::json!([]));
+        assert_eq!(status["policy"].get("weight_candidates"), None, "there was no choice");
         assert!(status["policy"]["golden"]["worst"].as_f64().is_some_and(|worst| worst > 0.0), "{status}");
     }
 }
@@ -164,6 +160,43 @@ fn the_recorded_measurements_explain_the_choice() {
     assert!(stderr.contains(chosen.label()) && stderr.contains(" us; "), "{stderr}");
     let (again, _root) = actions(&copy.path, chosen.name());
     assert_eq!(action[..], again[..2]);
+}
+
+/// A rollback takes the kernel that the policy ran with before, and does not measure again. The recorded
+/// times are those of the first load.
+#[test]
+fn a_rollback_takes_the_recorded_kernel() {
+    let copy = lenient();
+    let path = format!("{:?}", copy.path);
+    let with = |weights| {
+        [
+            ("policy.backend", "\"native\""),
+            ("policy.weights", weights),
+            ("policy.path", path.as_str()),
+            ("observation.dimension", "3"),
+        ]
+    };
+    let agent = Agent::new(&with("\"bf16\""));
+    let process = agent.start_armed();
+    let ask = |arguments: &[&str]| {
+        let [command, arguments @ ..] = arguments else { unreachable!("a command") };
+        let mut asked = escapement();
+        asked.args([*command, "test", "--json", "--root"]).arg(agent.root.path()).args(arguments);
+        let output = asked.output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let weights = || {
+        let policy = &ask(&["status"])["policy"];
+        (policy["weight_kernel"].clone(), policy["weight_candidates"].clone())
+    };
+    let first = weights();
+    agent.reconfigure(&with("\"f32_scalar\""));
+    ask(&["reload"]);
+    assert_eq!(weights(), ("f32_scalar".into(), serde_json::Value::Null));
+    ask(&["reload", "--to", "previous"]);
+    assert_eq!(weights(), first);
+    assert_eq!(process.stop().0.code(), Some(0));
 }
 
 /// Every kernel that the machine has can be forced. One that it does not have is refused, and none is taken

@@ -6,6 +6,10 @@
 //! Each call is timed alone with the time stamp counter, fenced on both sides. The cost of an empty
 //! measurement is printed and subtracted. The limits (fused multiply-adds, loads from the first and the
 //! second cache level) are measured in the same run, so the fractions hold on a noisy machine too.
+//!
+//! A first table shows the choice between single precision and bfloat16 weights, forced to each instruction
+//! set and with all of them: the times that the choice was made by, and the medians of calls in turns. The
+//! chosen kernel is never slower than single precision. The filter `choice` prints only this table.
 
 #[cfg(not(target_arch = "x86_64"))]
 fn main() {
@@ -21,8 +25,11 @@ fn main() {
 mod x86 {
     use std::hint::black_box;
 
+    use escapement::clock::{Clock, MonotonicClock};
     use escapement::denormals::FlushDenormals;
-    use escapement::policy::native::kernels::{Activation, Dense, Isa, Lstm, Precision};
+    use escapement::policy::native::choice::{WeightCandidate, choose, measure};
+    use escapement::policy::native::kernels::{Activation, Dense, Isa, Lstm, Precision, WeightKernel};
+    use escapement::policy::{Dimensions, Fault, Policy};
 
     use escapement::policy::native::kernels::CoreLimits;
     use escapement_test_support::timing::{Sample, Timer};
@@ -47,8 +54,9 @@ mod x86 {
             .collect()
     }
 
-    fn mlp(isa: Isa, precision: Precision, sizes: &[usize], activation: Activation) -> Row {
-        let layers: Vec<Dense> = sizes
+    /// Layers of these sizes, with the activation between them.
+    fn layers(isa: Isa, precision: Precision, sizes: &[usize], activation: Activation) -> Vec<Dense> {
+        sizes
             .windows(2)
             .enumerate()
             .map(|(i, pair)| {
@@ -66,7 +74,101 @@ mod x86 {
                     activation,
                 )
             })
-            .collect();
+            .collect()
+    }
+
+    /// The same as a policy, for the choice of a kernel for its weights.
+    struct Mlp {
+        layers: Vec<Dense>,
+        values: Vec<Vec<f32>>,
+        dimensions: Dimensions,
+    }
+
+    impl Mlp {
+        fn new(kernel: WeightKernel, sizes: &[usize], activation: Activation) -> Self {
+            let isa = kernel.isa().expect("the kernel is one of this processor's");
+            let dimensions = Dimensions { observation: sizes[0], action: sizes[sizes.len() - 1] };
+            let values = sizes[1..sizes.len() - 1].iter().map(|&size| vec![0.0; size]).collect();
+            Self { layers: layers(isa, kernel.precision(), sizes, activation), values, dimensions }
+        }
+    }
+
+    impl Policy for Mlp {
+        fn dimensions(&self) -> Dimensions {
+            self.dimensions
+        }
+
+        fn backend(&self) -> &'static str {
+            "native"
+        }
+
+        fn infer(&mut self, observation: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+            let last = self.layers.len() - 1;
+            self.layers[0].run(black_box(observation), &mut self.values[0]);
+            for i in 1..last {
+                let (before, after) = self.values.split_at_mut(i);
+                self.layers[i].run(&before[i - 1], &mut after[0]);
+            }
+            self.layers[last].run(&self.values[last - 1], action);
+            Ok(())
+        }
+    }
+
+    /// Prints, for each instruction set and for all together, the choice between the kernels and whether it
+    /// holds: the median of the chosen one against single precision, from calls in turns.
+    fn choices(timer: &Timer, calls: usize) {
+        const TURNS: usize = 20;
+        let networks: [(&[usize], Activation); 2] =
+            [(&[32, 64, 64, 3], Activation::Tanh), (&[128, 256, 256, 3], Activation::Relu)];
+        let sets = Isa::available_for(Precision::Bf16).into_iter();
+        let mut rivals: Vec<_> = sets.map(|isa| (isa.name(), WeightKernel::candidates_on(isa))).collect();
+        rivals.push(("all", WeightKernel::candidates()));
+        println!(
+            "\n{:<16} {:<12} {:<24} {:>12} {:>8} {:>8}",
+            "network", "set", "kernel", "at load us", "p50 us", "of f32"
+        );
+        for (sizes, activation) in networks {
+            let shape = sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join("-");
+            let observation = weights(sizes[0], 1);
+            for (set, kernels) in &rivals {
+                let policy = |kernel: &WeightKernel| Mlp::new(*kernel, sizes, activation);
+                let mut policies: Vec<_> = kernels.iter().map(policy).collect();
+                let times = measure(&mut policies, &observation, || MonotonicClock.now().0)
+                    .expect("layers have no fault");
+                let candidate = |(kernel, ns): (&WeightKernel, f64)| WeightCandidate {
+                    kernel: *kernel,
+                    ns: Some(ns),
+                    refused: None,
+                };
+                let candidates: Vec<_> = kernels.iter().zip(times).map(candidate).collect();
+                let chosen = choose(&candidates).expect("none is refused");
+                let mut samples: Vec<_> = kernels.iter().map(|_| Sample::with_capacity(calls)).collect();
+                let mut action = vec![0.0; sizes[sizes.len() - 1]];
+                for _ in 0..TURNS {
+                    for (policy, sample) in policies.iter_mut().zip(&mut samples) {
+                        let mut call = || policy.infer(&observation, &mut action).expect("no fault");
+                        timer.sample(sample, calls / TURNS, &mut call);
+                        black_box(&action);
+                    }
+                }
+                let single = samples[0].quantile(0.5);
+                for (index, (candidate, sample)) in candidates.iter().zip(&samples).enumerate() {
+                    let p50 = sample.quantile(0.5);
+                    println!(
+                        "{shape:<16} {set:<12} {:<24} {:>12.3} {:>8.3} {:>8.2}{}",
+                        candidate.kernel.label(),
+                        candidate.ns.unwrap_or(f64::NAN) / 1e3,
+                        p50 / 1e3,
+                        p50 / single,
+                        if index == chosen { "  chosen" } else { "" }
+                    );
+                }
+            }
+        }
+    }
+
+    fn mlp(isa: Isa, precision: Precision, sizes: &[usize], activation: Activation) -> Row {
+        let layers = layers(isa, precision, sizes, activation);
         let input = weights(sizes[0], 1);
         let mut values: Vec<Vec<f32>> = sizes[1..].iter().map(|&size| vec![0.0; size]).collect();
         let shape: Vec<String> = sizes.iter().map(ToString::to_string).collect();
@@ -152,6 +254,12 @@ mod x86 {
             timer.overhead_ns()
         );
         println!("limits: {limits}");
+        if filter.is_empty() || filter == "choice" {
+            choices(&timer, calls);
+        }
+        if filter == "choice" {
+            return;
+        }
         println!(
             "{:<44} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}   {:>5} {:>5}",
             "network", "min us", "p50", "p99", "p99.9", "max", "calls", "FMA", "load"

@@ -141,13 +141,14 @@ fn main() {
         word_of("--rounds").map_or(if full { 12 } else { 1 }, |text| text.parse().expect("a number"));
     let backend = word_of("--backend").unwrap_or_else(|| "native".to_owned());
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if let [first, _, ..] = cores[..] {
-        core_affinity::set_for_current(first);
-    }
     let engine_core = cores.last().map(|core| core.id).filter(|_| cores.len() > 1);
     let keys = keys(&backend, engine_core);
     let agent = Agent::new(&with_keep_warm(&keys, SETTINGS[0].1));
     let daemon = agent.start_armed();
+    // Only now, because a process inherits the cores of the one that starts it.
+    if let [first, _, ..] = cores[..] {
+        core_affinity::set_for_current(first);
+    }
     let mut peer = Peer::new(&agent);
     let mut seen: BTreeMap<(usize, usize), Seen> = BTreeMap::new();
     for _ in 0..rounds {

@@ -21,7 +21,7 @@
 
 use crate::bundle::{BundleError, Candidate, LoadError, Manifest, Sandbox, Trust, load};
 use crate::latency::{LatencyError, LatencyReport, Objective, Pacing, measure_latency};
-use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, Precision, Widths};
+use crate::policy::{Backend, Dimensions, Execution, Policy, PolicyError, WeightChoice, Weights, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{
     Bounds, CarriedState, Deadlines, KeepWarm, all_finite, check_answer, synthetic_observations,
@@ -50,8 +50,8 @@ use std::path::Path;
 pub struct Options {
     /// The backend that runs the policy.
     pub backend: Backend,
-    /// The precision of the weights. Bfloat16 needs a bundle whose golden vectors agree with it.
-    pub weights: Precision,
+    /// How the weights are held. Bfloat16 needs a bundle whose golden vectors agree with it.
+    pub weights: Weights,
     /// The signers whose bundles are accepted.
     pub trust: Trust,
     /// Both deadlines. The age of an observation is not known here, so the maximum age is ignored.
@@ -79,7 +79,7 @@ impl Default for Options {
         let limit = Nanos::from_micros(100);
         Self {
             backend: Backend::Auto,
-            weights: Precision::F32,
+            weights: Weights::F32,
             trust: Trust::default(),
             deadlines: Deadlines { inference: limit, end_to_end: limit, max_age: None },
             enforce: true,
@@ -186,6 +186,7 @@ pub struct Agent<C = MachineClock> {
     carried: Option<CarriedState>,
     calls: u64,
     examples: Vec<Vec<f32>>,
+    weights: Option<WeightChoice>,
     of_this_thread: PhantomData<*const ()>,
 }
 
@@ -216,7 +217,8 @@ impl Agent {
             }
             Candidate::Unproven(_) => synthetic_observations(policy.dimensions().observation, EXAMPLES),
         };
-        Self::new(policy, candidate.manifest(), examples, options, MachineClock::new())
+        let agent = Self::new(policy, candidate.manifest(), examples, options, MachineClock::new())?;
+        Ok(Self { weights: served.weights, ..agent })
     }
 }
 
@@ -263,6 +265,7 @@ impl<C: Clock> Agent<C> {
             calls: 0,
             examples,
             policy,
+            weights: None,
             of_this_thread: PhantomData,
         })
     }
@@ -362,6 +365,13 @@ impl<C: Clock> Agent<C> {
     /// Returns the name of the backend that runs the policy.
     pub fn backend(&self) -> &'static str {
         self.policy.backend()
+    }
+
+    /// Returns how the native backend holds the weights, and the measurements that chose it; `None` for
+    /// another backend. [`Options::weights`] takes the kernel as [`Weights::Only`], so that a later run has
+    /// the same bits.
+    pub fn weights(&self) -> Option<&WeightChoice> {
+        self.weights.as_ref()
     }
 
     /// Measures calls on this thread against the inference deadline, with nothing enforced: `trials` back to

@@ -11,8 +11,10 @@ use super::Bundle;
 use super::candidate::Candidate;
 use super::error::BundleError;
 use super::golden::Proof;
+use super::weigh::{Weighed, weigh};
 use crate::os::{SandboxError, forbid_files};
-use crate::policy::{Backend, Execution, Policy, PolicyError, PolicyFile, Precision, Widths};
+use crate::policy::{Backend, Execution, Policy, PolicyError, PolicyFile, WeightChoice, Weights, Widths};
+use escapement_ring::clock::MonotonicClock;
 
 /// Whether the calling thread is confined before libtorch may see the file.
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +131,9 @@ pub struct Served {
     pub policy: Box<dyn Policy>,
     /// The result of its golden vectors on this policy and backend; `None` if there are none.
     pub proof: Option<Proof>,
+    /// How the native engine holds the weights, and the measurements that chose it; `None` for another
+    /// backend.
+    pub weights: Option<WeightChoice>,
     /// The backend that `auto` prefers, if it could not be used, with the reason.
     pub passed_over: Option<PassedOver>,
 }
@@ -148,6 +153,7 @@ impl std::fmt::Debug for Served {
             .debug_struct("Served")
             .field("backend", &self.policy.backend())
             .field("proof", &self.proof)
+            .field("weights", &self.weights)
             .field("passed_over", &self.passed_over)
             .finish_non_exhaustive()
     }
@@ -172,7 +178,7 @@ impl Bundle {
     /// Loads the policy with a backend and runs the golden vectors on it. `auto` takes the native engine if
     /// it lowers the graph and agrees with the vectors, else libtorch if it is built in and agrees. Only the
     /// native engine has weights other than in single precision: with those, it agrees or the bundle is
-    /// refused.
+    /// refused. If several kernels may hold the weights, they are measured, which takes some milliseconds.
     ///
     /// # Errors
     /// Fails if the widths are not the manifest's, if the backend cannot run the policy, and if any vector
@@ -191,9 +197,13 @@ impl Bundle {
             }
         }
         match execution.backend {
-            Backend::Null => Ok(Served { policy: self.instance(execution)?, proof: None, passed_over: None }),
-            Backend::Native | Backend::Torch => self.proven(execution),
-            Backend::Auto => self.proven(Backend::Native.into()).or_else(|native| {
+            Backend::Null => {
+                let policy = self.instance(execution)?;
+                Ok(Served { policy, proof: None, weights: None, passed_over: None })
+            }
+            Backend::Native => self.proven_native(execution.weights),
+            Backend::Torch => self.proven(execution),
+            Backend::Auto => self.proven_native(Weights::F32).or_else(|native| {
                 let mut served = self.proven(Backend::Torch.into()).map_err(|torch| {
                     let reason = format!("no backend runs it; native: {native}; torch: {torch}");
                     BundleError::refused(self.policy.path(), reason)
@@ -205,13 +215,26 @@ impl Bundle {
         }
     }
 
-    fn instance(&self, execution: Execution) -> Result<Box<dyn Policy>, PolicyError> {
+    fn widths(&self) -> Widths {
         let manifest = self.manifest();
-        let widths = Widths {
-            observation: Some(manifest.observation.dimension),
-            action: Some(manifest.action.dimension),
-        };
-        self.policy.load(execution, widths)
+        Widths { observation: Some(manifest.observation.dimension), action: Some(manifest.action.dimension) }
+    }
+
+    fn instance(&self, execution: Execution) -> Result<Box<dyn Policy>, PolicyError> {
+        self.policy.load(execution, self.widths())
+    }
+
+    /// Loads the policy with the native engine, with the fastest weights that the vectors allow.
+    fn proven_native(&self, weights: Weights) -> Result<Served, BundleError> {
+        let execution = Execution { backend: Backend::Native, weights };
+        let weighed = weigh(&self.policy, Some(&self.golden), weights, self.widths(), &MonotonicClock)?;
+        let Weighed { policy, proof, choice } = weighed.map_err(|refusal| refusal.at(self.policy.path()))?;
+        let proof = proof.transpose().map_err(|reason| self.disagrees(execution, &reason))?;
+        Ok(Served { policy: Box::new(policy), proof, weights: Some(choice), passed_over: None })
+    }
+
+    fn disagrees(&self, execution: Execution, reason: &str) -> BundleError {
+        BundleError::refused(self.policy.path(), format!("backend {execution}: {reason}"))
     }
 
     /// Loads the policy and runs the vectors on a thread of its own. A backend changes its thread (libtorch's
@@ -219,14 +242,12 @@ impl Bundle {
     fn proven(&self, execution: Execution) -> Result<Served, BundleError> {
         let mut policy = self.instance(execution)?;
         let proof = on_a_thread(|| self.golden.prove(policy.as_mut()));
-        let proof = proof.map_err(|reason| {
-            BundleError::refused(self.policy.path(), format!("backend {execution}: {reason}"))
-        })?;
-        Ok(Served { policy, proof: Some(proof), passed_over: None })
+        let proof = proof.map_err(|reason| self.disagrees(execution, &reason))?;
+        Ok(Served { policy, proof: Some(proof), weights: None, passed_over: None })
     }
 }
 
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+pub(super) fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("golden".to_owned()).spawn_scoped(scope, work);
         match thread.map(std::thread::ScopedJoinHandle::join) {
@@ -241,28 +262,38 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Resu
 /// native engine does not support. A file that the native reader finds damaged is refused: without a hash,
 /// nothing else can detect damage.
 fn load_unproven(file: &PolicyFile, execution: Execution, widths: Widths) -> Result<Served, BundleError> {
+    let execution = execution.settled();
     execution.check()?;
-    if execution.weights != Precision::F32 {
+    let weights = execution.weights;
+    if weights.are_rounded() {
         let reason = format!(
             "{} weights are taken where golden vectors show that they are accurate enough, and a file that stands alone \
              has none; allowed: f32, or a bundle",
-            execution.weights.name()
+            weights.name()
         );
         return Err(BundleError::refused(file.path(), reason));
     }
-    let served = |policy, passed_over| Served { policy, proof: None, passed_over };
-    if execution.backend != Backend::Auto {
-        return Ok(served(file.load(execution, widths)?, None));
-    }
-    match file.load(Backend::Native, widths) {
-        Ok(policy) => Ok(served(policy, None)),
-        Err(error @ PolicyError::Unsupported { .. }) => {
-            // If libtorch is not built in, or cannot run it either, the error gives both reasons.
-            let policy = file.load(Backend::Auto, widths)?;
-            let passed_over = PassedOver { backend: Backend::Native.name(), reason: error.to_string() };
-            Ok(served(policy, Some(passed_over)))
+    let native = || {
+        let choice = weights.kernels().first().copied().map(WeightChoice::only);
+        let policy = file.load(Execution { backend: Backend::Native, weights }, widths)?;
+        Ok(Served { policy, proof: None, weights: choice, passed_over: None })
+    };
+    match execution.backend {
+        Backend::Native => Ok(native()?),
+        Backend::Torch | Backend::Null => {
+            let policy = file.load(execution, widths)?;
+            Ok(Served { policy, proof: None, weights: None, passed_over: None })
         }
-        Err(error) => Err(error.into()),
+        Backend::Auto => native().or_else(|error| match error {
+            PolicyError::Unsupported { .. } => {
+                // If libtorch is not built in, or cannot run it either, the error gives both reasons.
+                let policy = file.load(Backend::Auto, widths)?;
+                let passed_over =
+                    Some(PassedOver { backend: Backend::Native.name(), reason: error.to_string() });
+                Ok(Served { policy, proof: None, weights: None, passed_over })
+            }
+            other => Err(other.into()),
+        }),
     }
 }
 

@@ -26,6 +26,7 @@ mod manifest;
 mod names;
 mod safetensors;
 mod trust;
+mod weigh;
 
 pub use crate::hex::hex;
 pub use agreement::{Agreement, AgreementError, Rows, agreement};
@@ -39,6 +40,7 @@ pub use manifest::{
 };
 pub use names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 pub use trust::{SignatureState, Trust, is_public_key};
+pub use weigh::{Weighed, weigh};
 
 use crate::policy::PolicyFile;
 use sha2::{Digest, Sha256};

@@ -153,7 +153,7 @@ const ANY_WIDTHS: Widths = Widths { observation: None, action: None };
 fn verify(arguments: &Verify) -> CommandResult {
     let bundle = Bundle::open(&arguments.bundle, &arguments.trust.trust())?;
     let (backend, proof, passed_over) = arguments.confinement.run(arguments.backend.into(), |loader| {
-        let Served { policy, proof, passed_over } = loader.load(&bundle, ANY_WIDTHS)?;
+        let Served { policy, proof, passed_over, .. } = loader.load(&bundle, ANY_WIDTHS)?;
         Ok((policy.backend(), proof, passed_over))
     })?;
     if arguments.json {

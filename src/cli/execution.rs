@@ -1,7 +1,7 @@
 //! The arguments of `predict` and `validate` that choose the backend and its weights.
 
 use super::exit::{ExitCode, Failure};
-use crate::policy::{Backend, Execution, Precision};
+use crate::policy::{Backend, Execution, Weights};
 
 /// What runs the policy.
 #[derive(Debug, clap::Args)]
@@ -9,9 +9,10 @@ pub(super) struct ExecutionArguments {
     /// What runs the policy: auto, native, torch or null
     #[arg(long, default_value = "auto")]
     backend: Backend,
-    /// How the native backend holds weights: f32, or bf16 where a bundle's golden vectors agree with it
+    /// How the native backend holds weights: f32; bf16 (the fastest that a bundle's golden vectors allow, and
+    /// f32 where bf16 is not faster); or one kernel by name, like bf16_avx512
     #[arg(long, default_value = "f32")]
-    weights: Precision,
+    weights: Weights,
 }
 
 impl ExecutionArguments {

@@ -16,8 +16,12 @@
 //! ```
 //!
 //! The limits are those of the core, measured in the same run: multiply-adds from registers, and loads from
-//! the cache level that the weights fit in. With `--weights bf16`, it shows the plan with such weights, and
-//! whether the bundle's golden vectors allow them.
+//! the cache level that the weights fit in. With `--weights bf16`, it shows the plan that would serve, the
+//! kernels that were measured for it, and whether the bundle's golden vectors allow it:
+//!
+//! ```text
+//! weights: f32 (avx512): 0.29 us; bf16 (widened, avx512) 0.31; bf16 (widened, avx2) 0.45
+//! ```
 //!
 //! A refused file ends with exit code 65. Standard output shows the file, line and operator that stopped the
 //! lowering, and whether libtorch may run it. With `--json`, `"lowered"` is `true` for a plan and `false` for
@@ -25,12 +29,12 @@
 
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
-use crate::bundle::{Candidate, Proof, Sandbox, Served, Trust, load};
+use crate::bundle::{Candidate, Proof, Trust, Weighed, weigh};
 use crate::latency::measure_back_to_back;
-use crate::policy::{Backend, Execution, Policy, Precision, Widths};
+use crate::policy::{Policy, WeightChoice, Weights, Widths};
 use escapement_engine::synthetic_observations;
 use escapement_native::{Description, Native, Place, Refusal, RefusalKind, StepDescription};
-use escapement_ring::clock::{Clock, MachineClock};
+use escapement_ring::clock::{Clock, MachineClock, MonotonicClock};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -42,9 +46,9 @@ pub(super) struct Arguments {
     /// Elements of one observation, where the file does not say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     dimension: Option<u16>,
-    /// How weights are held: f32 or bf16
+    /// How weights are held: f32, bf16, or one kernel by name, like bf16_avx512
     #[arg(long, default_value = "f32")]
-    weights: Precision,
+    weights: Weights,
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
@@ -59,18 +63,25 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let observation =
         arguments.dimension.map(usize::from).or(manifest.map(|manifest| manifest.observation.dimension));
     let file = candidate.policy_file();
-    let mut policy = match file.lower(arguments.weights, Widths { observation, action: None })? {
-        Ok(policy) => policy,
+    let vectors = match &candidate {
+        Candidate::Bundle(bundle) => Some(bundle.golden()),
+        Candidate::Unproven(_) => None,
+    };
+    let widths = Widths { observation, action: None };
+    let weighed = match weigh(file, vectors, arguments.weights, widths, &MonotonicClock)? {
+        Ok(weighed) => weighed,
         Err(refusal) => return Err(refused(arguments, file.path(), refusal)),
     };
+    let Weighed { mut policy, proof, choice } = weighed;
     let plan = policy.describe();
-    let golden = golden(&candidate, arguments.weights);
+    let golden = Golden::of(proof);
     let speed = measure(&mut policy, &plan)?;
     if arguments.json {
         let mut json = serde_json::to_value(&plan).expect("a plan is plain data");
         json["policy"] = json!(file.path());
         json["lowered"] = json!(true);
         json["golden"] = golden.as_json();
+        json["candidates"] = candidates(&choice);
         json["speed"] = serde_json::to_value(&speed).expect("figures are plain numbers");
         println!("{json:#}");
         return Ok(ExitCode::Ok);
@@ -92,6 +103,9 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         "{} multiply-adds, {} bytes of weights, {} bytes of buffers",
         plan.multiply_adds, plan.weight_bytes, plan.arena_bytes
     );
+    if !choice.candidates.is_empty() {
+        println!("weights: {choice}");
+    }
     println!("golden vectors: {}", golden.as_text(arguments.weights));
     let of_limits = match (speed.multiply_add_fraction, speed.load_fraction) {
         (Some(multiply), Some(load)) => format!(
@@ -147,18 +161,21 @@ enum Golden {
     Refuses(String),
 }
 
-fn golden(candidate: &Candidate, weights: Precision) -> Golden {
-    let Candidate::Bundle(bundle) = candidate else { return Golden::None };
-    let execution = Execution { backend: Backend::Native, weights };
-    let widths = Widths { observation: None, action: None };
-    match load(bundle.as_ref(), execution, widths, Sandbox::None) {
-        Ok(Served { proof: Some(proof), .. }) => Golden::Agrees(proof),
-        Ok(Served { proof: None, .. }) => Golden::None,
-        Err(error) => Golden::Refuses(error.to_string()),
-    }
+/// The kernels that were measured.
+fn candidates(choice: &WeightChoice) -> Value {
+    let each = choice.candidates.iter();
+    each.map(|it| json!({ "kernel": it.kernel.name(), "ns": it.ns, "refused": it.refused })).collect()
 }
 
 impl Golden {
+    fn of(proof: Option<Result<Proof, String>>) -> Self {
+        match proof {
+            None => Self::None,
+            Some(Ok(proof)) => Self::Agrees(proof),
+            Some(Err(reason)) => Self::Refuses(reason),
+        }
+    }
+
     fn as_json(&self) -> Value {
         match self {
             Self::None => Value::Null,
@@ -169,9 +186,9 @@ impl Golden {
         }
     }
 
-    fn as_text(&self, weights: Precision) -> String {
+    fn as_text(&self, weights: Weights) -> String {
         match self {
-            Self::None if weights != Precision::F32 => {
+            Self::None if weights.are_rounded() => {
                 format!("none, so that `run` refuses {} weights; only a bundle has any", weights.name())
             }
             Self::None => "none: a file that stands alone is unproven".to_owned(),

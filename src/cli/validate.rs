@@ -48,7 +48,7 @@ use crate::latency::{
     measure_latency,
 };
 use crate::os::{lock_all_memory, pin_to, prefault_stack};
-use crate::policy::{Precision, Widths};
+use crate::policy::{WeightChoice, Weights, Widths};
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_ring::clock::{MachineClock, Nanos};
 use explainer::Explainer;
@@ -132,8 +132,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     }
     let stop = feed.as_mut().and_then(|feed| feed.stop.take());
     let widths = Widths { observation, action: None };
-    let (report, core) = arguments.confinement.run(execution, |loader| {
-        let Served { mut policy, passed_over, .. } = loader.load(&candidate, widths)?;
+    let (report, core, weights) = arguments.confinement.run(execution, |loader| {
+        let Served { mut policy, passed_over, weights, .. } = loader.load(&candidate, widths)?;
         super::bundle::tell_passed_over(passed_over.as_ref());
         let width = policy.dimensions().observation;
         let observations = match &given {
@@ -156,18 +156,18 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let (policy, trials) = (policy.as_mut(), arguments.trials);
         let report = measure_latency(policy, clock, &observations, objective, trials, pacing, &mut explainer)
             .map_err(failed)?;
-        Ok((report, core))
+        Ok((report, core, weights))
     })?;
     drop(feed);
 
     let summary = report.summary();
     let comparison = baseline.map(|baseline| baseline.compare(&summary));
     if let Some(path) = &arguments.html {
-        let title = match execution.weights {
-            Precision::F32 => arguments.policy.display().to_string(),
-            weights @ Precision::Bf16 => {
-                format!("{}, {} weights", arguments.policy.display(), weights.name())
+        let title = match (&weights, execution.weights) {
+            (Some(choice), Weights::Bf16 | Weights::Only(_)) => {
+                format!("{}, weights {}", arguments.policy.display(), choice.kernel.label())
             }
+            (None, _) | (_, Weights::F32) => arguments.policy.display().to_string(),
         };
         write(path, html_report(&report, &title).as_bytes())?;
     }
@@ -178,7 +178,7 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         let json = serde_json::to_string_pretty(&summary).expect("figures are plain numbers and words");
         println!("{json}");
     } else {
-        print(&report, execution.weights, &core, comparison);
+        print(&report, weights.filter(|_| execution.weights != Weights::F32), &core, comparison);
     }
     let regressed = comparison.is_some_and(|comparison| comparison.is_regression());
     if let Some(comparison) = comparison.filter(|_| regressed) {
@@ -230,7 +230,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, bytes).map_err(|error| Failure::from_io(path, &error))
 }
 
-fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Option<Comparison>) {
+fn print(report: &LatencyReport, weights: Option<WeightChoice>, core: &str, comparison: Option<Comparison>) {
     let (summary, objective) = (report.summary(), report.objective);
     println!(
         "{:<12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
@@ -252,13 +252,16 @@ fn print(report: &LatencyReport, weights: Precision, core: &str, comparison: Opt
         "backend {}{}, core {core}: {:.4} % of paced calls within {} us ({:.4} % back to back), \
          {} % asked for: {}",
         summary.backend,
-        if weights == Precision::F32 { "" } else { " with bf16 weights" },
+        weights.as_ref().map_or_else(String::new, |choice| format!(", weights {}", choice.kernel.label())),
         summary.paced.calls.within_deadline * 100.0,
         objective.deadline.0 as f64 / 1e3,
         summary.back_to_back.within_deadline * 100.0,
         objective.share * 100.0,
         summary.verdict
     );
+    if let Some(choice) = weights.filter(|choice| !choice.candidates.is_empty()) {
+        println!("weights {choice}");
+    }
     for (name, series) in [("paced", &report.paced), ("back to back", &report.back_to_back)] {
         if !series.misses.is_empty() {
             let counts = series.misses.iter().map(|(cause, count)| format!("{count} {}", cause.name()));

@@ -1,7 +1,7 @@
 //! The configuration that the daemon runs on: every value is checked, every default is filled in.
 
 use crate::bundle::Trust;
-use crate::policy::{Dimensions, Precision};
+use crate::policy::{Dimensions, Weights};
 use escapement_engine::{CarryRule, GuardWake, IdleStrategy, InputCheckSpec, Settings, WarmUpSpec};
 use escapement_ring::clock::Nanos;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ pub struct PolicyConfig {
     pub source: PolicySource,
     /// What runs it.
     pub backend: Backend,
-    /// How it holds the weights. Only the native backend has bfloat16.
-    pub weights: Precision,
+    /// How it holds the weights. Only the native backend has a choice.
+    pub weights: Weights,
     /// Which bundles are trusted.
     pub trust: Trust,
     /// Whether actions are the deterministic ones, without noise.

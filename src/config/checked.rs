@@ -116,7 +116,7 @@ fn policy(document: &Document<'_>, raw: &Raw, directory: &Path) -> Option<Policy
     let weights = policy.weights.value;
     if (Execution { backend, weights }).check().is_err() {
         let what = format!("policy.backend = \"{}\" has no such weights", backend.name());
-        let allowed = "\"bf16\" only with the backend \"native\" or \"auto\"".to_owned();
+        let allowed = format!("\"{}\" only with the backend \"native\" or \"auto\"", weights.name());
         document.contradicts(&policy.weights, what, allowed);
     }
     Some(PolicyConfig {

@@ -23,7 +23,7 @@ use super::rule::{
 use super::shown::{limits, numbers};
 use super::words::{CarryWord, IdleWord, burn_in, idle_sleep_us, keep_warm_us};
 use crate::bundle::{MAX_BURN_IN, is_public_key};
-use crate::policy::{Backend, Precision};
+use crate::policy::{Backend, Weights};
 use escapement_engine::{Backlog, BudgetSpec, GuardWake, InputCheckMode, OnFull, OnGap, OnMiss};
 use escapement_ring::ring::{MAX_CAPACITY, MIN_CAPACITY};
 use escapement_ring::wire::MAX_DIMENSION;
@@ -85,7 +85,7 @@ config_keys! {
         backend: Backend = default(one_of::<Backend>(), Backend::Auto);
             reload next_tick, text shown, json |config| config.policy.backend.name();
         /// How the native backend holds the weights.
-        weights: Precision = default(one_of::<Precision>(), Precision::F32);
+        weights: Weights = default(one_of::<Weights>(), Weights::F32);
             reload next_tick, text shown, json |config| config.policy.weights.name();
         /// Whether a bundle must have a good signature.
         require_signature: bool = default(Flag, false);

@@ -7,7 +7,7 @@ use super::provenance::Provenance;
 use crate::bundle::{self, Candidate, LoadError, Recurrent, Sandbox, Served, Unconfined, hex};
 use crate::config::{AgentConfig, PolicySource, RecurrentConfig};
 use crate::os::{SandboxError, keep_off};
-use crate::policy::{Backend, Execution, Null, Policy, Precision, Widths};
+use crate::policy::{Backend, Execution, Null, Policy, WeightChoice, Weights, Widths};
 use escapement_engine::noise::Noise;
 use escapement_engine::{CarryRules, FeatureRange, InputCheck, InputCheckMode, Policies, PolicyExtras};
 use escapement_policy::random::mix;
@@ -44,7 +44,7 @@ pub(super) struct Deployment {
 
 /// Reads, verifies and proves the policies that the configuration names.
 pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
-    Sources::read(config)?.load(config, None)
+    Sources::read(config)?.load(config, None, None)
 }
 
 impl Sources {
@@ -98,7 +98,14 @@ impl Sources {
         })
     }
 
-    pub(super) fn load(self, config: &AgentConfig, drawn_seed: Option<u64>) -> Result<Loaded, DaemonError> {
+    /// Loads the policies. With `ran_with`, what the same policy ran with before, it takes that kernel for
+    /// the weights again, so that the same observations lead to the same actions.
+    pub(super) fn load(
+        self,
+        config: &AgentConfig,
+        drawn_seed: Option<u64>,
+        ran_with: Option<&WeightChoice>,
+    ) -> Result<Loaded, DaemonError> {
         let extras = self.extras(config, drawn_seed)?;
         let named = |candidate: &Candidate| candidate.manifest().map(|manifest| manifest.name.clone());
         let (provenance, policy): (_, Box<dyn Policy>) = match &self.policy {
@@ -107,13 +114,18 @@ impl Sources {
                 (Provenance::of_nothing(policy.as_ref()), policy)
             }
             Some(candidate) => {
-                let served = within_time(config, Arc::clone(candidate), config.policy.weights)?;
+                let weights = match ran_with {
+                    Some(choice) => Weights::Only(choice.kernel),
+                    None => config.policy.weights,
+                };
+                let mut served = within_time(config, Arc::clone(candidate), weights)?;
+                served.weights = ran_with.cloned().or(served.weights);
                 let name = self.fallback.as_ref().map(|it| named(it).unwrap_or_else(|| hex(&it.sha256())));
-                (Provenance::of(config, candidate, &served, name), served.policy)
+                (Provenance::of(candidate, &served, name), served.policy)
             }
         };
-        // The fallback serves when something else has failed, so it always runs in full precision.
-        let load_fallback = |candidate| within_time(config, Arc::clone(candidate), Precision::F32);
+        // The fallback serves when something else has failed, so it always has weights in single precision.
+        let load_fallback = |candidate| within_time(config, Arc::clone(candidate), Weights::F32);
         let fallback = self.fallback.as_ref().map(load_fallback).transpose()?.map(|served| served.policy);
         let by_torch = |policy: &dyn Policy| policy.backend() == Backend::Torch.name();
         let served_by_torch = by_torch(policy.as_ref()) || fallback.as_deref().is_some_and(by_torch);
@@ -169,7 +181,7 @@ fn log_unconfined(unconfined: Unconfined, reason: &SandboxError) {
 fn within_time(
     config: &AgentConfig,
     candidate: Arc<Candidate>,
-    weights: Precision,
+    weights: Weights,
 ) -> Result<Served, DaemonError> {
     let dimensions = config.dimensions;
     let widths = Widths { observation: Some(dimensions.observation), action: Some(dimensions.action) };

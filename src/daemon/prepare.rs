@@ -8,6 +8,7 @@ use super::reload_plan::plan_reload;
 use super::tail::{MeasuredPolicy, check_tail};
 use crate::config::AgentConfig;
 use crate::os::forbid_files;
+use crate::policy::WeightChoice;
 use escapement_engine::{PolicyChange, PolicyExtras};
 use escapement_ring::clock::MachineClock;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub(super) fn prepare(
     let Running { deployment: current, measured } = running;
     // A deployment that ran before draws from the seed that it had.
     let drawn_seed = kept.unwrap_or(current).provenance.drawn_seed();
+    let ran_with = kept.and_then(|previous| previous.provenance.weights()).cloned();
     reload_slowly_if_planted();
     let (requested, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
@@ -72,7 +74,7 @@ pub(super) fn prepare(
     if sources.run_alike(&config, &current.sources, &current.config) {
         Ok(with_the_running_policy(config, sources, current, *measured, drawn_seed, waiting)?)
     } else {
-        Ok(with_a_new_policy(config, sources, drawn_seed, waiting)?)
+        Ok(with_a_new_policy(config, sources, drawn_seed, ran_with.as_ref(), waiting)?)
     }
 }
 
@@ -103,11 +105,12 @@ fn with_a_new_policy(
     config: AgentConfig,
     sources: Sources,
     drawn_seed: Option<u64>,
+    ran_with: Option<&WeightChoice>,
     waiting: Vec<&'static str>,
 ) -> Result<PreparedReload, DaemonError> {
     let sha256 = sources.sha256();
     let Loaded { mut policies, extras, sources, provenance, served_by_torch } =
-        sources.load(&config, drawn_seed)?;
+        sources.load(&config, drawn_seed, ran_with)?;
     let sandbox = provenance.sandbox();
     if served_by_torch {
         // This thread needs no more files. Loading has shown that it can be confined, or that it need not be.

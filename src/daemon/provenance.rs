@@ -4,9 +4,10 @@ use crate::bundle::{Candidate, PassedOver, Proof, Served, SignatureState};
 use crate::config::AgentConfig;
 use crate::evidence::FixedWork;
 use crate::os::forbid_files;
-use crate::policy::{Policy, Precision};
+use crate::policy::{Policy, Precision, WeightCandidate, WeightChoice};
 use crate::status::{
     FeatureStatus, InputCheckStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+    WeightCandidateStatus,
 };
 use escapement_engine::telemetry::FeatureCounts;
 use escapement_engine::{InputCheck, InputCheckMode, PolicyExtras};
@@ -39,8 +40,8 @@ pub(super) struct Provenance {
     name: Option<String>,
     algorithm: Option<String>,
     backend: &'static str,
-    /// How the backend holds the weights: `f32` or `bf16`.
-    weights: &'static str,
+    /// How the native engine holds the weights; `None` for another backend.
+    weights: Option<WeightChoice>,
     fixed_work: FixedWork,
     passed_over: Option<PassedOver>,
     golden: Option<Proof>,
@@ -68,7 +69,7 @@ impl Provenance {
             name: None,
             algorithm: None,
             backend: policy.backend(),
-            weights: Precision::F32.name(),
+            weights: None,
             fixed_work: FixedWork { in_call: policy.has_fixed_work(), around_call: true },
             passed_over: None,
             golden: None,
@@ -86,19 +87,14 @@ impl Provenance {
     }
 
     /// The provenance of a policy that was loaded.
-    pub(super) fn of(
-        config: &AgentConfig,
-        candidate: &Candidate,
-        served: &Served,
-        fallback: Option<String>,
-    ) -> Self {
+    pub(super) fn of(candidate: &Candidate, served: &Served, fallback: Option<String>) -> Self {
         let manifest = candidate.manifest();
         Self {
             kind: if manifest.is_some() { PolicyKind::Bundle } else { PolicyKind::Unproven },
             name: manifest.map(|manifest| manifest.name.clone()),
             algorithm: manifest.map(|manifest| manifest.algorithm.clone()),
             backend: served.policy.backend(),
-            weights: config.policy.weights.name(),
+            weights: served.weights.clone(),
             passed_over: served.passed_over.clone(),
             golden: served.proof,
             signature: candidate.signature().name(),
@@ -142,6 +138,11 @@ impl Provenance {
         self.counts.clone()
     }
 
+    /// How the native engine holds the weights.
+    pub(super) fn weights(&self) -> Option<&WeightChoice> {
+        self.weights.as_ref()
+    }
+
     /// The sandbox of the thread that serves.
     pub(super) fn sandbox(&self) -> Sandbox {
         self.sandbox.clone()
@@ -161,6 +162,10 @@ impl Provenance {
         self.fixed_work
     }
 
+    fn precision(&self) -> Precision {
+        self.weights.as_ref().map_or(Precision::F32, |choice| choice.kernel.precision())
+    }
+
     pub(super) fn backend(&self) -> &'static str {
         self.backend
     }
@@ -171,12 +176,20 @@ impl Provenance {
             backend: (*backend).to_owned(),
             reason: reason.clone(),
         });
+        let candidates = self.weights.iter().flat_map(|choice| &choice.candidates);
+        let candidate = |it: &WeightCandidate| WeightCandidateStatus {
+            kernel: it.kernel.name().to_owned(),
+            ns: it.ns,
+            refused: it.refused.clone(),
+        };
         PolicyStatus {
             kind: self.kind,
             name: self.name.clone(),
             algorithm: self.algorithm.clone(),
             backend: self.backend.to_owned(),
-            weights: self.weights.to_owned(),
+            weights: self.precision().name().to_owned(),
+            weight_kernel: self.weights.as_ref().map(|choice| choice.kernel.name().to_owned()),
+            weight_candidates: candidates.map(candidate).collect(),
             passed_over,
             golden: self.golden.map(|Proof { vectors, worst }| ProofStatus { vectors, worst }),
             signature: self.signature.to_owned(),
@@ -205,10 +218,14 @@ impl Provenance {
         if let Some(PassedOver { backend, reason }) = &self.passed_over {
             tracing::warn!(backend, reason, "passed over");
         }
+        let weights = self
+            .weights
+            .as_ref()
+            .map_or_else(|| self.precision().name().to_owned(), |choice| choice.to_string());
         match (&self.golden, self.kind) {
             (Some(proof), _) => tracing::info!(
                 backend = self.backend,
-                weights = self.weights,
+                weights,
                 vectors = proof.vectors,
                 worst = proof.worst,
                 signature = self.signature,

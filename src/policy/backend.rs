@@ -1,6 +1,6 @@
 //! Choosing a backend and loading a policy with it.
 
-use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature};
+use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature, WeightKernel, Weights};
 use escapement_native::{self as native, Native, Refusal};
 use escapement_policy::words;
 use escapement_policy::words::Words;
@@ -33,19 +33,19 @@ impl std::str::FromStr for Backend {
     }
 }
 
-/// What runs a policy, and how it holds the weights. A [`Backend`] alone means the precision of the file.
+/// What runs a policy, and how it holds the weights. A [`Backend`] alone means single precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Execution {
     /// What runs it.
     pub backend: Backend,
-    /// How it holds the weights. Only the native engine has other weights than in single precision, and only
-    /// if golden vectors show that they are accurate enough.
-    pub weights: Precision,
+    /// How it holds the weights. Only the native engine has a choice. It takes bfloat16 only if golden
+    /// vectors show that it is accurate enough.
+    pub weights: Weights,
 }
 
 impl From<Backend> for Execution {
     fn from(backend: Backend) -> Self {
-        Self { backend, weights: Precision::F32 }
+        Self { backend, weights: Weights::F32 }
     }
 }
 
@@ -53,9 +53,8 @@ impl Execution {
     /// Replaces `auto` by a backend if the weights leave only one.
     pub fn settled(self) -> Self {
         match self {
-            Self { backend: Backend::Auto, weights: Precision::Bf16 } => {
-                Self { backend: Backend::Native, ..self }
-            }
+            Self { weights: Weights::F32, .. } => self,
+            Self { backend: Backend::Auto, .. } => Self { backend: Backend::Native, ..self },
             other => other,
         }
     }
@@ -66,13 +65,12 @@ impl Execution {
     /// Fails with [`PolicyError::Backend`] if it cannot.
     pub fn check(self) -> Result<(), PolicyError> {
         match self {
-            Self { backend: Backend::Torch | Backend::Null, weights: Precision::Bf16 } => {
-                Err(PolicyError::Backend {
-                    backend: self.backend.name(),
-                    reason: "it has no bf16 weights, only native has; allowed: f32".to_owned(),
-                })
-            }
-            _ => Ok(()),
+            Self { weights: Weights::F32, .. } => Ok(()),
+            Self { backend: Backend::Torch | Backend::Null, weights } => Err(PolicyError::Backend {
+                backend: self.backend.name(),
+                reason: format!("it has no {} weights, only native has; allowed: f32", weights.name()),
+            }),
+            Self { backend: Backend::Native | Backend::Auto, .. } => Ok(()),
         }
     }
 }
@@ -81,8 +79,8 @@ impl std::fmt::Display for Execution {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(self.backend.name())?;
         match self.weights {
-            Precision::F32 => Ok(()),
-            weights @ Precision::Bf16 => write!(out, " with {} weights", weights.name()),
+            Weights::F32 => Ok(()),
+            weights => write!(out, " with {} weights", weights.name()),
         }
     }
 }
@@ -143,7 +141,8 @@ impl PolicyFile {
         self.sha256
     }
 
-    /// Loads the policy with a backend.
+    /// Loads the policy with a backend. For [`Weights::Bf16`], it takes the first kernel with such weights:
+    /// golden vectors and a measurement are needed to choose, and a file alone has none.
     ///
     /// # Errors
     /// Fails if the file is damaged, has other widths, or cannot run on the backend, and if the backend is
@@ -177,34 +176,37 @@ impl PolicyFile {
         }
     }
 
-    fn load_boxed(&self, weights: Precision, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
-        Ok(Box::new(self.load_native(weights, widths)?))
+    fn load_boxed(&self, weights: Weights, widths: Widths) -> Result<Box<dyn Policy>, PolicyError> {
+        let rounded = |kernel: &WeightKernel| kernel.precision() == Precision::Bf16;
+        let kernels = weights.kernels();
+        let kernel = kernels.iter().copied().find(|kernel| !weights.are_rounded() || rounded(kernel));
+        let kernel = kernel.expect("every word leaves a kernel of its precision");
+        let mut policies = self.lower_each(&[kernel], widths)?.map_err(|refusal| refusal.at(&self.path))?;
+        Ok(Box::new(policies.pop().expect("there is a policy for each kernel")))
     }
 
-    /// Loads the policy with the native engine, and returns the engine itself, whose plan can be inspected.
-    /// Only golden vectors show whether weights held that way are accurate enough.
+    /// Loads the policy with the native engine, once for each of `kernels` and in their order. Returns the
+    /// engines themselves, whose plans can be inspected, or what stopped the lowering, and where. Only golden
+    /// vectors show whether bfloat16 weights are accurate enough.
     ///
     /// # Errors
-    /// As [`PolicyFile::load`].
-    pub fn load_native(&self, weights: Precision, widths: Widths) -> Result<Native, PolicyError> {
-        self.lower(weights, widths)?.map_err(|refusal| refusal.at(&self.path))
-    }
-
-    /// Like [`PolicyFile::load_native`], and returns what stopped the lowering, and where.
-    ///
-    /// # Errors
-    /// Fails with [`PolicyError::Backend`] if the native engine itself fails.
-    pub fn lower(&self, weights: Precision, widths: Widths) -> Result<Result<Native, Refusal>, PolicyError> {
+    /// Fails with [`PolicyError::Backend`] if the native engine itself fails, or if this processor does not
+    /// have a kernel.
+    pub fn lower_each(
+        &self,
+        kernels: &[WeightKernel],
+        widths: Widths,
+    ) -> Result<Result<Vec<Native>, Refusal>, PolicyError> {
         let Signature { noise, states } = self.signature.clone().unwrap_or_default();
         let options = native::Options {
             observation: widths.observation,
             noise,
             states: states.clone(),
-            precision: weights,
             ..native::Options::default()
         };
-        let lowered = Native::lower(&self.bytes, &options)?;
-        Ok(lowered.and_then(|policy| {
+        let lowered = Native::lower_each(&self.bytes, &options, kernels)?;
+        Ok(lowered.and_then(|policies| {
+            let Some(policy) = policies.first() else { return Ok(policies) };
             let found = policy.state_shapes();
             if self.signature.is_some() && found != states {
                 let reason = format!("expected carried states of shapes {states:?}, found {found:?}");
@@ -215,7 +217,7 @@ impl PolicyFile {
                 Some(expected) if expected != found => {
                     Err(Refusal::shape(format!("expected an action of {expected} elements, found {found}")))
                 }
-                _ => Ok(policy),
+                _ => Ok(policies),
             }
         }))
     }

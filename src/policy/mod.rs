@@ -9,10 +9,13 @@
 mod backend;
 #[cfg(feature = "torch")]
 mod torch;
+mod weights;
 
 pub use backend::{Backend, Execution, PolicyFile, Widths};
 pub use escapement_native as native;
-pub use escapement_native::kernels::Precision;
+pub use escapement_native::choice::{WeightCandidate, WeightChoice};
+pub use escapement_native::kernels::{Precision, WeightKernel};
 pub use escapement_policy::{Dimensions, Fault, Null, Policy, PolicyError, Signature};
 #[cfg(feature = "torch")]
 pub use torch::Torch;
+pub use weights::Weights;

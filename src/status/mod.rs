@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use policy::{
     FeatureStatus, InputCheckStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
+    WeightCandidateStatus,
 };
 pub use reload::{ReloadOutcome, ReloadStatus, ReloadTicket};
 pub use report::{ActionRingStatus, ObservationRingStatus, RingStatus, StatusReport, StatusSource};

@@ -15,6 +15,12 @@ pub struct PolicyStatus {
     pub backend: String,
     /// How the backend holds the weights: `f32` or `bf16`.
     pub weights: String,
+    /// The kernel that multiplies them, as `policy.weights` names it; `None` for a backend without a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_kernel: Option<String>,
+    /// The kernels that were measured when the policy was loaded. Empty if there was no choice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weight_candidates: Vec<WeightCandidateStatus>,
     /// The backend that `auto` would rather have chosen.
     pub passed_over: Option<PassedOverStatus>,
     /// What the golden vectors have shown; `None` if there are none.
@@ -77,6 +83,17 @@ pub struct PassedOverStatus {
     pub backend: String,
     /// Why.
     pub reason: String,
+}
+
+/// A kernel that was measured for the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightCandidateStatus {
+    /// Its name.
+    pub kernel: String,
+    /// Nanoseconds of one call; `None` if it was not measured.
+    pub ns: Option<f64>,
+    /// The golden vector that does not agree with it; `None` if all do.
+    pub refused: Option<String>,
 }
 
 /// What the golden vectors have shown.

@@ -53,6 +53,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement-native", "limits", 0),
     ("escapement-native", "refusal", 0),
     ("escapement-native", "kernels", 0),
+    ("escapement-native", "choice", 1),
     ("escapement-native", "ir", 1),
     ("escapement-native", "reference", 2),
     ("escapement-native", "readers", 2),

@@ -48,9 +48,11 @@
 //! | `ir` | the graph of operations on strided views, and typed constant tensors |
 //! | `plan` | compiles a graph to steps over one arena per element type, and executes them |
 //! | [`kernels`] | vector kernels with their scalar references |
+//! | [`choice`] | measures the kernels for weights of a network, and chooses one |
 //! | `reference` | scalar kernels of the operators that take little time |
 //! | `limits`, `refusal` | the bounds on a file, and the reasons to refuse it |
 
+pub mod choice;
 mod ir;
 pub mod kernels;
 mod limits;
@@ -67,7 +69,7 @@ pub use plan::{Description, StepDescription};
 pub use refusal::{Place, Refusal, RefusalKind};
 
 use escapement_policy::{Dimensions, Fault, Policy, PolicyError};
-use kernels::{Isa, Precision};
+use kernels::{Isa, Precision, WeightKernel};
 use lower::Known;
 use plan::{Plan, Target};
 
@@ -84,7 +86,8 @@ pub struct Options {
     pub noise: usize,
     /// Shapes of the carried states, in the order of `forward`'s arguments. If empty, they are inferred.
     pub states: Vec<Vec<usize>>,
-    /// The instruction set to pack for. `None` takes the widest one of this machine.
+    /// The instruction set to pack for. `None` takes the widest one of this machine, which is not always the
+    /// fastest for bfloat16 weights; see [`choice`].
     pub isa: Option<Isa>,
     /// How weights are stored.
     pub precision: Precision,
@@ -150,11 +153,46 @@ impl Native {
     /// # Errors
     /// [`PolicyError::Backend`] if the loader thread cannot be started.
     pub fn lower(bytes: &[u8], options: &Options) -> Result<Result<Self, Refusal>, PolicyError> {
+        let precision = options.precision;
+        let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
+        let single = |mut policies: Vec<Self>| policies.pop().expect("there is a policy for each target");
+        Ok(Self::lower_for(bytes, options, &[Target { isa, precision }])?.map(single))
+    }
+
+    /// Loads an archive from memory once for each of `kernels`, in their order. The archive is read once. The
+    /// instruction set and precision in `options` do not matter.
+    ///
+    /// # Errors
+    /// [`PolicyError::Backend`] if this processor does not have a kernel, or if the loader thread cannot be
+    /// started.
+    pub fn lower_each(
+        bytes: &[u8],
+        options: &Options,
+        kernels: &[WeightKernel],
+    ) -> Result<Result<Vec<Self>, Refusal>, PolicyError> {
+        let target = |kernel: &WeightKernel| match kernel.isa() {
+            Some(isa) => Ok(Target { isa, precision: kernel.precision() }),
+            None => {
+                let available: Vec<_> = WeightKernel::available().iter().map(|it| it.name()).collect();
+                let (kernel, available) = (kernel.name(), available.join(", "));
+                let reason = format!("this processor cannot run {kernel} weights; it can run {available}");
+                Err(PolicyError::Backend { backend: "native", reason })
+            }
+        };
+        let targets = kernels.iter().map(target).collect::<Result<Vec<_>, _>>()?;
+        Self::lower_for(bytes, options, &targets)
+    }
+
+    fn lower_for(
+        bytes: &[u8],
+        options: &Options,
+        targets: &[Target],
+    ) -> Result<Result<Vec<Self>, Refusal>, PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("policy-loader".to_owned())
                 .stack_size(LOADER_STACK)
-                .spawn_scoped(scope, || Self::build(bytes, options))
+                .spawn_scoped(scope, || Self::build(bytes, options, targets))
                 .map(|thread| thread.join())
         });
         match loaded {
@@ -167,21 +205,28 @@ impl Native {
         }
     }
 
-    fn build(bytes: &[u8], options: &Options) -> Result<Self, Refusal> {
+    fn build(bytes: &[u8], options: &Options, targets: &[Target]) -> Result<Vec<Self>, Refusal> {
         let known = Known {
             observation: options.observation,
             noise: (options.noise > 0).then_some(options.noise),
             states: options.states.clone(),
         };
         let lowered = lower::lower(bytes, &known, &options.limits, plan::evaluate)?;
-        let precision = options.precision;
-        let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
-        let target = Target { isa, precision };
         let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
-        let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, target)?;
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
-        let states = lowered.shapes[1 + usize::from(options.noise > 0)..].to_vec();
-        Ok(Self { plan, dimensions, noise: options.noise, states, faulted: false })
+        let states = &lowered.shapes[1 + usize::from(options.noise > 0)..];
+        let compile = |target: &Target| {
+            let plan = Plan::compile(&lowered.graph, &lowered.outputs, &inputs, *target)?;
+            Ok(Self { plan, dimensions, noise: options.noise, states: states.to_vec(), faulted: false })
+        };
+        targets.iter().map(compile).collect()
+    }
+
+    /// Returns how the plan holds and multiplies its weights.
+    #[must_use]
+    pub fn weight_kernel(&self) -> WeightKernel {
+        let target = self.plan.target();
+        WeightKernel::of(target.isa, target.precision)
     }
 
     /// Describes the plan, for reports.
@@ -192,6 +237,7 @@ impl Native {
         Description {
             isa: target.isa.name(),
             precision: target.precision.name(),
+            weights: self.weight_kernel().name(),
             observation: self.dimensions.observation,
             action: self.dimensions.action,
             states: self.states.clone(),

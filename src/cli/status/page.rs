@@ -1,7 +1,9 @@
 //! The report as text for a person.
 
-use crate::status::{StatusPage, StatusReport, StatusSource};
+use crate::policy::{WeightCandidate, WeightChoice, WeightKernel};
+use crate::status::{PolicyStatus, StatusPage, StatusReport, StatusSource, WeightCandidateStatus};
 use escapement_engine::telemetry::Percentiles;
+use escapement_policy::words::Words;
 use std::fmt::Write as _;
 
 /// The text under construction: a title, and lines with a name and a meaning.
@@ -87,6 +89,21 @@ fn policy(source: &StatusSource, text: &mut Text) {
     if !parts.is_empty() {
         text.line("policy", parts.join(", "));
     }
+    if let StatusSource::Daemon(page) = source {
+        text.list("weights", weights(&page.policy));
+    }
+}
+
+/// How the native engine holds the weights, and what it was compared with. A kernel that this version does
+/// not know is left out.
+fn weights(policy: &PolicyStatus) -> Option<String> {
+    let kernel = WeightKernel::from_word(policy.weight_kernel.as_deref()?)?;
+    let candidate = |it: &WeightCandidateStatus| {
+        let kernel = WeightKernel::from_word(&it.kernel)?;
+        Some(WeightCandidate { kernel, ns: it.ns, refused: it.refused.clone() })
+    };
+    let candidates = policy.weight_candidates.iter().filter_map(candidate).collect();
+    Some(WeightChoice { kernel, candidates }.to_string())
 }
 
 /// What only a running daemon can tell.

@@ -8,6 +8,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `isa` | the instruction sets, and how weights are stored |
+//! | `weight_kernel` | both together, as one value with a name |
 //! | `lanes`, `avx2`, `avx512`, `avx512_bf16` | one vector of `f32` |
 //! | `dispatch` | running a kernel with the instructions of an `Isa` |
 //! | `functions`, `activation` | exp, log, tanh and their like, with their error bounds |
@@ -46,6 +47,7 @@ mod normalize;
 mod panel;
 mod recurrent;
 mod storage;
+mod weight_kernel;
 
 pub use activation::Activation;
 #[cfg(target_arch = "x86_64")]
@@ -62,3 +64,4 @@ pub use isa::{Isa, Precision};
 pub use limits::CoreLimits;
 pub use normalize::{Softmax, layer_norm, softmax};
 pub use recurrent::{Gru, Lstm};
+pub use weight_kernel::WeightKernel;

@@ -9,6 +9,8 @@ pub struct Description {
     pub isa: &'static str,
     /// How weights are stored: `f32` or `bf16`.
     pub precision: &'static str,
+    /// Both together: the name of the [`WeightKernel`](crate::kernels::WeightKernel).
+    pub weights: &'static str,
     /// Elements of one observation.
     pub observation: usize,
     /// Elements of one action.

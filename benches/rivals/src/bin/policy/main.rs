@@ -18,7 +18,6 @@ mod tract;
 use std::path::PathBuf;
 
 use escapement::denormals::FlushDenormals;
-use escapement::policy::native::kernels::Precision;
 
 use ort::environment::Environment;
 
@@ -56,8 +55,8 @@ fn options() -> Result<Options> {
 
 fn load(environment: &Environment, network: &Network, files: &Files) -> Result<Vec<Box<dyn Engine>>> {
     let mut engines: Vec<Box<dyn Engine>> = vec![
-        Box::new(ours::Ours::load(network, files, Precision::F32)?),
-        Box::new(ours::Ours::load(network, files, Precision::Bf16)?),
+        Box::new(ours::Ours::load(network, files, ours::Weights::Single)?),
+        Box::new(ours::Ours::load(network, files, ours::Weights::Fastest)?),
     ];
     #[cfg(feature = "rtneural")]
     for variant in &rtneural::VARIANTS {

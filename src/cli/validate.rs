@@ -3,10 +3,12 @@
 //! ```text
 //! $ escapement validate config/example.bundle --core 1
 //! ns              count      min      p50      p90      p99    p99.9      max
-//! paced           10000      310      339      371      403     1032    14271
-//!   hiccups        9999        9       10       19       20      120    13895
-//! back to back    10000      310      339      371      403     1032    14271
-//!   hiccups       10000        9       10       19       20      120    13895
+//! paced           10000     1276     1654     3099     5271    33823    70847
+//!   hiccups        9999        0       12       19       26     6211    48991
+//! back to back    10000     1292     1317     1464     2749    11351    48095
+//!   hiccups       10000        0       12       14       20     1539    43071
+//! paced: 1000 a second, evenly; keep-warm auto: after 10 us without work, 796019 calls of 1.56 us; ...
+//! backend native, core 1: 100.0000 % of paced calls within 100 us (100.0000 % back to back), 99 % asked ...
 //! ```
 //!
 //! It calls the policy on a pinned core, after a warm-up, with nothing enforced, in two ways (see the

@@ -101,8 +101,9 @@ fn every_trial_is_counted_and_judged() {
 fn a_policy_that_is_fast_back_to_back_and_slow_when_paced_fails() {
     let clock = ManualClock::new(Nanos(0));
     let pacing = each(Nanos(50_000), 500, KeepWarm::Off);
-    let report = measure(&mut Scripted::new(&clock, Nanos(30_000)), 10_000, pacing, 0.98);
-    assert!(report.back_to_back.within_deadline() >= 0.98 && report.paced.within_deadline() < 0.01);
+    // Back to back, the first call after each block of hiccups is a cold one too.
+    let report = measure(&mut Scripted::new(&clock, Nanos(30_000)), 10_000, pacing, 0.95);
+    assert!(report.back_to_back.within_deadline() >= 0.95 && report.paced.within_deadline() < 0.01);
     assert!(!report.holds());
     let summary = report.summary();
     assert_eq!((summary.verdict.as_str(), summary.paced.calls.inference_ns.of_all.p50 / 100), ("fail", 50));
@@ -111,7 +112,7 @@ fn a_policy_that_is_fast_back_to_back_and_slow_when_paced_fails() {
     let pacing = each(Nanos(50_000), 90, KeepWarm::Off);
     let mut policy = Scripted::new(&clock, NEVER);
     let report = measure(&mut policy, 10_000, pacing, 0.995);
-    assert!(!(report.back_to_back.within_deadline() >= 0.995) && report.paced.within_deadline() >= 0.98);
+    assert!(report.back_to_back.within_deadline() < 0.995 && report.holds());
 }
 
 #[test]
@@ -148,7 +149,8 @@ fn an_observation_that_arrives_during_such_a_call_is_counted_with_its_delay() {
     let report =
         measure_latency(&mut policy, &mut ticking, &[vec![0.0]], objective, 100, pacing, &mut ()).unwrap();
     let used = &report.keep_warm;
-    assert!(used.delayed > 40 && used.delayed <= 50, "{used:?}");
+    // After a delayed answer the next gap is too short for such a call.
+    assert_eq!(used.delayed, 25);
     let mean = used.delay.0 / used.delayed;
     assert!((100..=1_000).contains(&mean), "{mean}");
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`feed`] | market simulator, features, recordings, schedule, faults to order, the publishing loop |
 //! | [`tap`] | the receiving loop, its tally and its report |
-//! | [`demo`] | the three processes, their private directory, the comparison of their counts; a feed beside a measurement |
+//! | [`demo`] | three processes, their private directory, their counts compared; a feed beside a measurement |
 //! | [`stop`], [`progress`] | being told to stop; a line of progress on a terminal |
 
 pub mod demo;

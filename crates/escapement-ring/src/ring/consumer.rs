@@ -142,10 +142,10 @@ impl<M: Memory> Peek<'_, M> {
             lies_in_slot(memory, offset, destination.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(memory, self.consumer.position);
+        let (index, width) = (slot_index(memory, self.consumer.position), memory.width());
         // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes
         // to it anyway, the copy holds garbage but is still a copy.
-        memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
+        memory.read_slot(index, |slot| unsafe { copy::out_of_slot(width, slot.add(offset), destination) });
     }
 
     /// Gives the slot back to the producer.

@@ -46,6 +46,7 @@ mod region;
 // Under loom there is no header that calls it. The model in the file does.
 #[cfg_attr(loom, allow(dead_code))]
 mod state_word;
+mod tuning;
 
 pub use consumer::{Consumer, Peek};
 pub use layout::{
@@ -55,6 +56,8 @@ pub use layout::{
 pub use memory::{Memory, PositionWord};
 pub use producer::{Claim, ClaimError, Producer};
 pub use state_word::HALTED;
+#[doc(hidden)]
+pub use {copy::Width, tuning::Tuning};
 
 #[cfg(not(loom))]
 pub use {header::Header, heap::HeapRegion, region::Region};

@@ -47,3 +47,15 @@ pub(super) fn for_read(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// Demotes a line to the shared cache.
+#[inline]
+pub(super) fn demote(address: *const u8) {
+    // SAFETY: a hint never faults and changes nothing.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::asm!("cldemote [{}]", in(reg) address, options(nostack, preserves_flags))
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

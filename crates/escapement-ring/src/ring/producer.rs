@@ -99,10 +99,11 @@ impl<M: Memory> Producer<M> {
             lies_in_slot(&self.memory, offset, destination.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(&self.memory, last);
+        let (index, width) = (slot_index(&self.memory, last), self.memory.width());
         // SAFETY: in bounds by the assertion. The consumer never writes to slots, and this is the only
         // producer.
-        self.memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
+        self.memory
+            .read_slot(index, |slot| unsafe { copy::out_of_slot(width, slot.add(offset), destination) });
         true
     }
 
@@ -159,10 +160,10 @@ impl<M: Memory> Claim<'_, M> {
             lies_in_slot(memory, offset, bytes.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(memory, self.producer.position);
+        let (index, width) = (slot_index(memory, self.producer.position), memory.width());
         // SAFETY: in bounds by the assertion. `try_claim` saw that the consumer has released this slot, and
         // there is one producer, held by this claim.
-        memory.write_slot(index, |slot| unsafe { copy::into_slot(bytes, slot.add(offset)) });
+        memory.write_slot(index, |slot| unsafe { copy::into_slot(width, bytes, slot.add(offset)) });
     }
 
     /// Commits the slot: the consumer can see it from now on.
@@ -173,6 +174,7 @@ impl<M: Memory> Claim<'_, M> {
         // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become
         // visible before the position that covers them.
         producer.memory.producer_position().store(producer.position, Ordering::Release);
+        producer.memory.expect_elsewhere(slot_index(&producer.memory, producer.position - 1));
         // Only for a slot that is known to be free: the consumer may be loading the cache lines of any other
         // slot.
         if producer.position - producer.consumer_seen < producer.memory.capacity() {

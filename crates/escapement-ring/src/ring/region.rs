@@ -1,8 +1,10 @@
 //! A ring in real memory: a mapped file between processes, the heap between threads and in tests.
 
+use super::copy::Width;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
 use super::prefetch;
+use super::tuning::Tuning;
 use crate::backing::Backing;
 use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
@@ -15,6 +17,7 @@ pub struct Region {
     // The geometry as checked when the region was opened. The peer can overwrite the header, but not this
     // copy.
     spec: Spec,
+    tuning: Tuning,
     _backing: Arc<dyn Backing>,
 }
 
@@ -39,7 +42,7 @@ impl Region {
         spec.check()?;
         Self::expect_size(&*backing, spec.region_bytes())?;
         layout::write_header(backing.base(), &spec);
-        Ok(Self { base: backing.base(), spec, _backing: backing })
+        Ok(Self { base: backing.base(), spec, tuning: Tuning::of_this_processor(), _backing: backing })
     }
 
     /// Opens a ring that a process laid out in `backing`. Checks its header against the backing's size.
@@ -53,7 +56,7 @@ impl Region {
         }
         let spec = layout::read_header(backing.base())?;
         Self::expect_size(&*backing, spec.region_bytes())?;
-        Ok(Self { base: backing.base(), spec, _backing: backing })
+        Ok(Self { base: backing.base(), spec, tuning: Tuning::of_this_processor(), _backing: backing })
     }
 
     /// The one check that every later access relies on.
@@ -69,6 +72,13 @@ impl Region {
     #[inline]
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// The same ring, used in another way. For the benchmarks and tests of every way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn tuned(self, tuning: Tuning) -> Self {
+        Self { tuning, ..self }
     }
 
     /// Both positions now, committed and released. For observers that are neither producer nor consumer.
@@ -143,11 +153,27 @@ unsafe impl Memory for Region {
 
     #[inline]
     fn expect_write(&self, index: usize) {
-        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
+        if self.tuning.prefetch_write {
+            prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
+        }
+    }
+
+    #[inline]
+    fn expect_elsewhere(&self, index: usize) {
+        if self.tuning.demote {
+            prefetch::lines(self.slot(index), self.slot_size(), prefetch::demote);
+        }
+    }
+
+    #[inline]
+    fn width(&self) -> Width {
+        self.tuning.width
     }
 
     #[inline]
     fn expect_read(&self, index: usize) {
-        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
+        if self.tuning.prefetch_read {
+            prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
+        }
     }
 }

@@ -188,7 +188,7 @@ fn every_flipped_bit_of_the_header_is_found() {
     let (heap, spec) = raw(4);
     let mut intact = [0; 64];
     // SAFETY: the allocation is larger than a page and page-aligned.
-    unsafe { copy::out_of_slot(heap.base().as_ptr(), &mut intact) };
+    unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr(), &mut intact) };
     for bit in 0..64 * 8 {
         let mut flipped = intact;
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -210,7 +210,7 @@ fn forge(heap: &HeapRegion, offset: usize, bytes: &[u8]) {
     poke(heap, offset, bytes);
     let mut header = [0; 60];
     // SAFETY: the allocation is larger than a page and page-aligned.
-    unsafe { copy::out_of_slot(heap.base().as_ptr(), &mut header) };
+    unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr(), &mut header) };
     poke(heap, 60, &crc32c::crc32c(&header).to_le_bytes());
 }
 
@@ -447,7 +447,7 @@ fn slots_begin_after_the_header_page_and_follow_one_another() {
         let mut bytes = [0; SLOT];
         let offset = DATA_OFFSET + (message as usize - 1) * spec.slot_size as usize;
         // SAFETY: within the region, by its layout; slots are 64-aligned; no other thread uses it.
-        unsafe { copy::out_of_slot(heap.base().as_ptr().add(offset), &mut bytes) };
+        unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr().add(offset), &mut bytes) };
         assert_eq!(bytes, frame(message));
     }
 }

@@ -34,12 +34,13 @@ mod copy;
 mod header;
 #[cfg(not(loom))]
 mod heap;
+#[cfg(not(loom))]
+mod hint;
 // Only real memory is formatted and opened.
 #[cfg_attr(loom, allow(dead_code))]
 mod layout;
 mod memory;
 #[cfg(not(loom))]
-mod prefetch;
 mod producer;
 #[cfg(not(loom))]
 mod region;

@@ -1,9 +1,8 @@
 //! A ring in real memory: a mapped file between processes, the heap between threads and in tests.
 
-use super::copy::Width;
+use super::hint;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
-use super::prefetch;
 use super::tuning::Tuning;
 use crate::backing::Backing;
 use crate::sync::{AtomicU64, Ordering};
@@ -42,7 +41,12 @@ impl Region {
         spec.check()?;
         Self::expect_size(&*backing, spec.region_bytes())?;
         layout::write_header(backing.base(), &spec);
-        Ok(Self { base: backing.base(), spec, tuning: Tuning::of_this_processor(), _backing: backing })
+        Ok(Self {
+            base: backing.base(),
+            spec,
+            tuning: Tuning::of_this_processor().within(spec.capacity),
+            _backing: backing,
+        })
     }
 
     /// Opens a ring that a process laid out in `backing`. Checks its header against the backing's size.
@@ -56,7 +60,12 @@ impl Region {
         }
         let spec = layout::read_header(backing.base())?;
         Self::expect_size(&*backing, spec.region_bytes())?;
-        Ok(Self { base: backing.base(), spec, tuning: Tuning::of_this_processor(), _backing: backing })
+        Ok(Self {
+            base: backing.base(),
+            spec,
+            tuning: Tuning::of_this_processor().within(spec.capacity),
+            _backing: backing,
+        })
     }
 
     /// The one check that every later access relies on.
@@ -78,7 +87,7 @@ impl Region {
     #[doc(hidden)]
     #[must_use]
     pub fn tuned(self, tuning: Tuning) -> Self {
-        Self { tuning, ..self }
+        Self { tuning: tuning.within(self.spec.capacity), ..self }
     }
 
     /// Both positions now, committed and released. For observers that are neither producer nor consumer.
@@ -152,28 +161,22 @@ unsafe impl Memory for Region {
     }
 
     #[inline]
+    fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    #[inline]
     fn expect_write(&self, index: usize) {
-        if self.tuning.prefetch_write {
-            prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
-        }
+        hint::lines(self.slot(index), self.slot_size(), hint::prefetch_for_write);
     }
 
     #[inline]
-    fn expect_elsewhere(&self, index: usize) {
-        if self.tuning.demote {
-            prefetch::lines(self.slot(index), self.slot_size(), prefetch::demote);
-        }
-    }
-
-    #[inline]
-    fn width(&self) -> Width {
-        self.tuning.width
+    fn demote(&self, index: usize) {
+        hint::lines(self.slot(index), self.slot_size(), hint::demote);
     }
 
     #[inline]
     fn expect_read(&self, index: usize) {
-        if self.tuning.prefetch_read {
-            prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
-        }
+        hint::lines(self.slot(index), self.slot_size(), hint::prefetch_for_read);
     }
 }

@@ -1,32 +1,41 @@
-//! What differs between processors: the width of the copies' words, and which prefetches help.
+//! What differs between processors: how wide the words of a copy are, and which hints about cache lines help.
 //!
-//! It changes no byte of a ring and no order of accesses, so that both sides of one ring may differ in it. It
-//! is chosen once, when memory becomes a ring. The benchmark of the rivals tries every choice.
+//! A tuning changes no byte of a ring and no order of accesses, so the two sides of a ring may differ in it.
+//! It is chosen once, when memory becomes a ring. The benchmark of the rivals measures every choice.
 
 use super::copy::Width;
 
-/// How a side of a ring uses the processor.
+/// How a side of a ring uses the processor. For benchmarks and tests; a ring chooses its own.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// The widest words of the copies.
+    /// The widest words of a copy.
     pub width: Width,
-    /// After a commit, the producer prefetches the next slot for writing.
-    pub prefetch_write: bool,
-    /// After a release, the consumer prefetches the next committed slot.
-    pub prefetch_read: bool,
-    /// After a commit, the producer demotes.
+    /// After a commit, the producer prefetches for writing the slot that it claims so many commits later. 0
+    /// is off.
+    pub write_ahead: u8,
+    /// After a release, the consumer prefetches the slot that it reads so many releases later. 0 is off.
+    pub read_ahead: u8,
+    /// After a commit, the producer demotes the slot's lines if the consumer keeps up.
     pub demote: bool,
 }
 
 impl Tuning {
     /// What every processor can do, without hints.
-    pub const PLAIN: Self =
-        Self { width: Width::NARROW, prefetch_write: false, prefetch_read: false, demote: false };
+    pub const PLAIN: Self = Self { width: Width::NARROW, write_ahead: 0, read_ahead: 0, demote: false };
 
     /// The choice for this processor.
     pub fn of_this_processor() -> Self {
-        let width = [64, 32].into_iter().find_map(Width::of).unwrap_or(Width::NARROW);
-        Self { width, prefetch_write: true, prefetch_read: true, demote: false }
+        Self { width: Self::widest(&[64, 32]), write_ahead: 1, read_ahead: 1, demote: true }
+    }
+
+    fn widest(sizes: &[usize]) -> Width {
+        sizes.iter().find_map(|bytes| Width::of(*bytes)).unwrap_or(Width::NARROW)
+    }
+
+    /// The same with prefetches that a ring of `capacity` slots has room for.
+    pub(super) fn within(self, capacity: u64) -> Self {
+        let most = u8::try_from(capacity / 2).unwrap_or(u8::MAX);
+        Self { write_ahead: self.write_ahead.min(most), read_ahead: self.read_ahead.min(most), ..self }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cd benches/rivals
-//! cargo run --release --features ring --bin ring -- [--variants] [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
+//! cargo run --release --features ring --bin ring -- [--variants[=NAMES]] [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
 //! ```
 //!
 //! Every ring has 1024 slots and carries the same messages of 256 bytes. One side writes them whole and the
@@ -10,10 +10,10 @@
 //! Both sides spin. The repetitions are short and interleaved, so that the machine's other work affects all
 //! rings alike. Nothing is asserted about the times.
 //!
-//! With `--variants` the rows are the ways in which Escapement's ring can use this processor, with rtrb beside
-//! them: `64` are copies by words of 64 bytes, `w` the producer's prefetch after a commit, `r` the consumer's
-//! after a release.
+//! With `--variants` the rows are the ways in which Escapement's ring can use this processor, rtrb beside them,
+//! and a prototype of another ring. `variants.rs` says what the names mean. NAMES chooses, separated by commas.
 
+mod commit_in_slot;
 mod figures;
 mod message;
 mod processes;
@@ -72,10 +72,19 @@ fn rivals() -> Vec<Ring> {
     rings
 }
 
-fn variants() -> Vec<Ring> {
+/// The named variants of ours, or every one; rtrb; and the prototype with the commit word in the slot.
+fn variants(names: &str) -> Vec<Ring> {
     let mut rings = vec![ours("escapement", Variant::default())];
-    rings.extend(rivals!["rtrb" => rings::rtrb]);
-    rings.extend(Variant::every().map(|variant| ours(&variant.to_string(), variant)));
+    rings.extend(rivals![
+        "rtrb" => rings::rtrb,
+        "prototype: commit in the slot" => commit_in_slot::plain,
+        "prototype: the same, demoted" => commit_in_slot::demoted,
+    ]);
+    let names: Vec<&str> = names.split(',').filter(|name| !name.is_empty()).collect();
+    let names = if names.is_empty() { variants::EVERY } else { &names };
+    // A variant that the processor does not have is left out.
+    let found = names.iter().filter_map(|name| Some((name, name.parse::<Variant>().ok()?)));
+    rings.extend(found.map(|(name, variant)| ours(name, variant)));
     rings
 }
 
@@ -88,16 +97,19 @@ fn main() {
         return processes::serve(kind, place, messages, core);
     }
     threads::choose_cores();
-    let compare_variants = arguments.first().is_some_and(|first| first == "--variants");
-    if compare_variants {
-        arguments.remove(0);
-    }
+    let compared = arguments.first().and_then(|first| first.strip_prefix("--variants")).map(str::to_owned);
+    let rings = match &compared {
+        Some(names) => {
+            arguments.remove(0);
+            variants(names.trim_start_matches('='))
+        }
+        None => rivals(),
+    };
     let number = |index: usize, default: u64| {
         arguments.get(index).map_or(default, |text| text.parse().expect("a number"))
     };
     let (repetitions, messages, round_trips) = (number(0, 31), number(1, 200_000), number(2, 50_000));
     let clock = MachineClock::new();
-    let rings = if compare_variants { variants() } else { rivals() };
 
     let mut throughput: Vec<_> = rings.iter().map(|ring| (ring.name.clone(), Vec::new())).collect();
     let mut threads: Vec<_> = rings.iter().map(|ring| (ring.name.clone(), Vec::new())).collect();

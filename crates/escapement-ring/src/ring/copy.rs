@@ -219,3 +219,62 @@ impl Run {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const GUARD: u8 = 0xa5;
+    const LONGEST: usize = 300;
+
+    /// Room for the longest copy at any offset, with a guard on both sides.
+    #[repr(align(64))]
+    struct Slot([u8; 512]);
+
+    /// The widths that this machine has. At least one, so that a test of all of them tests something.
+    fn widths() -> impl Iterator<Item = Width> {
+        [16, 32, 64].into_iter().filter_map(Width::of)
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index * 7 + 1) as u8 ^ 0x3c).collect()
+    }
+
+    #[test]
+    fn every_width_copies_every_length_at_every_place_in_a_line_and_nothing_else() {
+        assert_eq!(widths().next(), Some(Width::NARROW));
+        for width in widths() {
+            for offset in (64..128).step_by(16) {
+                for len in 0..=LONGEST {
+                    let sent = pattern(len);
+                    let mut slot = Slot([GUARD; 512]);
+                    // SAFETY: the slot has room for the longest copy at each offset, which is a multiple of 16.
+                    unsafe { into_slot(width, &sent, slot.0.as_mut_ptr().add(offset)) };
+                    assert_eq!(slot.0[offset..offset + len], sent, "{width:?}, {offset}, {len}");
+                    let outside = slot.0[..offset].iter().chain(&slot.0[offset + len..]);
+                    assert!(outside.copied().all(|byte| byte == GUARD), "{width:?}, {offset}, {len}");
+
+                    // The private end has no alignment.
+                    let mut received = [GUARD; LONGEST + 4];
+                    // SAFETY: as above.
+                    unsafe {
+                        out_of_slot(width, slot.0.as_ptr().add(offset), &mut received[3..3 + len]);
+                    }
+                    assert_eq!(received[3..3 + len], sent, "{width:?}, {offset}, {len}");
+                    let outside = received[..3].iter().chain(&received[3 + len..]);
+                    assert!(outside.copied().all(|byte| byte == GUARD), "{width:?}, {offset}, {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn there_are_three_widths_and_no_other() {
+        for bytes in [0, 1, 8, 15, 24, 48, 65, 128] {
+            assert_eq!(Width::of(bytes), None, "{bytes}");
+        }
+        for width in widths() {
+            assert_eq!(Width::of(width.bytes()), Some(width));
+        }
+    }
+}

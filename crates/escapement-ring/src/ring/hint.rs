@@ -64,3 +64,17 @@ pub(super) fn demote(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// Whether Intel made this processor.
+pub(super) fn made_by_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::__cpuid;
+        // SAFETY: every processor of 64 bits has the instruction. (Newer compilers call it safe.)
+        #[allow(unused_unsafe)]
+        let maker = unsafe { __cpuid(0) };
+        [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}

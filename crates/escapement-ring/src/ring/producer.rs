@@ -6,7 +6,7 @@ use crate::sync::Ordering;
 
 /// After how many commits the producer looks whether the consumer keeps up. A look takes a cache line from the
 /// consumer, so it must be rare.
-const LOOK_EVERY: u64 = 16;
+pub(super) const LOOK_EVERY: u64 = 64;
 
 /// The producing side of a ring. There must be only one: a role lock outside this module makes sure of it.
 ///

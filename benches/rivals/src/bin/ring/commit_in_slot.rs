@@ -119,11 +119,6 @@ impl Receiver for Consumer {
     }
 }
 
-fn demote(address: *const u8) {
-    // SAFETY: a hint.
-    unsafe { core::arch::asm!("cldemote [{}]", in(reg) address, options(nostack, preserves_flags)) };
-}
-
 fn heap(demotes: bool) -> (Producer, Consumer) {
     let memory: Arc<dyn Backing> = Arc::new(HeapRegion::new(HEAD + CAPACITY * SLOT));
     let shared = Shared { base: memory.base().as_ptr(), _memory: memory, demotes };

@@ -12,6 +12,8 @@
 //! whether it *really* is. In steady flow a message costs one cache line transfer for the slot and, now and
 //! then, one for a position.
 //!
+//! Copies and cache hints fit the processor ([`Tuning`]); they change neither bytes nor order.
+//!
 //! # Synchronisation
 //! | label | Release store | Acquire load | what the Acquire makes visible or certain |
 //! |---|---|---|---|

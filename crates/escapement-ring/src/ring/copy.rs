@@ -248,7 +248,7 @@ mod tests {
                 for len in 0..=LONGEST {
                     let sent = pattern(len);
                     let mut slot = Slot([GUARD; 512]);
-                    // SAFETY: the slot has room for the longest copy at each offset, which is a multiple of 16.
+                    // SAFETY: the slot has room for the longest copy at each offset, a multiple of 16.
                     unsafe { into_slot(width, &sent, slot.0.as_mut_ptr().add(offset)) };
                     assert_eq!(slot.0[offset..offset + len], sent, "{width:?}, {offset}, {len}");
                     let outside = slot.0[..offset].iter().chain(&slot.0[offset + len..]);

@@ -4,8 +4,8 @@ use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
 use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
-/// After how many commits the producer looks whether the consumer keeps up. A look takes a cache line from the
-/// consumer, so it must be rare.
+/// After how many commits the producer looks whether the consumer keeps up. A look takes a cache line from
+/// the consumer, so it must be rare.
 pub(super) const LOOK_EVERY: u64 = 64;
 
 /// The producing side of a ring. There must be only one: a role lock outside this module makes sure of it.
@@ -120,8 +120,9 @@ impl<M: Memory> Producer<M> {
         self.memory.consumer_position().load(Ordering::Acquire)
     }
 
-    /// Looks whether the consumer had released everything before the message that was just committed. Messages
-    /// follow one another faster than a position travels if it had not.
+    /// Looks whether the consumer had released everything before the message that was just committed. If it
+    /// had not, it is busy, or messages follow one another faster than a position travels. Then a demotion
+    /// gains nothing and slows the producer.
     #[inline]
     fn look_at_consumer(&mut self) {
         // An impossible position gives a useless hint here. The next refresh reports it.

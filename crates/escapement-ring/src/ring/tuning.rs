@@ -26,9 +26,9 @@ impl Tuning {
 
     /// The choice for this processor, from its maker. It was measured on two:
     ///
-    /// - Intel, Sapphire and Emerald Rapids: copies by 64 bytes, both prefetches and the demotion together took
-    ///   a quarter off the half round trip and gave 1.15 to 1.3 times the throughput of AMD's choice below with
-    ///   copies by 16 bytes.
+    /// - Intel, Sapphire and Emerald Rapids: copies by 64 bytes, both prefetches and the demotion together
+    ///   took a quarter off the half round trip and gave 1.15 to 1.3 times the throughput, against the
+    ///   prefetches of the next slot with copies by 16 bytes.
     /// - AMD, Zen 4: the prefetches of the next slot helped. Its data paths are 32 bytes wide; copies by 32
     ///   bytes were not measured there. It has no demotion.
     ///

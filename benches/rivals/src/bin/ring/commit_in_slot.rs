@@ -1,8 +1,9 @@
-//! A prototype: the commit word lies in the slot, so that the consumer's poll brings the first line of the data.
+//! A prototype: the commit word lies in the slot, so that the consumer's poll brings the first line of the
+//! data.
 //!
-//! Every slot begins with a word that says which message it holds: the position plus one. The word takes the place
-//! of the message's own first word, which the reader restores, so that a message has as many lines as in the
-//! other rings. The consumer's position is a shared word, as in ours. Peers are trusted.
+//! Every slot begins with a word that says which message it holds: the position plus one. The word takes the
+//! place of the message's own first word, which the reader restores, so that a message has as many lines as
+//! in the other rings. The consumer's position is a shared word, as in ours. Peers are trusted.
 
 use super::message::{Message, WORDS, digest, message};
 use super::rings::{CAPACITY, Receiver, Sender};

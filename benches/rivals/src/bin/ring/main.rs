@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cd benches/rivals
-//! cargo run --release --features ring --bin ring -- [--variants[=NAMES]] [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
+//! cargo run --release --features ring --bin ring -- \
+//!     [--variants[=NAMES]] [REPETITIONS [MESSAGES [ROUND_TRIPS]]]
 //! ```
 //!
 //! Every ring has 1024 slots and carries the same messages of 256 bytes. One side writes them whole and the
@@ -10,8 +11,9 @@
 //! Both sides spin. The repetitions are short and interleaved, so that the machine's other work affects all
 //! rings alike. Nothing is asserted about the times.
 //!
-//! With `--variants` the rows are the ways in which Escapement's ring can use this processor, rtrb beside them,
-//! and a prototype of another ring. `variants.rs` says what the names mean. NAMES chooses, separated by commas.
+//! With `--variants` the rows are the ways in which Escapement's ring can use this processor, rtrb beside
+//! them, and a prototype of another ring. `variants.rs` says what the names mean. NAMES chooses, separated by
+//! commas.
 
 mod commit_in_slot;
 mod figures;

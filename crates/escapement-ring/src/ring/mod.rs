@@ -42,7 +42,6 @@ mod hint;
 #[cfg_attr(loom, allow(dead_code))]
 mod layout;
 mod memory;
-#[cfg(not(loom))]
 mod producer;
 #[cfg(not(loom))]
 mod region;

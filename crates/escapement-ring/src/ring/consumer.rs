@@ -142,10 +142,10 @@ impl<M: Memory> Peek<'_, M> {
             lies_in_slot(memory, offset, destination.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(memory, self.consumer.position);
+        let (index, width) = (slot_index(memory, self.consumer.position), memory.tuning().width);
         // SAFETY: in bounds by the assertion. The slot is committed and not released; if the producer writes
         // to it anyway, the copy holds garbage but is still a copy.
-        memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
+        memory.read_slot(index, |slot| unsafe { copy::out_of_slot(width, slot.add(offset), destination) });
     }
 
     /// Gives the slot back to the producer.
@@ -155,8 +155,10 @@ impl<M: Memory> Peek<'_, M> {
         consumer.store_position(consumer.position + 1);
         // Only for a slot that is known to be committed: the cache lines of any other slot belong to the
         // producer.
-        if consumer.producer_seen > consumer.position {
-            consumer.memory.expect_read(slot_index(&consumer.memory, consumer.position));
+        let ahead = u64::from(consumer.memory.tuning().read_ahead);
+        if ahead > 0 && consumer.producer_seen - consumer.position >= ahead {
+            let expected = consumer.position + ahead - 1;
+            consumer.memory.expect_read(slot_index(&consumer.memory, expected));
         }
     }
 }

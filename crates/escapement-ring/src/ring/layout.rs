@@ -14,6 +14,7 @@
 //! ```
 //! Words that different sides write stand 128 bytes apart: the processor prefetches lines in pairs.
 
+use super::copy::Width;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -191,14 +192,14 @@ pub(super) fn write_header(base: NonNull<u8>, spec: &Spec) {
     };
     header.checksum = crc32c::crc32c(&header.as_bytes()[..CHECKED_BYTES]);
     // SAFETY: the caller's backing holds at least a header page, writable and page-aligned.
-    unsafe { super::copy::into_slot(header.as_bytes(), base.as_ptr()) };
+    unsafe { super::copy::into_slot(Width::NARROW, header.as_bytes(), base.as_ptr()) };
 }
 
 pub(super) fn read_header(base: NonNull<u8>) -> Result<Spec, LayoutError> {
     let mut header = FixedHeader::new_zeroed();
     // SAFETY: the caller's backing holds at least a header page, page-aligned. The peer may write at any
     // time, so the bytes are copied by volatile reads and only the copy is looked at.
-    unsafe { super::copy::out_of_slot(base.as_ptr(), header.as_mut_bytes()) };
+    unsafe { super::copy::out_of_slot(Width::NARROW, base.as_ptr(), header.as_mut_bytes()) };
     if header.magic != MAGIC {
         return Err(LayoutError::Magic);
     }

@@ -1,5 +1,6 @@
 //! What the algorithm requires of memory: two positions and an array of slots.
 
+use super::tuning::Tuning;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A position that both sides can access.
@@ -48,9 +49,18 @@ pub unsafe trait Memory {
     fn read_slot<R>(&self, index: usize, read: impl FnOnce(*const u8) -> R) -> R;
     /// Runs `write` on the slot. The caller must hold the producer's right to it.
     fn write_slot<R>(&self, index: usize, write: impl FnOnce(*mut u8) -> R) -> R;
+    /// How the sides use the processor.
+    #[inline]
+    fn tuning(&self) -> Tuning {
+        Tuning::PLAIN
+    }
     /// Prefetches the slot's cache lines for writing. A hint: it changes nothing.
     #[inline]
     fn expect_write(&self, _index: usize) {}
+    /// Demotes the slot's cache lines to the shared cache, where the other side finds them sooner. A hint: it
+    /// changes nothing.
+    #[inline]
+    fn demote(&self, _index: usize) {}
     /// Prefetches the slot's cache lines for reading. A hint: it changes nothing.
     #[inline]
     fn expect_read(&self, _index: usize) {}

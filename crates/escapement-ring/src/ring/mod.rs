@@ -12,6 +12,8 @@
 //! whether it *really* is. In steady flow a message costs one cache line transfer for the slot and, now and
 //! then, one for a position.
 //!
+//! Copies and cache hints fit the processor ([`Tuning`]); they change neither bytes nor order.
+//!
 //! # Synchronisation
 //! | label | Release store | Acquire load | what the Acquire makes visible or certain |
 //! |---|---|---|---|
@@ -34,18 +36,19 @@ mod copy;
 mod header;
 #[cfg(not(loom))]
 mod heap;
+#[cfg(not(loom))]
+mod hint;
 // Only real memory is formatted and opened.
 #[cfg_attr(loom, allow(dead_code))]
 mod layout;
 mod memory;
-#[cfg(not(loom))]
-mod prefetch;
 mod producer;
 #[cfg(not(loom))]
 mod region;
 // Under loom there is no header that calls it. The model in the file does.
 #[cfg_attr(loom, allow(dead_code))]
 mod state_word;
+mod tuning;
 
 pub use consumer::{Consumer, Peek};
 pub use layout::{
@@ -55,6 +58,8 @@ pub use layout::{
 pub use memory::{Memory, PositionWord};
 pub use producer::{Claim, ClaimError, Producer};
 pub use state_word::HALTED;
+#[doc(hidden)]
+pub use {copy::Width, tuning::Tuning};
 
 #[cfg(not(loom))]
 pub use {header::Header, heap::HeapRegion, region::Region};

@@ -4,6 +4,10 @@ use super::memory::{Memory, PositionWord, lies_in_slot, slot_index};
 use super::{ProtocolViolation, Region, copy, own_position};
 use crate::sync::Ordering;
 
+/// After how many commits the producer looks whether the consumer keeps up. A look takes a cache line from
+/// the consumer, so it must be rare.
+pub(super) const LOOK_EVERY: u64 = 64;
+
 /// The producing side of a ring. There must be only one: a role lock outside this module makes sure of it.
 ///
 /// Aligned to 128 bytes, so that it can lie beside the other side's value without false sharing.
@@ -16,6 +20,8 @@ pub struct Producer<M: Memory = Region> {
     position: u64,
     /// The consumer's position when it was last looked up; it can only have grown since.
     consumer_seen: u64,
+    /// Whether the consumer was waiting for the newest message at the last look.
+    consumer_keeps_up: bool,
 }
 
 /// Why there is no slot to write to.
@@ -49,7 +55,7 @@ impl<M: Memory> Producer<M> {
         let found = memory.producer_position().load(Ordering::Acquire);
         let position = own_position(&memory, "producer", found)?;
         let consumer_seen = position.saturating_sub(memory.capacity());
-        let mut producer = Self { memory, position, consumer_seen };
+        let mut producer = Self { memory, position, consumer_seen, consumer_keeps_up: false };
         producer.refresh()?;
         Ok(producer)
     }
@@ -99,10 +105,11 @@ impl<M: Memory> Producer<M> {
             lies_in_slot(&self.memory, offset, destination.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(&self.memory, last);
+        let (index, width) = (slot_index(&self.memory, last), self.memory.tuning().width);
         // SAFETY: in bounds by the assertion. The consumer never writes to slots, and this is the only
         // producer.
-        self.memory.read_slot(index, |slot| unsafe { copy::out_of_slot(slot.add(offset), destination) });
+        self.memory
+            .read_slot(index, |slot| unsafe { copy::out_of_slot(width, slot.add(offset), destination) });
         true
     }
 
@@ -111,6 +118,15 @@ impl<M: Memory> Producer<M> {
         // SYNC POINT `RELEASED`, Acquire: partner is `Consumer::store_position`. The consumer's reads of the
         // slots it released are over before this side overwrites them.
         self.memory.consumer_position().load(Ordering::Acquire)
+    }
+
+    /// Looks whether the consumer had released everything before the message that was just committed. If it
+    /// had not, it is busy, or messages follow one another faster than a position travels. Then a demotion
+    /// gains nothing and slows the producer.
+    #[inline]
+    fn look_at_consumer(&mut self) {
+        // An impossible position gives a useless hint here. The next refresh reports it.
+        self.consumer_keeps_up = self.load_consumer().saturating_add(1) >= self.position;
     }
 
     #[cold]
@@ -159,24 +175,35 @@ impl<M: Memory> Claim<'_, M> {
             lies_in_slot(memory, offset, bytes.len()),
             "bytes outside the slot, or an offset that is no multiple of 16"
         );
-        let index = slot_index(memory, self.producer.position);
+        let (index, width) = (slot_index(memory, self.producer.position), memory.tuning().width);
         // SAFETY: in bounds by the assertion. `try_claim` saw that the consumer has released this slot, and
         // there is one producer, held by this claim.
-        memory.write_slot(index, |slot| unsafe { copy::into_slot(bytes, slot.add(offset)) });
+        memory.write_slot(index, |slot| unsafe { copy::into_slot(width, bytes, slot.add(offset)) });
     }
 
     /// Commits the slot: the consumer can see it from now on.
     #[inline]
     pub fn commit(self) {
         let producer = self.producer;
+        let committed = producer.position;
         producer.position += 1;
         // SYNC POINT `COMMITTED`, Release: partner is `Consumer::load_producer`. The slot's bytes become
         // visible before the position that covers them.
         producer.memory.producer_position().store(producer.position, Ordering::Release);
+        let tuning = producer.memory.tuning();
+        if tuning.demote {
+            if producer.consumer_keeps_up {
+                producer.memory.demote(slot_index(&producer.memory, committed));
+            }
+            if producer.position.is_multiple_of(LOOK_EVERY) {
+                producer.look_at_consumer();
+            }
+        }
         // Only for a slot that is known to be free: the consumer may be loading the cache lines of any other
         // slot.
-        if producer.position - producer.consumer_seen < producer.memory.capacity() {
-            producer.memory.expect_write(slot_index(&producer.memory, producer.position));
+        let ahead = u64::from(tuning.write_ahead);
+        if ahead > 0 && committed + ahead - producer.consumer_seen < producer.memory.capacity() {
+            producer.memory.expect_write(slot_index(&producer.memory, committed + ahead));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A ring in real memory: a mapped file between processes, the heap between threads and in tests.
 
+use super::hint;
 use super::layout::{self, LayoutError, Spec};
 use super::memory::Memory;
-use super::prefetch;
+use super::tuning::Tuning;
 use crate::backing::Backing;
 use crate::sync::{AtomicU64, Ordering};
 use core::ptr::NonNull;
@@ -15,6 +16,7 @@ pub struct Region {
     // The geometry as checked when the region was opened. The peer can overwrite the header, but not this
     // copy.
     spec: Spec,
+    tuning: Tuning,
     _backing: Arc<dyn Backing>,
 }
 
@@ -39,7 +41,12 @@ impl Region {
         spec.check()?;
         Self::expect_size(&*backing, spec.region_bytes())?;
         layout::write_header(backing.base(), &spec);
-        Ok(Self { base: backing.base(), spec, _backing: backing })
+        Ok(Self {
+            base: backing.base(),
+            spec,
+            tuning: Tuning::of_this_processor().within(spec.capacity),
+            _backing: backing,
+        })
     }
 
     /// Opens a ring that a process laid out in `backing`. Checks its header against the backing's size.
@@ -53,7 +60,12 @@ impl Region {
         }
         let spec = layout::read_header(backing.base())?;
         Self::expect_size(&*backing, spec.region_bytes())?;
-        Ok(Self { base: backing.base(), spec, _backing: backing })
+        Ok(Self {
+            base: backing.base(),
+            spec,
+            tuning: Tuning::of_this_processor().within(spec.capacity),
+            _backing: backing,
+        })
     }
 
     /// The one check that every later access relies on.
@@ -69,6 +81,13 @@ impl Region {
     #[inline]
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// The same ring, used in another way. For the benchmarks and tests of every way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn tuned(self, tuning: Tuning) -> Self {
+        Self { tuning: tuning.within(self.spec.capacity), ..self }
     }
 
     /// Both positions now, committed and released. For observers that are neither producer nor consumer.
@@ -142,12 +161,22 @@ unsafe impl Memory for Region {
     }
 
     #[inline]
+    fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    #[inline]
     fn expect_write(&self, index: usize) {
-        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_write);
+        hint::lines(self.slot(index), self.slot_size(), hint::prefetch_for_write);
+    }
+
+    #[inline]
+    fn demote(&self, index: usize) {
+        hint::lines(self.slot(index), self.slot_size(), hint::demote);
     }
 
     #[inline]
     fn expect_read(&self, index: usize) {
-        prefetch::lines(self.slot(index), self.slot_size(), prefetch::for_read);
+        hint::lines(self.slot(index), self.slot_size(), hint::prefetch_for_read);
     }
 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod hints;
+
 const SLOT: usize = 64;
 
 fn spec(capacity: u64) -> Spec {
@@ -14,7 +16,24 @@ fn spec(capacity: u64) -> Spec {
 }
 
 fn ring(capacity: u64) -> (Producer, Consumer, Region) {
-    let region = HeapRegion::ring(spec(capacity)).unwrap();
+    ends(HeapRegion::ring(spec(capacity)).unwrap())
+}
+
+/// Every width that this machine has, with and without hints.
+fn tunings() -> Vec<Tuning> {
+    let widths = [16, 32, 64].into_iter().filter_map(Width::of);
+    let with = |width| {
+        let plain = Tuning { width, ..Tuning::PLAIN };
+        [
+            plain,
+            Tuning { write_ahead: 1, read_ahead: 2, ..plain },
+            Tuning { demote: true, write_ahead: 255, ..plain },
+        ]
+    };
+    widths.flat_map(with).collect()
+}
+
+fn ends(region: Region) -> (Producer, Consumer, Region) {
     (Producer::attach(region.clone()).unwrap(), Consumer::attach(region.clone()).unwrap(), region)
 }
 
@@ -188,7 +207,7 @@ fn every_flipped_bit_of_the_header_is_found() {
     let (heap, spec) = raw(4);
     let mut intact = [0; 64];
     // SAFETY: the allocation is larger than a page and page-aligned.
-    unsafe { copy::out_of_slot(heap.base().as_ptr(), &mut intact) };
+    unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr(), &mut intact) };
     for bit in 0..64 * 8 {
         let mut flipped = intact;
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -210,7 +229,7 @@ fn forge(heap: &HeapRegion, offset: usize, bytes: &[u8]) {
     poke(heap, offset, bytes);
     let mut header = [0; 60];
     // SAFETY: the allocation is larger than a page and page-aligned.
-    unsafe { copy::out_of_slot(heap.base().as_ptr(), &mut header) };
+    unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr(), &mut header) };
     poke(heap, 60, &crc32c::crc32c(&header).to_le_bytes());
 }
 
@@ -269,9 +288,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     /// Every answer of the ring equals that of a queue.
     #[test]
-    fn behaves_as_a_bounded_queue(power in 1u32..6, start in 0u64..100, steps in steps()) {
+    fn behaves_as_a_bounded_queue(
+        power in 1u32..6,
+        tuning in prop::sample::select(tunings()),
+        start in 0u64..100,
+        steps in steps(),
+    ) {
         let capacity = 1u64 << power;
-        let (mut producer, mut consumer, region) = ring(capacity);
+        let region = HeapRegion::ring(spec(capacity)).unwrap().tuned(tuning);
+        let (mut producer, mut consumer, region) = ends(region);
         for message in 0..start {
             commit(&mut producer, message).unwrap();
             prop_assert_eq!(take(&mut consumer), Ok(Some(frame(message))));
@@ -415,9 +440,16 @@ fn position() -> impl Strategy<Value = u64> {
 }
 
 #[test]
-fn two_threads_exchange_a_hundred_thousand_whole_frames_in_order() {
-    const MESSAGES: u64 = 100_000;
-    let (mut producer, mut consumer, _) = ring(64);
+fn two_threads_exchange_whole_frames_in_order_with_every_tuning() {
+    for tuning in tunings() {
+        exchange(tuning);
+    }
+}
+
+fn exchange(tuning: Tuning) {
+    const MESSAGES: u64 = 20_000;
+    let region = HeapRegion::ring(spec(64)).unwrap().tuned(tuning);
+    let (mut producer, mut consumer, _) = ends(region);
     let sender = std::thread::spawn(move || {
         for message in 0..MESSAGES {
             while commit(&mut producer, message).is_err() {
@@ -432,7 +464,7 @@ fn two_threads_exchange_a_hundred_thousand_whole_frames_in_order() {
                 None => std::thread::yield_now(),
             }
         };
-        assert_eq!(bytes, frame(message), "message {message}");
+        assert_eq!(bytes, frame(message), "message {message}, {tuning:?}");
     }
     sender.join().unwrap();
     assert_eq!(take(&mut consumer), Ok(None));
@@ -447,7 +479,7 @@ fn slots_begin_after_the_header_page_and_follow_one_another() {
         let mut bytes = [0; SLOT];
         let offset = DATA_OFFSET + (message as usize - 1) * spec.slot_size as usize;
         // SAFETY: within the region, by its layout; slots are 64-aligned; no other thread uses it.
-        unsafe { copy::out_of_slot(heap.base().as_ptr().add(offset), &mut bytes) };
+        unsafe { copy::out_of_slot(Width::NARROW, heap.base().as_ptr().add(offset), &mut bytes) };
         assert_eq!(bytes, frame(message));
     }
 }

@@ -43,7 +43,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Prints throughputs, in messages per second, each with its ratio to the first row's.
-pub fn print_throughput(rows: &[(&str, Vec<f64>)]) {
+pub fn print_throughput(rows: &[(String, Vec<f64>)]) {
     println!("\n| ring | median, M messages/s | best | worst | ours : this (median) | ours : this (best) |");
     println!("|---|---|---|---|---|---|");
     let best = |values: &[f64]| values.iter().copied().fold(f64::MIN, f64::max);
@@ -63,7 +63,7 @@ pub fn print_throughput(rows: &[(&str, Vec<f64>)]) {
 
 /// Prints half round trips, each with its ratio to the first row's. Every percentile is the median over the
 /// repetitions; the maximum and the count are those of all repetitions together.
-pub fn print_round_trip(rows: &[(&str, Vec<RoundTrip>)]) {
+pub fn print_round_trip(rows: &[(String, Vec<RoundTrip>)]) {
     println!(
         "\n| ring | p50, ns | p99 | p99.9 | max | count | blocks of 32 | best | \
          this : ours (p50) | (blocks) |"

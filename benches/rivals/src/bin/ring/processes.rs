@@ -4,6 +4,7 @@ use super::figures::RoundTrip;
 use super::message::{Message, digest, message};
 use super::rings::{Copying, Receiver, Sender, ends, spec};
 use super::threads::{core, echo, pin, ping};
+use super::variants::Variant;
 use escapement::clock::MachineClock;
 use escapement::ring::{Consumer, Producer, Region};
 use escapement::shm::{MappedFile, ShmError};
@@ -38,13 +39,6 @@ fn spawn_echo(kind: &str, place: &str, messages: u64) -> Copy {
 pub fn serve(kind: &str, place: &str, messages: u64, core: usize) {
     pin(core_affinity::CoreId { id: core });
     match kind {
-        "escapement" => {
-            let directory = Path::new(place);
-            let (there, back) = (open(&directory.join("there")), open(&directory.join("back")));
-            let mut receiver = Copying::from(Consumer::attach(there).expect("an honest peer"));
-            let mut sender = Producer::attach(back).expect("an honest peer");
-            echo(&mut sender, &mut receiver, messages);
-        }
         "iceoryx2" => {
             let node = node();
             let mut receiver = Subscribing(subscriber(&node, &format!("{place}/there")));
@@ -53,7 +47,14 @@ pub fn serve(kind: &str, place: &str, messages: u64, core: usize) {
             // The bench may still be reading the last echo: the memory must not go before it has.
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-        other => panic!("no echo for {other}"),
+        variant => {
+            let variant: Variant = variant.parse().expect("a variant of the bench");
+            let directory = Path::new(place);
+            let [there, back] = ["there", "back"].map(|name| variant.tune(open(&directory.join(name))));
+            let mut receiver = Copying::from(Consumer::attach(there).expect("an honest peer"));
+            let mut sender = Producer::attach(back).expect("an honest peer");
+            echo(&mut sender, &mut receiver, messages);
+        }
     }
 }
 
@@ -77,13 +78,13 @@ fn open(path: &Path) -> Region {
 }
 
 /// Half round trips of ours, through two mapped files.
-pub fn escapement(messages: u64, clock: &MachineClock) -> RoundTrip {
+pub fn escapement(variant: Variant, messages: u64, clock: &MachineClock) -> RoundTrip {
     let directory = Directory(Path::new("/dev/shm").join(format!("escapement-bench-{}", std::process::id())));
     std::fs::create_dir(&directory.0).expect("a directory in shared memory");
     // Each process uses one end of each ring; the other end is made by the other process.
-    let (mut sender, _) = ends(&make(&directory.0.join("there")));
-    let (_, mut receiver) = ends(&make(&directory.0.join("back")));
-    let _copy = spawn_echo("escapement", &directory.0.to_string_lossy(), messages);
+    let (mut sender, _) = ends(&variant.tune(make(&directory.0.join("there"))));
+    let (_, mut receiver) = ends(&variant.tune(make(&directory.0.join("back"))));
+    let _copy = spawn_echo(&variant.to_string(), &directory.0.to_string_lossy(), messages);
     pin(core(0));
     ping(&mut sender, &mut receiver, messages, clock)
 }

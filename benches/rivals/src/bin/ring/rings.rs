@@ -2,6 +2,7 @@
 //! documents recommend for single messages.
 
 use super::message::{Message, digest, message};
+use super::variants::Variant;
 use crossbeam::queue::ArrayQueue;
 use disruptor::Producer as _;
 use escapement::ring::{Consumer, HeapRegion, Producer, Region, Spec};
@@ -82,8 +83,8 @@ pub fn ends(region: &Region) -> (Producer, Copying) {
 }
 
 /// Ours.
-pub fn escapement() -> (Producer, Copying) {
-    ends(&HeapRegion::ring(spec()).expect("an allowed geometry"))
+pub fn escapement(variant: Variant) -> (Producer, Copying) {
+    ends(&variant.tune(HeapRegion::ring(spec()).expect("an allowed geometry")))
 }
 
 impl Sender for rtrb::Producer<Message> {

@@ -1,7 +1,11 @@
 //! Comparison with an earlier run.
 
 use super::Summary;
+use escapement_policy::file;
 use std::path::Path;
+
+/// The largest baseline that is read, in bytes. A summary of latencies has a few kilobytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The margin by which a regression must exceed the spread of both runs, in percent.
 const MARGIN_PERCENT: f64 = 5.0;
@@ -34,7 +38,7 @@ impl Baseline {
     /// # Errors
     /// Fails with one line if the file cannot be read, or is not such a file.
     pub fn read(path: &Path) -> Result<Self, std::io::Error> {
-        let text = std::fs::read(path)?;
+        let text = file::read(path, MAX_BYTES)?;
         let summary: Summary = serde_json::from_slice(&text)?;
         if summary.inference_ns.slice_p50.is_empty() || summary.inference_ns.of_all.p50 == 0 {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a baseline without samples"));

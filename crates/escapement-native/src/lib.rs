@@ -50,11 +50,13 @@
 //! | [`kernels`] | vector kernels with their scalar references |
 //! | `reference` | scalar kernels of the operators that take little time |
 //! | `limits`, `refusal` | the bounds on a file, and the reasons to refuse it |
+//! | `meter` | counts the memory and the work that a file causes, before it causes them |
 
 mod ir;
 pub mod kernels;
 mod limits;
 mod lower;
+mod meter;
 mod plan;
 mod readers;
 mod reference;
@@ -63,12 +65,15 @@ mod refusal;
 use std::path::Path;
 
 pub use limits::Limits;
+pub use meter::Cost;
 pub use plan::{Description, StepDescription};
 pub use refusal::{Place, Refusal, RefusalKind};
 
+use escapement_policy::file::{self, ReadError};
 use escapement_policy::{Dimensions, Fault, Policy, PolicyError};
 use kernels::{Isa, Precision};
 use lower::Known;
+use meter::Meter;
 use plan::{Plan, Target};
 
 /// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows. They must
@@ -128,12 +133,10 @@ impl Native {
     /// - [`PolicyError::Shape`] if the widths do not fit.
     pub fn load(path: &Path, options: &Options) -> Result<Self, PolicyError> {
         let unreadable = |source| PolicyError::Unreadable { path: path.to_path_buf(), source };
-        let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        if length > options.limits.archive_bytes {
-            let limit = options.limits.archive_bytes;
-            return Err(Refusal::malformed(format!("{length} bytes, at most {limit} are read")).at(path));
-        }
-        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let bytes = file::read(path, options.limits.archive_bytes).map_err(|error| match error {
+            ReadError::System(source) => unreadable(source),
+            refused => Refusal::malformed(refused.to_string()).at(path),
+        })?;
         Self::from_bytes(&bytes, path, options)
     }
 
@@ -150,11 +153,25 @@ impl Native {
     /// # Errors
     /// [`PolicyError::Backend`] if the loader thread cannot be started.
     pub fn lower(bytes: &[u8], options: &Options) -> Result<Result<Self, Refusal>, PolicyError> {
+        Self::lower_counted(bytes, options).map(|(built, _)| built)
+    }
+
+    /// As [`Native::lower`]. Also returns the memory and the work that were counted.
+    ///
+    /// # Errors
+    /// As [`Native::lower`].
+    pub fn lower_counted(
+        bytes: &[u8],
+        options: &Options,
+    ) -> Result<(Result<Self, Refusal>, Cost), PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("policy-loader".to_owned())
                 .stack_size(LOADER_STACK)
-                .spawn_scoped(scope, || Self::build(bytes, options))
+                .spawn_scoped(scope, || {
+                    let meter = Meter::new(bytes.len(), &options.limits);
+                    (Self::build(bytes, options, &meter), meter.cost())
+                })
                 .map(|thread| thread.join())
         });
         match loaded {
@@ -167,13 +184,13 @@ impl Native {
         }
     }
 
-    fn build(bytes: &[u8], options: &Options) -> Result<Self, Refusal> {
+    fn build(bytes: &[u8], options: &Options, meter: &Meter) -> Result<Self, Refusal> {
         let known = Known {
             observation: options.observation,
             noise: (options.noise > 0).then_some(options.noise),
             states: options.states.clone(),
         };
-        let lowered = lower::lower(bytes, &known, &options.limits, plan::evaluate)?;
+        let lowered = lower::lower(bytes, &known, &options.limits, meter, plan::evaluate)?;
         let precision = options.precision;
         let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
         let target = Target { isa, precision };

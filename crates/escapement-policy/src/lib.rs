@@ -36,11 +36,15 @@
 //! |---|---|
 //! | `error` | [`Fault`], the failure of a call, and [`PolicyError`], the failure to load or prepare |
 //! | `null` | [`Null`], the policy that answers zeros |
+//! | [`escape`] | makes text from a file safe for a terminal and a log |
+//! | [`file`] | reads a regular file of bounded size, without waiting |
 //! | [`denormals`] | flushes denormal floats while a policy runs |
 //! | [`random`] | the seeded generator behind synthetic observations and test values |
 
 pub mod denormals;
 mod error;
+pub mod escape;
+pub mod file;
 mod null;
 pub mod random;
 pub mod words;

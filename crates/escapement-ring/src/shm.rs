@@ -146,11 +146,30 @@ impl MappedFile {
         Self::open_with(path, &MmapOptions::new())
     }
 
+    /// Maps an existing file of exactly `len` bytes and makes it resident. The size is compared before anything
+    /// is mapped, because a sparse file can be larger than the memory.
+    ///
+    /// # Errors
+    /// As for [`MappedFile::open`], and if the file has another size.
+    pub fn open_exactly(path: &Path, len: usize) -> Result<Self, ShmError> {
+        let file = Self::open_file(path)?;
+        let found = file.metadata().map_err(ShmError::system(path, "look up its size"))?.size();
+        if found != len as u64 {
+            let problem = io::Error::other(format!("{found} bytes, {len} are expected"));
+            return Err(ShmError::system(path, "attach to it")(problem));
+        }
+        Self::map(path, &file, MmapOptions::new().populate())
+    }
+
     fn open_with(path: &Path, options: &MmapOptions) -> Result<Self, ShmError> {
+        Self::map(path, &Self::open_file(path)?, options)
+    }
+
+    fn open_file(path: &Path) -> Result<File, ShmError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| ShmError::system(path, "open")(error.into()))?;
-        Self::map(path, &File::from(file), options)
+        Ok(File::from(file))
     }
 
     fn map(path: &Path, file: &File, options: &MmapOptions) -> Result<Self, ShmError> {

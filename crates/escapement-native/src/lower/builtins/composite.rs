@@ -30,9 +30,9 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             let threshold = call.float(interpreter, 1, "lambd", Some(0.5))?;
             let size = interpreter.activation(Activation::Abs, &view)?;
             let (size, own) = (tensor(size), tensor(view));
-            let threshold = number(interpreter, threshold);
+            let threshold = number(interpreter, threshold)?;
             let small = interpreter.compare(CompareOp::Le, &size, &threshold)?;
-            let zero = number(interpreter, 0.0);
+            let zero = number(interpreter, 0.0)?;
             interpreter.choose(&small, &zero, &own)?
         }
         "prelu" => {
@@ -40,7 +40,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             let slope = channels(interpreter, &view, &call.tensor(interpreter, 1, "weight")?)?;
             let own = tensor(view.clone());
             let below = interpreter.two(BinaryOp::Mul, &view, &slope)?;
-            let zero = number(interpreter, 0.0);
+            let zero = number(interpreter, 0.0)?;
             let above = interpreter.compare(CompareOp::Gt, &own, &zero)?;
             interpreter.choose(&above, &own, &tensor(below))?
         }
@@ -60,15 +60,15 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
         "rms_norm" => rms_norm(interpreter, call)?,
         _ => return Ok(None),
     };
-    Ok(Some(interpreter.tensor(view)))
+    interpreter.tensor(view).map(Some)
 }
 
 fn tensor(view: View) -> Operand {
     Operand { view, literal: false }
 }
 
-fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Operand {
-    Operand { view: interpreter.number(DType::F64, value), literal: true }
+fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Step<Operand> {
+    Ok(Operand { view: interpreter.number(DType::F64, value)?, literal: true })
 }
 
 /// Returns `values` along the channel axis of `view`. There is one value, or one per channel.

@@ -1,0 +1,75 @@
+//! What it costs to read a hostile file: the meter's count is never below what the allocator sees, and neither
+//! exceeds the budget of the file's size.
+//!
+//! One test, because the allocator's totals are those of the whole process.
+
+use std::path::Path;
+
+use escapement_native::{Cost, Limits, Native, Options, Refusal};
+use escapement_policy::Policy;
+use escapement_test_support::heap::{Metered, Usage, usage};
+use escapement_test_support::hostile::hostile;
+use escapement_test_support::test_data;
+
+#[global_allocator]
+static ALLOCATOR: Metered = Metered;
+
+/// Memory of the loader's thread, and of the text of an error.
+const SLACK: u64 = 64 << 10;
+
+fn lowered(bytes: &[u8], observation: Option<usize>) -> (Result<Native, Refusal>, Cost, Usage) {
+    let options = Options { observation, ..Options::default() };
+    let (lowered, used) = usage(|| Native::lower_counted(bytes, &options));
+    let (built, cost) = lowered.expect("a thread to load on");
+    (built, cost, used)
+}
+
+fn within_budget(name: &str, length: usize, cost: Cost, used: Usage) {
+    let limits = Limits::default();
+    let (memory, work) = (limits.memory_for(length as u64), limits.work_for(length as u64));
+    eprintln!("{name}: {length} B, {cost:?} of {memory} and {work}, allocator {used:?}");
+    assert!(cost.memory <= memory && cost.work <= work, "{name}: {cost:?}");
+    assert!(used.peak <= cost.memory + SLACK, "{name}: {used:?} is not counted in {cost:?}");
+    // Allocations and what they clear or copy are part of the work.
+    let effort = used.calls + used.total / 16;
+    assert!(effort <= cost.work + SLACK, "{name}: {used:?} is not counted in {cost:?}");
+}
+
+#[test]
+fn a_file_costs_no_more_than_its_size_allows() {
+    for case in hostile() {
+        let (built, cost, used) = lowered(&case.bytes, Some(4));
+        within_budget(case.name, case.bytes.len(), cost, used);
+        match built {
+            Ok(_) => assert!(case.words.is_empty(), "{} loads", case.name),
+            Err(refusal) => {
+                let text = refusal.to_string();
+                assert!(!case.words.is_empty() && text.contains(case.words), "{}: {text}", case.name);
+            }
+        }
+        let (built, cost, used) = lowered(&case.neighbour, Some(4));
+        within_budget(case.name, case.neighbour.len(), cost, used);
+        let mut neighbour = built.unwrap_or_else(|refusal| panic!("beside {}: {refusal}", case.name));
+        let mut action = [f32::NAN; 3];
+        neighbour.infer(&[0.1, -0.2, 0.3, -0.4], &mut action).expect("no operation that can fault");
+        assert!(action.iter().all(|value| value.is_finite()), "beside {}", case.name);
+    }
+    for name in
+        ["small.bundle/policy.pt", "recurrent.bundle/policy.pt", "../../config/example.bundle/policy.pt"]
+    {
+        let bytes = std::fs::read(test_data(name)).expect("it is in the repository");
+        let (built, cost, used) = lowered(&bytes, None);
+        within_budget(name, bytes.len(), cost, used);
+        assert!(built.is_ok(), "{name}");
+        // An honest file stays far from its budget.
+        assert!(cost.memory * 4 < Limits::default().memory_for(bytes.len() as u64), "{name}: {cost:?}");
+    }
+    a_file_that_is_not_there();
+}
+
+fn a_file_that_is_not_there() {
+    for path in ["/dev/zero", "/dev/null", "/tmp"] {
+        let error = Native::load(Path::new(path), &Options::default()).expect_err("not a file").to_string();
+        assert!(error.contains("not a plain file"), "{error}");
+    }
+}

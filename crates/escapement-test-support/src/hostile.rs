@@ -193,13 +193,13 @@ fn amplification() -> Vec<Hostile> {
     vec![
         case(
             "an expanded constant is copied",
-            "too much memory",
+            "too much",
             "y = torch.expand(torch.ones([1, 1]), [8, 4000000])\nfor i in range(8):\n  z = torch.contiguous(torch.add(y, torch.ones([8, 1])))\n  y = z",
             "y = torch.expand(torch.ones([1, 1]), [8, 4])\nz = torch.add(y, 1.)",
         ),
         case(
             "a repeated constant",
-            "too much memory",
+            "too much",
             "y = torch.repeat(torch.ones([1, 3]), [5000000, 1])\nz = torch.repeat(y, [1, 2])",
             "y = torch.repeat(torch.ones([1, 3]), [5, 1])",
         ),
@@ -223,13 +223,13 @@ fn amplification() -> Vec<Hostile> {
         ),
         case(
             "a batch of convolutions",
-            "too much memory",
+            "too much",
             "y = torch.expand(torch.ones([1, 1, 1]), [30000000, 1, 1])\nz = torch.conv1d(y, torch.ones([1, 1, 1]))",
             "y = torch.expand(torch.ones([1, 1, 1]), [3, 1, 1])\nz = torch.conv1d(y, torch.ones([1, 1, 1]))",
         ),
         case(
             "a narrow layer is packed",
-            "too much memory",
+            "too much",
             "w = torch.expand(torch.ones([1, 1]), [1, 8000000])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [8000000]), w)",
             "w = torch.expand(torch.ones([1, 1]), [1, 80])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [80]), w)",
         ),

@@ -1,7 +1,7 @@
 //! The values of TorchScript expressions during lowering. Everything except the elements of tensors is known
 //! exactly.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -44,6 +44,7 @@ const MAX_DEPTH: usize = 128;
 #[derive(Debug)]
 pub(super) struct List {
     depth: usize,
+    unshaped: Cell<Option<usize>>,
     members: RefCell<Vec<Value>>,
 }
 
@@ -53,6 +54,7 @@ impl List {
     pub(super) fn append(&self, value: &Value) -> bool {
         let fits = value.depth() == 0;
         if fits {
+            self.unshaped.set(self.unshaped.get().or(value.unshaped()));
             self.members.borrow_mut().push(value.clone());
         }
         fits
@@ -62,6 +64,7 @@ impl List {
 #[derive(Debug)]
 pub(super) struct Tuple {
     depth: usize,
+    unshaped: Option<usize>,
     members: Box<[Value]>,
 }
 
@@ -98,13 +101,26 @@ impl Value {
     /// A list of these members. The caller has charged them.
     pub(super) fn list(members: Vec<Self>) -> Result<Self, Refusal> {
         let depth = depth_of(&members)?;
-        Ok(Self::List(Rc::new(List { depth, members: RefCell::new(members) })))
+        let unshaped = Cell::new(members.iter().find_map(Self::unshaped));
+        Ok(Self::List(Rc::new(List { depth, unshaped, members: RefCell::new(members) })))
     }
 
     /// A tuple of these members. The caller has charged them.
     pub(super) fn tuple(members: impl Into<Box<[Self]>>) -> Result<Self, Refusal> {
         let members = members.into();
-        Ok(Self::Tuple(Rc::new(Tuple { depth: depth_of(&members)?, members })))
+        let depth = depth_of(&members)?;
+        let unshaped = members.iter().find_map(Self::unshaped);
+        Ok(Self::Tuple(Rc::new(Tuple { depth, unshaped, members })))
+    }
+
+    /// An argument without a shape that the value is, or that one of its members is.
+    pub(super) fn unshaped(&self) -> Option<usize> {
+        match self {
+            Self::Unshaped(input) => Some(*input),
+            Self::List(list) => list.unshaped.get(),
+            Self::Tuple(tuple) => tuple.unshaped,
+            _ => None,
+        }
     }
 
     /// How deep lists and tuples nest in the value. Zero for any other value.

@@ -30,7 +30,9 @@ pub(super) fn call(
     // A recurrent layer may imply the shape of its argument. Every other operator needs the shape first.
     if !matches!(name, "lstm" | "gru" | "lstm_cell" | "gru_cell") {
         for value in positional.iter().chain(keyword.iter().map(|(_, value)| value)) {
-            needs_shape(interpreter, value, 0)?;
+            if let Some(input) = value.unshaped() {
+                return Err(Stop::NeedsShape { input, suggestion: None });
+            }
         }
     }
     let call = Call { positional, keyword };
@@ -40,20 +42,6 @@ pub(super) fn call(
     match dispatch(interpreter, name, &call)? {
         Some(value) => Ok(value),
         None => unsupported("not an operator that runs natively"),
-    }
-}
-
-fn needs_shape(interpreter: &Interpreter<'_, '_>, value: &Value, depth: usize) -> Step<()> {
-    match value {
-        Value::Unshaped(input) => Err(Stop::NeedsShape { input: *input, suggestion: None }),
-        _ if depth < 2 => match value.members() {
-            Some(members) => {
-                interpreter.meter.work(members.len())?;
-                members.iter().try_for_each(|member| needs_shape(interpreter, member, depth + 1))
-            }
-            None => Ok(()),
-        },
-        _ => Ok(()),
     }
 }
 

@@ -70,14 +70,18 @@ pub use plan::{Description, StepDescription};
 pub use refusal::{Place, Refusal, RefusalKind};
 
 use escapement_policy::file::{self, ReadError};
-use escapement_policy::{Dimensions, Fault, Policy, PolicyError};
+use escapement_policy::{Dimensions, Fault, Policy, PolicyError, READER_THREAD};
 use kernels::{Isa, Precision};
 use lower::Known;
 use meter::Meter;
 use plan::{Plan, Target};
 
-/// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows. They must
-/// not depend on the caller's stack.
+/// Stack of the thread that loads a file. Its walks must not depend on the caller's stack.
+///
+/// All recursion is bounded by [`Limits::depth`] (96). The parser nests that deep, and a tree of its expressions
+/// is at most 32 times as deep. A walk over `forward` nests four times that deep: every block, call and
+/// expression counts. Lists and tuples nest at most 128 deep, so that dropping one is shallow too. A test
+/// shows that a quarter of this stack is enough for the deepest of these.
 const LOADER_STACK: usize = 64 << 20;
 
 /// How to load a policy.
@@ -166,7 +170,7 @@ impl Native {
     ) -> Result<(Result<Self, Refusal>, Cost), PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
-                .name("policy-loader".to_owned())
+                .name(READER_THREAD.to_owned())
                 .stack_size(LOADER_STACK)
                 .spawn_scoped(scope, || {
                     let meter = Meter::new(bytes.len(), &options.limits);
@@ -176,7 +180,11 @@ impl Native {
         });
         match loaded {
             Ok(Ok(built)) => Ok(built),
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // Nothing of that thread is shared, so that nothing is left in an undefined state.
+            Ok(Err(_)) => {
+                let refusal = Refusal::malformed("the reader failed on it, which is a defect of the reader");
+                Ok((Err(refusal), Cost { memory: 0, work: 0 }))
+            }
             Err(source) => Err(PolicyError::Backend {
                 backend: "native",
                 reason: format!("no thread to load on: {source}"),
@@ -282,5 +290,25 @@ impl Policy for Native {
     fn last_fault(&self) -> Option<&str> {
         // This is the only fault that a plan can have. All others are checked when the file is loaded.
         self.faulted.then_some("an index computed by the network lies outside its table")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOADER_STACK, Meter, Native, Options};
+    use escapement_test_support::hostile::deepest;
+
+    #[test]
+    fn a_quarter_of_the_stack_is_enough_for_the_deepest_file() {
+        for (name, bytes) in deepest() {
+            let thread = std::thread::Builder::new().stack_size(LOADER_STACK / 4);
+            let load = move || {
+                let options = Options { observation: Some(4), ..Options::default() };
+                Native::build(&bytes, &options, &Meter::new(bytes.len(), &options.limits)).map(drop)
+            };
+            let built = thread.spawn(load).expect("a thread").join().expect("no panic");
+            let text = built.map_or_else(|refusal| refusal.to_string(), |()| "it loads".to_owned());
+            assert!(text.contains("deeper") || text == "it loads", "{name}: {text}");
+        }
     }
 }

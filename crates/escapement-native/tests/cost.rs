@@ -21,6 +21,8 @@ fn lowered(bytes: &[u8], observation: Option<usize>, noise: usize) -> (Result<Na
     let options = Options { observation, noise, ..Options::default() };
     let (lowered, used) = usage(|| Native::lower_counted(bytes, &options));
     let (built, cost) = lowered.expect("a thread to load on");
+    let panicked = built.as_ref().is_err_and(|refusal| refusal.reason.contains("the reader failed"));
+    assert!(!panicked, "{built:?}");
     (built, cost, used)
 }
 

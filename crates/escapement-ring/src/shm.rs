@@ -339,4 +339,15 @@ mod tests {
         drop(first);
         RoleLock::acquire(directory.path(), "daemon").unwrap();
     }
+
+    #[test]
+    fn a_file_of_another_size_is_refused_before_it_is_mapped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sparse");
+        // Far more than the memory of any machine that runs this: populating it would fail or never end.
+        File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        assert!(MappedFile::open_exactly(&path, 4096).unwrap_err().to_string().contains("4096 are expected"));
+        File::create(&path).unwrap().set_len(4096).unwrap();
+        assert!(MappedFile::open_exactly(&path, 4096).is_ok());
+    }
 }

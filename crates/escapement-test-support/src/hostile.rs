@@ -302,3 +302,30 @@ fn lists() -> Vec<Hostile> {
         ),
     ]
 }
+
+/// Returns archives that nest as deep as the reader allows, and one level deeper.
+pub fn deepest() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    // A block, a call and an expression each count; the loops in a recursion have the largest frames.
+    for loops in [0, 1, 30, 90] {
+        all.push((format!("a recursion below {loops} loops"), nested_recursion(loops, true)));
+    }
+    for depth in [80, 90, 96, 100] {
+        let chain = ".a".repeat(30);
+        let expression = format!("{}a{chain}{}", "(".repeat(depth), format!("){chain}").repeat(depth));
+        all.push((format!("{depth} chains in brackets"), before_a_layer(&format!("p = {expression}"))));
+        let list = format!("{}0{}", "[".repeat(depth), "]".repeat(depth));
+        all.push((format!("{depth} lists"), before_a_layer(&format!("l = {list}"))));
+        let minus = format!("{}1", "-".repeat(depth));
+        all.push((format!("{depth} signs"), before_a_layer(&format!("n = {minus}"))));
+        let mut calls = "torch.add(1, ".repeat(depth);
+        calls += "1";
+        calls += &")".repeat(depth);
+        all.push((format!("{depth} calls"), before_a_layer(&format!("n = {calls}"))));
+        let pickle = [&b"\x80\x02("[..], &b"(".repeat(depth), b"K\x01", &b"t".repeat(depth), b"t."].concat();
+        let mut nested = members("self, x: Tensor", "p = CONSTANTS.c0\nreturn x", &[]);
+        nested[2] = Member::stored("constants.pkl", pickle);
+        all.push((format!("{depth} tuples of a pickle"), zip(&nested)));
+    }
+    all
+}

@@ -17,9 +17,8 @@ static ALLOCATOR: Metered = Metered;
 /// Memory of the loader's thread, and of the text of an error.
 const SLACK: u64 = 64 << 10;
 
-fn lowered(bytes: &[u8], observation: Option<usize>, noise: usize) -> (Result<Native, Refusal>, Cost, Usage) {
-    let options = Options { observation, noise, ..Options::default() };
-    let (lowered, used) = usage(|| Native::lower_counted(bytes, &options));
+fn lowered(bytes: &[u8], options: &Options) -> (Result<Native, Refusal>, Cost, Usage) {
+    let (lowered, used) = usage(|| Native::lower_counted(bytes, options));
     let (built, cost) = lowered.expect("a thread to load on");
     let panicked = built.as_ref().is_err_and(|refusal| refusal.reason.contains("the reader failed"));
     assert!(!panicked, "{built:?}");
@@ -39,9 +38,10 @@ fn within_budget(name: &str, length: usize, cost: Cost, used: Usage) {
 
 #[test]
 fn a_file_costs_no_more_than_its_size_allows() {
+    let four = Options { observation: Some(4), ..Options::default() };
     let mut wrong = Vec::new();
     for case in hostile() {
-        let (built, cost, used) = lowered(&case.bytes, Some(4), 0);
+        let (built, cost, used) = lowered(&case.bytes, &four);
         within_budget(case.name, case.bytes.len(), cost, used);
         match built {
             Ok(_) if case.words.is_empty() => {}
@@ -49,7 +49,7 @@ fn a_file_costs_no_more_than_its_size_allows() {
             Err(refusal) if !case.words.is_empty() && refusal.to_string().contains(case.words) => {}
             Err(refusal) => wrong.push(format!("{}: {refusal}", case.name)),
         }
-        let (built, cost, used) = lowered(&case.neighbour, Some(4), 0);
+        let (built, cost, used) = lowered(&case.neighbour, &four);
         within_budget(case.name, case.neighbour.len(), cost, used);
         match built {
             Err(refusal) => wrong.push(format!("beside {}: {refusal}", case.name)),
@@ -60,10 +60,15 @@ fn a_file_costs_no_more_than_its_size_allows() {
             }
         }
     }
-    for (name, noise) in [("small.bundle", 2), ("recurrent.bundle", 0), ("../../config/example.bundle", 0)] {
+    let honest = [
+        ("small.bundle", Options { noise: 2, ..Options::default() }),
+        ("recurrent.bundle", Options { states: vec![vec![1, 4]], ..Options::default() }),
+        ("../../config/example.bundle", Options::default()),
+    ];
+    for (name, options) in honest {
         let name = format!("{name}/policy.pt");
         let bytes = std::fs::read(test_data(&name)).expect("it is in the repository");
-        let (built, cost, used) = lowered(&bytes, None, noise);
+        let (built, cost, used) = lowered(&bytes, &options);
         within_budget(&name, bytes.len(), cost, used);
         assert!(built.is_ok(), "{name}: {:?}", built.err());
         // An honest file stays far from its budget.

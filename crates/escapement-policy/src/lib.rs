@@ -54,8 +54,8 @@ pub use null::Null;
 
 /// The name of the thread on which a backend reads a foreign file and executes nothing of it.
 ///
-/// That thread shares nothing with the rest of the process. A panic there is a defect of the reader, and refuses
-/// the file; it does not end the process.
+/// That thread shares nothing with the rest of the process. A panic there is a defect of the reader, and
+/// refuses the file; it does not end the process.
 pub const READER_THREAD: &str = "policy-loader";
 
 /// The widths of a policy's two vectors, in `f32` elements.

@@ -146,8 +146,8 @@ impl MappedFile {
         Self::open_with(path, &MmapOptions::new())
     }
 
-    /// Maps an existing file of exactly `len` bytes and makes it resident. The size is compared before anything
-    /// is mapped, because a sparse file can be larger than the memory.
+    /// Maps an existing file of exactly `len` bytes and makes it resident. The size is compared before
+    /// anything is mapped, because a sparse file can be larger than the memory.
     ///
     /// # Errors
     /// As for [`MappedFile::open`], and if the file has another size.

@@ -41,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) states: Vec<Vec<usize>>,
 }
 
+/// Memory of one argument's shape in an attempt and in the attempts that it makes.
+const ARGUMENT_BYTES: usize = 2 * size_of::<Option<Vec<usize>>>() + 128;
 /// The largest number of shapes to try if the caller gives none.
 const ATTEMPTS: usize = 256;
 
@@ -133,6 +135,7 @@ impl Search<'_, '_> {
             }
             // The memory of an attempt is free again when it has failed. Its work is not given back.
             let meter = self.program.meter.clone();
+            meter.bytes(shapes.len().saturating_mul(ARGUMENT_BYTES))?;
             let stage = meter.mark();
             let mut interpreter = Interpreter::new(self.program);
             let walked = interpreter.forward(shapes);

@@ -101,13 +101,12 @@ impl Interpreter<'_, '_> {
 
     /// Counts `cost` evaluations. Fails if the total exceeds the limit.
     pub(super) fn charge(&mut self, cost: usize) -> Step<()> {
-        self.meter.work(cost.saturating_mul(EVALUATION_STEPS))?;
         self.evaluations = self.evaluations.saturating_add(cost);
         let limit = self.program.limits.evaluations;
         if self.evaluations > limit {
             return Err(Refusal::malformed(format!("takes more than {limit} evaluations")).into());
         }
-        Ok(())
+        Ok(self.meter.work(cost.saturating_mul(EVALUATION_STEPS))?)
     }
 
     /// Returns the truth of a value that is known during lowering.

@@ -1,6 +1,7 @@
 //! A fixed plan: steps over preallocated buffers, in the order of execution.
 
 mod arena;
+mod charge;
 mod compile;
 mod describe;
 mod execute;

@@ -211,7 +211,7 @@ fn amplification() -> Vec<Hostile> {
         ),
         case(
             "a constant that doubles for long",
-            "beyond",
+            "too much work",
             "y = torch.ones([1, 8])\nfor i in range(40):\n  y = torch.cat([y, y], 1)",
             "y = torch.cat([torch.ones([1, 8]), torch.ones([1, 8])], 1)",
         ),
@@ -230,8 +230,8 @@ fn amplification() -> Vec<Hostile> {
         case(
             "a narrow layer is packed",
             "too much",
-            "w = torch.expand(torch.ones([1, 1]), [1, 8000000])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [8000000]), w)",
-            "w = torch.expand(torch.ones([1, 1]), [1, 80])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [80]), w)",
+            "w = torch.expand(torch.ones([1, 1]), [1, 8000000])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [8000000]), w)\nx = torch.add(x, y)",
+            "w = torch.expand(torch.ones([1, 1]), [1, 80])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [80]), w)\nx = torch.add(x, y)",
         ),
         case(
             "an axis is cut into parts",
@@ -241,7 +241,7 @@ fn amplification() -> Vec<Hostile> {
         ),
         case(
             "a large view is overwritten",
-            "evaluations",
+            "beyond",
             "y = torch.ones([30, 1000000])\nfor i in range(100):\n  y = torch.zero_(y)",
             "y = torch.ones([3, 10])\nfor i in range(10):\n  y = torch.zero_(y)",
         ),

@@ -78,10 +78,10 @@ use plan::{Plan, Target};
 
 /// Stack of the thread that loads a file. Its walks must not depend on the caller's stack.
 ///
-/// All recursion is bounded by [`Limits::depth`] (96). The parser nests that deep, and a tree of its expressions
-/// is at most 32 times as deep. A walk over `forward` nests four times that deep: every block, call and
-/// expression counts. Lists and tuples nest at most 128 deep, so that dropping one is shallow too. A test
-/// shows that a quarter of this stack is enough for the deepest of these.
+/// All recursion is bounded by [`Limits::depth`] (96). The parser nests that deep, and a tree of its
+/// expressions is at most 32 times as deep. A walk over `forward` nests four times that deep: every block,
+/// call and expression counts. Lists and tuples nest at most 128 deep, so that dropping one is shallow too.
+/// A test shows that a quarter of this stack is enough for the deepest of these.
 const LOADER_STACK: usize = 64 << 20;
 
 /// How to load a policy.

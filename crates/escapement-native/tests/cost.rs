@@ -1,5 +1,5 @@
-//! What it costs to read a hostile file: the meter's count is never below what the allocator sees, and neither
-//! exceeds the budget of the file's size.
+//! What it costs to read a hostile file: the meter's count is never below what the allocator sees, and
+//! neither exceeds the budget of the file's size.
 //!
 //! One test, because the allocator's totals are those of the whole process.
 

@@ -34,6 +34,8 @@ impl From<ReadError> for io::Error {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::System(source) => source,
+            // The only kind for a path that is there and names no file to read.
+            refused @ ReadError::NotAFile => Self::new(io::ErrorKind::IsADirectory, refused),
             other => Self::new(io::ErrorKind::InvalidInput, other),
         }
     }

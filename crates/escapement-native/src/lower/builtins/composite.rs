@@ -1,6 +1,7 @@
 //! Operators that are made of a few others. A kernel of their own would not make them faster.
 
-use super::Call;
+use super::movement::bounded;
+use super::{Call, size};
 use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, View};
 use crate::ir::tensor::DType;
 use crate::kernels::Activation;
@@ -108,4 +109,25 @@ fn rms_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
         Some(weight) => interpreter.two(BinaryOp::Mul, &result, &weight),
         None => Ok(result),
     }
+}
+
+/// Repeats a view along each axis: inserts an axis of stride zero before it, then merges both.
+pub(super) fn repeat(interpreter: &mut Interpreter<'_, '_>, view: View, repeats: &[i64]) -> Step<View> {
+    let mut view = view;
+    if repeats.len() < view.rank() || repeats.len() > 16 {
+        return mismatch("repeat needs a count for every axis");
+    }
+    while view.rank() < repeats.len() {
+        view = view.unsqueezed(0);
+    }
+    let (mut shape, mut strides, mut merged) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, &repeat) in repeats.iter().enumerate() {
+        let repeat = size(repeat)?;
+        shape.extend([repeat, view.shape[at]]);
+        strides.extend([0, view.strides[at]]);
+        merged.push(repeat.saturating_mul(view.shape[at]));
+    }
+    bounded(interpreter, &merged)?;
+    let tiled = View { shape, strides, ..view };
+    interpreter.reshape(&tiled, &merged)
 }

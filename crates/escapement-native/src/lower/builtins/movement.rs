@@ -137,7 +137,7 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
         "repeat" | "tile" => {
             let view = own(interpreter)?;
             let repeats = call.ints(interpreter, 1, if name == "tile" { "dims" } else { "repeats" })?;
-            repeat(interpreter, view, &repeats)?
+            super::composite::repeat(interpreter, view, &repeats)?
         }
         _ => return Ok(None),
     }))
@@ -164,32 +164,11 @@ fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
 
 /// Checks that sizes do not overflow. Views may be larger than their root; only copies of them are counted
 /// against a limit.
-fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
+pub(super) fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     match count(shape) {
         Some(elements) if elements <= interpreter.limits().elements => Ok(()),
         _ => mismatch(format!("shape {shape:?} is beyond {} elements", interpreter.limits().elements)),
     }
-}
-
-/// Repeats a view along each axis: inserts an axis of stride zero before it, then merges both.
-fn repeat(interpreter: &mut Interpreter<'_, '_>, view: View, repeats: &[i64]) -> Step<View> {
-    let mut view = view;
-    if repeats.len() < view.rank() || repeats.len() > 16 {
-        return mismatch("repeat needs a count for every axis");
-    }
-    while view.rank() < repeats.len() {
-        view = view.unsqueezed(0);
-    }
-    let (mut shape, mut strides, mut merged) = (Vec::new(), Vec::new(), Vec::new());
-    for (at, &repeat) in repeats.iter().enumerate() {
-        let repeat = size(repeat)?;
-        shape.extend([repeat, view.shape[at]]);
-        strides.extend([0, view.strides[at]]);
-        merged.push(repeat.saturating_mul(view.shape[at]));
-    }
-    bounded(interpreter, &merged)?;
-    let tiled = View { shape, strides, ..view };
-    interpreter.reshape(&tiled, &merged)
 }
 
 fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<View>> {

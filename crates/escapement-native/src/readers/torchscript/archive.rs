@@ -170,8 +170,8 @@ impl<'a> Archive<'a> {
             .checked_add(member.compressed)
             .and_then(|end| self.bytes.get(start..end))
             .ok_or_else(|| Refusal::malformed("ends beyond the archive"))?;
-        // Several members may share the same packed bytes, so each copy is charged. Reading, decompressing and
-        // the checksum are one step for each byte.
+        // Several members may share the same packed bytes, so each copy is charged. Reading, decompressing
+        // and the checksum are one step for each byte.
         let longest = packed.len().max(usize::try_from(member.size).unwrap_or(usize::MAX));
         self.meter.work(longest.saturating_add(MEMBER_STEPS))?;
         self.meter.bytes(longest.saturating_add(INFLATE_BYTES))?;

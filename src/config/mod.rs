@@ -72,7 +72,10 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
             let what = format!("the file has more than {MAX_FILE_BYTES} bytes");
             return Err(ConfigError::unintelligible(path, 1, what));
         }
-        Err(other @ ReadError::NotAFile) => return Err(unreadable(other.into())),
+        Err(other @ ReadError::NotAFile) if path.is_dir() => return Err(unreadable(other.into())),
+        Err(other @ ReadError::NotAFile) => {
+            return Err(ConfigError::unintelligible(path, 1, other.to_string()));
+        }
     };
     let text = str::from_utf8(&bytes).map_err(|error| {
         let whole_lines = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();

@@ -1,5 +1,5 @@
-//! Archives that would cost a careless reader much more than their size: memory, time, or the stack. Each comes
-//! with a neighbour, a small sound archive that uses the same construct and must load.
+//! Archives that would cost a careless reader much more than their size: memory, time, or the stack. Each
+//! comes with a neighbour, a small sound archive that uses the same construct and must load.
 
 use crate::torchscript::{
     Constant, Member, archive, integer, members, members_of_source, text, weights, zip, zip_with_aliases,
@@ -194,7 +194,8 @@ fn amplification() -> Vec<Hostile> {
         case(
             "an expanded constant is copied",
             "too much",
-            "y = torch.expand(torch.ones([1, 1]), [8, 4000000])\nfor i in range(8):\n  z = torch.contiguous(torch.add(y, torch.ones([8, 1])))\n  y = z",
+            "y = torch.expand(torch.ones([1, 1]), [8, 4000000])\n\
+             for i in range(8):\n  z = torch.contiguous(torch.add(y, torch.ones([8, 1])))\n  y = z",
             "y = torch.expand(torch.ones([1, 1]), [8, 4])\nz = torch.add(y, 1.)",
         ),
         case(
@@ -224,14 +225,19 @@ fn amplification() -> Vec<Hostile> {
         case(
             "a batch of convolutions",
             "too much",
-            "y = torch.expand(torch.ones([1, 1, 1]), [30000000, 1, 1])\nz = torch.conv1d(y, torch.ones([1, 1, 1]))",
+            "y = torch.expand(torch.ones([1, 1, 1]), [30000000, 1, 1])\n\
+             z = torch.conv1d(y, torch.ones([1, 1, 1]))",
             "y = torch.expand(torch.ones([1, 1, 1]), [3, 1, 1])\nz = torch.conv1d(y, torch.ones([1, 1, 1]))",
         ),
         case(
             "a narrow layer is packed",
             "too much",
-            "w = torch.expand(torch.ones([1, 1]), [1, 8000000])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [8000000]), w)\nx = torch.add(x, y)",
-            "w = torch.expand(torch.ones([1, 1]), [1, 80])\ny = torch.linear(torch.expand(torch.select(x, 1, 0), [80]), w)\nx = torch.add(x, y)",
+            "w = torch.expand(torch.ones([1, 1]), [1, 8000000])\n\
+             y = torch.linear(torch.expand(torch.select(x, 1, 0), [8000000]), w)\n\
+             x = torch.add(x, y)",
+            "w = torch.expand(torch.ones([1, 1]), [1, 80])\n\
+             y = torch.linear(torch.expand(torch.select(x, 1, 0), [80]), w)\n\
+             x = torch.add(x, y)",
         ),
         case(
             "an axis is cut into parts",

@@ -1,7 +1,8 @@
-//! The memory of a whole process: what is allocated now, the most at one time, and the sum of all allocations.
+//! The memory of a whole process: what is allocated now, the most at one time, and the sum of all
+//! allocations.
 //!
-//! A test binary or fuzz target that asks must make [`Metered`] its global allocator, and must run one subject at
-//! a time.
+//! A test binary or fuzz target that asks must make [`Metered`] its global allocator, and must run one
+//! subject at a time.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,21 +1,19 @@
 //! Any bytes as an archive: zip, pickle, source, lowering, plan, one call. It must end in an error or an
-//! action.
+//! action, and must not cost more memory or work than its size allows.
 #![no_main]
 
-use std::path::Path;
-
+use escapement_fuzz::{Metered, lower_within_budget};
 use escapement_native::kernels::Precision;
-use escapement_native::{Limits, Native, Options};
 use escapement_policy::Policy;
 use libfuzzer_sys::fuzz_target;
+
+#[global_allocator]
+static ALLOCATOR: Metered = Metered;
 
 fuzz_target!(|bytes: &[u8]| {
     // The length of the input chooses how the weights are stored.
     let precision = Precision::ALL[bytes.len() % Precision::ALL.len()];
-    let limits =
-        Limits { multiply_adds: 1 << 22, elements: 1 << 20, evaluations: 1 << 14, ..Limits::default() };
-    let options = Options { limits, precision, ..Options::default() };
-    if let Ok(mut native) = Native::from_bytes(bytes, Path::new("fuzz.pt"), &options) {
+    if let Some(mut native) = lower_within_budget(bytes, precision, None) {
         let dimensions = native.dimensions();
         let mut action = vec![0.0; dimensions.action];
         let _ = native.infer(&vec![0.25; dimensions.observation], &mut action);

@@ -1,9 +1,10 @@
 //! Writes the seeds of both targets: `corpus DIRECTORY`. Sound archives, by hand and by PyTorch; truncated,
-//! bit-flipped, bombed and self-referencing ones; and bodies of `forward` with operators of every kind.
+//! bit-flipped, bombed, self-referencing and costly ones; and bodies of `forward` with operators of every kind.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
 
+use escapement_test_support::hostile::hostile;
 use escapement_test_support::torchscript::{Member, archive, members, perceptron, weights, zip};
 
 /// Archives that PyTorch wrote.
@@ -49,6 +50,9 @@ fn main() -> io::Result<()> {
     let mut cycle = members("self, x: Tensor", "return torch.add(x, CONSTANTS.c0)", &[]);
     cycle[2] = Member::stored("constants.pkl", *b"\x80\x02(]q\x00h\x00at.");
     archives.push(zip(&cycle));
+    // Not those of hundreds of kilobytes: libFuzzer takes the longest seed as the length of its inputs.
+    let costly = hostile().into_iter().flat_map(|case| [case.bytes, case.neighbour]);
+    archives.extend(costly.filter(|bytes| bytes.len() < 32 << 10));
     for (target, seeds) in [
         ("native_archive", archives),
         ("native_source", BODIES.iter().map(|body| body.as_bytes().to_vec()).collect()),

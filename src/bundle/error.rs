@@ -1,13 +1,14 @@
 //! Errors of reading and loading a bundle.
 
 use crate::policy::PolicyError;
+use escapement_policy::escape::escaped;
 use std::path::{Path, PathBuf};
 
 /// Why a bundle, or a policy without a bundle, is not loaded. No part of it stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The path does not exist, or cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", escaped(&path.to_string_lossy()))]
     Unreadable {
         /// The path.
         path: PathBuf,
@@ -15,7 +16,7 @@ pub enum BundleError {
         source: std::io::Error,
     },
     /// The bundle contradicts its manifest, or does not fit the request.
-    #[error("{}: {reason}", file.display())]
+    #[error("{}: {}", escaped(&file.to_string_lossy()), escaped(reason))]
     Refused {
         /// The faulty file, or the bundle's directory.
         file: PathBuf,

@@ -4,9 +4,8 @@ use super::error::BundleError;
 use super::manifest::FileEntry;
 use super::names::{GOLDEN, MANIFEST, POLICY, SIGNATURE};
 use crate::hex::hex;
+use escapement_policy::file::{self, ReadError};
 use sha2::{Digest, Sha256};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The largest manifest that is read, in bytes: about ten times a manifest with the statistics of 4096
@@ -62,26 +61,11 @@ pub(super) fn refuse_strangers(directory: &Path) -> Result<(), BundleError> {
 /// Reads a plain file of at most `limit` bytes. `origin` names the source of the limit in messages. Returns
 /// `None` if there is no such file.
 fn read(path: &Path, limit: u64, origin: &str) -> Result<Option<Vec<u8>>, BundleError> {
-    let refused = |error: std::io::Error| BundleError::refused(path, error.to_string());
-    // Opened without blocking: a pipe in a file's place is refused, and the reader does not wait for it.
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(refused(error)),
+    let reason = match file::read(path, limit) {
+        Ok(bytes) => return Ok(Some(bytes)),
+        Err(ReadError::System(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(ReadError::TooLarge { bytes, limit }) => format!("{bytes} bytes, {origin} {limit}"),
+        Err(other) => other.to_string(),
     };
-    let metadata = file.metadata().map_err(refused)?;
-    if !metadata.is_file() {
-        return Err(BundleError::refused(path, "not a plain file"));
-    }
-    if metadata.len() > limit {
-        let reason = format!("{} bytes, {origin} {limit}", metadata.len());
-        return Err(BundleError::refused(path, reason));
-    }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(refused)?;
-    if bytes.len() as u64 > limit {
-        return Err(BundleError::refused(path, format!("it grew beyond {limit} bytes while it was read")));
-    }
-    Ok(Some(bytes))
+    Err(BundleError::refused(path, reason))
 }

@@ -4,6 +4,7 @@
 
 use super::error::BundleError;
 use super::names::SIGNATURE;
+use escapement_policy::escape::escaped;
 use minisign_verify::{PublicKey, Signature};
 use std::path::Path;
 
@@ -77,7 +78,7 @@ impl Trust {
             };
             // Refuses signatures over the bytes themselves, which minisign made before version 0.10.
             if public_key.verify(manifest, &decoded, false).is_ok() {
-                let trusted_comment = decoded.trusted_comment().to_owned();
+                let trusted_comment = escaped(decoded.trusted_comment());
                 return Ok(SignatureState::Good { public_key: key.clone(), trusted_comment });
             }
         }

@@ -4,10 +4,13 @@
 //! parse the header as Python, and need a C compiler in the default build. This header has few fixed forms.
 
 use super::exit::{ExitCode, Failure};
+use escapement_policy::file;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 30;
 /// The header ends at a multiple of this many bytes.
 const ALIGN: usize = 64;
 
@@ -22,7 +25,7 @@ pub(super) struct Matrix {
 impl Matrix {
     /// Reads a `.npy` file.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let bytes = std::fs::read(path).map_err(|error| Failure::from_io(path, &error))?;
+        let bytes = file::read(path, MAX_BYTES).map_err(|error| Failure::from_io(path, &error.into()))?;
         Self::parse(&bytes)
             .map_err(|reason| Failure::new(ExitCode::Usage, format!("{}: {reason}", path.display())))
     }

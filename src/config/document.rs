@@ -1,8 +1,9 @@
 //! The text as a tree with places, read key by key. Every read is noted, so that a walk at the end finds the
 //! keys that were never read. Every problem is noted as well, so that one run reports all of them.
 
-use super::error::{ConfigError, Problem, one_line};
+use super::error::{ConfigError, Problem};
 use super::rule::{Node, Place, Rule};
+use escapement_policy::escape::escaped;
 use std::cell::RefCell;
 use std::path::Path;
 use toml::Spanned;
@@ -66,7 +67,7 @@ impl<'t> Document<'t> {
                 let column = text
                     .get(..at)
                     .map_or(1, |before| before.rsplit('\n').next().unwrap_or_default().chars().count() + 1);
-                let what = format!("not TOML at column {column}: {}", one_line(error.message()));
+                let what = format!("not TOML at column {column}: {}", escaped(error.message()));
                 let line = 1 + line_breaks(text, 0..at);
                 Err(ConfigError::unintelligible(file, line, what))
             }
@@ -261,7 +262,7 @@ impl<'d, 't> Table<'d, 't> {
 
 /// Returns the text on one line, cut to a readable length.
 fn shortened(text: &str) -> String {
-    let mut shown = one_line(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
+    let mut shown = escaped(&text.chars().take(SHOWN_CHARACTERS).collect::<String>());
     if text.chars().nth(SHOWN_CHARACTERS).is_some() {
         shown.push('…');
     }

@@ -1,5 +1,6 @@
 //! Errors of a configuration: one line for each problem, in the order of the file.
 
+use escapement_policy::escape::escaped;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file does not exist, or cannot be read.
-    #[error("{}: {source}", one_line(&path.to_string_lossy()))]
+    #[error("{}: {source}", escaped(&path.to_string_lossy()))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -72,20 +73,7 @@ impl fmt::Display for Problem {
 }
 
 fn file_name(path: &Path) -> String {
-    one_line(&path.to_string_lossy())
-}
-
-/// Returns the text with escapes for characters that would break the line or move a terminal's cursor.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    escaped(&path.to_string_lossy())
 }
 
 struct Lines<'p>(&'p [Problem]);

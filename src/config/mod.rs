@@ -53,7 +53,7 @@ pub use keys::keys;
 pub use rule::Allowed;
 
 use document::Document;
-use std::io::Read;
+use escapement_policy::file::{self, ReadError};
 use std::path::Path;
 
 /// The largest file that is read, in bytes: about ten times a file with the limits of 4096 features.
@@ -65,20 +65,22 @@ pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// Fails if the file cannot be read, and if anything in it is wrong.
 pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let bytes = match file::read(path, MAX_FILE_BYTES as u64) {
+        Ok(bytes) => bytes,
+        Err(ReadError::System(source)) => return Err(unreadable(source)),
+        Err(ReadError::TooLarge { .. } | ReadError::Grew { .. }) => {
+            let what = format!("the file has more than {MAX_FILE_BYTES} bytes");
+            return Err(ConfigError::unintelligible(path, 1, what));
+        }
+        Err(other @ ReadError::NotAFile) if path.is_dir() => return Err(unreadable(other.into())),
+        Err(other @ ReadError::NotAFile) => {
+            return Err(ConfigError::unintelligible(path, 1, other.to_string()));
+        }
+    };
     let text = str::from_utf8(&bytes).map_err(|error| {
         let whole_lines = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         ConfigError::unintelligible(path, 1 + whole_lines, "not UTF-8 text".to_owned())
     });
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(ConfigError::unintelligible(
-            path,
-            1,
-            format!("the file has more than {MAX_FILE_BYTES} bytes"),
-        ));
-    }
     parse(text?, path)
 }
 

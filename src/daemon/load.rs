@@ -14,6 +14,7 @@ use escapement_policy::random::mix;
 use escapement_ring::clock::wall_clock_ns;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Loaded policies, ready for the engine.
 pub(super) struct Loaded {
@@ -50,7 +51,12 @@ pub(super) fn load(config: &AgentConfig) -> Result<Loaded, DaemonError> {
 impl Sources {
     /// Reads and verifies the files that the configuration names.
     pub(super) fn read(config: &AgentConfig) -> Result<Self, DaemonError> {
-        let read = |path: &Path| Candidate::read(path, &config.policy.trust).map(Arc::new);
+        // A read may hang too, for example on a network file system that does not answer.
+        let read = |path: &Path| {
+            let (path, trust) = (path.to_owned(), config.policy.trust.clone());
+            let read = move || Candidate::read(&path, &trust).map(Arc::new).map_err(DaemonError::from);
+            on_a_thread(config.policy.load_timeout, "policy-read", read)
+        };
         let policy = match &config.policy.source {
             PolicySource::Path(path) => Some(read(path)?),
             PolicySource::Null => None,
@@ -190,20 +196,27 @@ fn within_time(
     let allow_unconfined = config.policy.allow_unsandboxed_torch;
     let sandbox = Sandbox::Thread { allow_unconfined, tell: log_unconfined };
     let engine_core = config.engine.core;
+    on_a_thread(limit, "policy-load", move || {
+        // Loading must not use the core of a running engine.
+        engine_core.into_iter().for_each(keep_off);
+        bundle::load(candidate.as_ref(), execution, widths, sandbox).map_err(|error| match error {
+            LoadError::Unconfined(reason) => DaemonError::Unconfined(reason),
+            LoadError::Bundle(error) => error.into(),
+        })
+    })
+}
+
+/// Runs `work` on a thread of its own, within `limit`.
+fn on_a_thread<T: Send + 'static>(
+    limit: Duration,
+    name: &str,
+    work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
+) -> Result<T, DaemonError> {
     let (results, inbox) = crossbeam::channel::bounded(1);
     std::thread::Builder::new()
-        .name("policy-load".to_owned())
-        .spawn(move || {
-            // Loading must not use the core of a running engine.
-            engine_core.into_iter().for_each(keep_off);
-            let served =
-                bundle::load(candidate.as_ref(), execution, widths, sandbox).map_err(|error| match error {
-                    LoadError::Unconfined(reason) => DaemonError::Unconfined(reason),
-                    LoadError::Bundle(error) => error.into(),
-                });
-            // Sending fails only after the time has run out.
-            drop(results.send(served));
-        })
+        .name(name.to_owned())
+        // Sending fails only after the time has run out.
+        .spawn(move || drop(results.send(work())))
         .map_err(|source| DaemonError::System { action: "start the thread that loads the policy", source })?;
     match inbox.recv_timeout(limit) {
         Ok(result) => result,

@@ -17,11 +17,19 @@ impl Rings {
     /// Takes over rings of the configured geometry, with everything that is in them. Rings of another
     /// geometry are replaced if they are empty; committed records are never discarded.
     pub(super) fn open(directory: &AgentDirectory, config: &AgentConfig) -> Result<Self, DaemonError> {
-        let found = Self::attach(directory)?;
+        let found = Self::observe(directory)?;
         if let Some(rings) = &found
             && rings.fit(config)
         {
-            return Ok(Self { observations: rings.observations.clone(), actions: rings.actions.clone() });
+            let attach = |ring, region: &Region| directory.attach_exactly(ring, region.spec());
+            let attached = Self {
+                observations: attach(RingFile::Observations, &rings.observations)?,
+                actions: attach(RingFile::Actions, &rings.actions)?,
+            };
+            // Another file may have taken a ring's place meanwhile.
+            if attached.fit(config) {
+                return Ok(attached);
+            }
         }
         if let Some(rings) = found {
             rings.check_replaceable(directory, config)?;
@@ -34,15 +42,15 @@ impl Rings {
         Ok(Self { observations, actions })
     }
 
-    /// The rings in the directory. Returns `None` if one is missing: a daemon may have died between making
-    /// the two.
-    fn attach(directory: &AgentDirectory) -> Result<Option<Self>, DirectoryError> {
-        let attach = |ring| match directory.attach(ring) {
+    /// The rings in the directory, without making them resident: a file there may be larger than the memory.
+    /// Returns `None` if one is missing: a daemon may have died between making the two.
+    fn observe(directory: &AgentDirectory) -> Result<Option<Self>, DirectoryError> {
+        let observe = |ring| match directory.observe(ring) {
             Ok(region) => Ok(Some(region)),
             Err(DirectoryError::Shm(error)) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         };
-        let (observations, actions) = (attach(RingFile::Observations)?, attach(RingFile::Actions)?);
+        let (observations, actions) = (observe(RingFile::Observations)?, observe(RingFile::Actions)?);
         Ok(match (observations, actions) {
             (Some(observations), Some(actions)) => Some(Self { observations, actions }),
             _ => None,

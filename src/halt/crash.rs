@@ -8,6 +8,8 @@
 use super::caretaker::end_at_once;
 use super::state_word::halt_for_now;
 use crate::os::say;
+use escapement_policy::READER_THREAD;
+use escapement_policy::escape::escaped;
 use escapement_ring::ring::Header;
 use escapement_ring::wire::Reason;
 use std::io;
@@ -36,6 +38,10 @@ impl CrashCodes {
     pub fn install(self) -> io::Result<()> {
         let codes = *CODES.get_or_init(|| self);
         std::panic::set_hook(Box::new(move |info| {
+            // A defect of the reader of policy files refuses the file and must not end a running agent.
+            if std::thread::current().name() == Some(READER_THREAD) {
+                return say(&format!("{}\n", escaped(&format!("the reader of policy files failed: {info}"))));
+            }
             if let Some(header) = watched_header() {
                 halt_for_now(header, Reason::Panic);
             }

@@ -1,7 +1,11 @@
 //! Comparison with an earlier run.
 
 use super::{KeepWarmUse, Pacing, Summary};
+use escapement_policy::file;
 use std::path::Path;
+
+/// The largest baseline that is read, in bytes. A summary of latencies has a few kilobytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The margin by which a regression must exceed the spread of both runs, in percent.
 const MARGIN_PERCENT: f64 = 5.0;
@@ -59,7 +63,8 @@ impl Baseline {
     /// Fails with one line if the file cannot be read, or is not such a file.
     pub fn read(path: &Path) -> Result<Self, BaselineError> {
         let malformed = |error: serde_json::Error| BaselineError::Malformed(error.to_string());
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?).map_err(malformed)?;
+        let text = file::read(path, MAX_BYTES).map_err(std::io::Error::from)?;
+        let json: serde_json::Value = serde_json::from_slice(&text).map_err(malformed)?;
         if json.get("inference_ns").is_some() && json.get("paced").is_none() {
             return Err(BaselineError::NotPaced);
         }

@@ -2,6 +2,7 @@
 
 use super::{Dimensions, Null, Policy, PolicyError, Precision, Signature, WeightKernel, Weights};
 use escapement_native::{self as native, Native, Refusal};
+use escapement_policy::file::{self, ReadError};
 use escapement_policy::words;
 use escapement_policy::words::Words;
 use sha2::{Digest, Sha256};
@@ -105,23 +106,21 @@ pub struct PolicyFile {
 }
 
 /// The largest policy file that is read.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 impl PolicyFile {
     /// Reads a TorchScript file that has no bundle. Nothing verifies it; see `bundle` for policies with
     /// proof.
     ///
     /// # Errors
-    /// Fails if it cannot be read, or is larger than 1 GiB.
+    /// Fails if it cannot be read, is not a plain file, or is larger than 1 GiB.
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
         let path = path.to_owned();
         let unreadable = |source| PolicyError::Unreadable { path: path.clone(), source };
-        let length = std::fs::metadata(&path).map_err(unreadable)?.len();
-        if length > MAX_FILE_BYTES {
-            let reason = format!("{length} bytes; a policy has at most {MAX_FILE_BYTES}");
-            return Err(PolicyError::Malformed { path, reason });
-        }
-        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        let bytes = file::read(&path, MAX_FILE_BYTES).map_err(|error| match error {
+            ReadError::System(source) => unreadable(source),
+            refused => PolicyError::Malformed { path: path.clone(), reason: refused.to_string() },
+        })?;
         let sha256 = Sha256::digest(&bytes).into();
         Ok(Self { path, bytes, sha256, signature: None })
     }

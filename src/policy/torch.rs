@@ -14,6 +14,8 @@ use std::sync::Once;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use super::{Dimensions, Fault, Policy, PolicyError, Signature};
+use escapement_policy::escape::escaped;
+use escapement_policy::file;
 
 const BACKEND: &str = "torch";
 
@@ -98,8 +100,9 @@ impl Torch {
     /// [`PolicyError::Shape`] for other widths than asked for, [`PolicyError::Unsupported`] for a module that
     /// takes more than an observation, returns something other than a tensor, or raises on zeros.
     pub fn load(path: &Path, observation: usize, action: Option<usize>) -> Result<Self, PolicyError> {
-        let archive = std::fs::read(path)
-            .map_err(|source| PolicyError::Unreadable { path: path.to_path_buf(), source })?;
+        let archive = file::read(path, super::backend::MAX_FILE_BYTES).map_err(|refused| {
+            PolicyError::Unreadable { path: path.to_path_buf(), source: refused.into() }
+        })?;
         Self::from_archive(&archive, path, observation, action, &Signature::default())
     }
 
@@ -278,7 +281,7 @@ impl Policy for Torch {
                 Refusal::Raised(text) => (Fault::Raised, text),
                 Refusal::Kind(text) | Refusal::Shape(text) => (Fault::NotAnAction, text),
             };
-            self.last_fault = Some(text);
+            self.last_fault = Some(escaped(&text));
             fault
         })
     }

@@ -281,3 +281,22 @@ fn a_run_is_compared_with_its_baseline_and_reported() {
     assert_eq!(with(&["--baseline", &base]).status.code(), Some(64));
     assert_eq!(with(&["--baseline", &report("none.json")]).status.code(), Some(66));
 }
+
+#[test]
+fn text_of_a_file_is_escaped() {
+    let files = Files::new();
+    let shouts = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{202e}\\nescapement: everything is fine";
+    let body = format!("ops.prim.RaiseException('{shouts}')\nreturn torch.linear(x, CONSTANTS.c0)");
+    std::fs::write(files.path("shouts.pt"), archive(&body, &[weights(&[3, 4], 1)])).expect("written");
+    for arguments in [&["--dimension", "4"][..], &["--dimension", "4", "--json"]] {
+        let output = run("inspect", &files.path("shouts.pt"), arguments);
+        assert_eq!(output.status.code(), Some(65));
+        let said = text(&output.stderr);
+        assert!(said.contains("\\u{1b}]0;owned") && said.contains("\\nescapement: everything"), "{said:?}");
+        assert_eq!(said.lines().count(), 1, "{said:?}");
+        for stream in [said, text(&output.stdout)] {
+            let harmful = |it: char| it != '\n' && (it.is_control() || it == '\u{202e}');
+            assert!(!stream.contains(harmful), "{stream:?}");
+        }
+    }
+}

@@ -18,6 +18,8 @@ fn load(bytes: &[u8], options: &Options) -> Result<Native, PolicyError> {
     let start = Instant::now();
     let loaded = Native::from_bytes(bytes, Path::new("case.pt"), options);
     assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
+    let panicked = loaded.as_ref().is_err_and(|error| error.to_string().contains("the reader failed"));
+    assert!(!panicked, "{loaded:?}");
     loaded
 }
 

@@ -6,12 +6,15 @@
 use escapement::clock::{Clock, MonotonicClock};
 use escapement::directory::RingFile;
 use escapement::wire::{Outcome, Reason};
+use escapement_test_support::hostile::hostile;
+use escapement_test_support::torchscript::perceptron;
 use escapement_test_support::{
     Agent, PATIENCE, Process, escapement, long_runs, next_action, take_action, test_data, wait_for,
 };
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs `escapement reload`. Returns its exit code, its output and its standard error.
@@ -123,6 +126,74 @@ fn a_bad_file_changes_nothing_and_says_why() {
     agent.feed().commit(&[0.0; 4]);
     assert_eq!(next_action::<2>(&mut agent.gateway()).0.generation, 1);
     assert_eq!(process.stop().0.code(), Some(0));
+}
+
+/// The keys of a native policy with four features and three elements of the action.
+fn native(path: &Path) -> Vec<(&'static str, String)> {
+    let keys = [("policy.backend", "\"native\""), ("action.dimension", "3")];
+    let vectors = ["action.safe_default", "action.neutral"].map(|key| (key, "[0.0, 0.0, 0.0]"));
+    let mut all: Vec<_> =
+        keys.into_iter().chain(vectors).map(|(key, value)| (key, value.to_owned())).collect();
+    all.push(("policy.path", format!("{path:?}")));
+    all
+}
+
+fn native_agent() -> Agent {
+    let agent = Agent::new(&[]);
+    std::fs::write(agent.root.path().join("sound.pt"), perceptron()).expect("written");
+    configure(&agent, &native(&agent.root.path().join("sound.pt")));
+    agent
+}
+
+/// Reloads with this policy. It must be refused, and the agent must go on.
+fn refused_policy(agent: &Agent, path: &Path) -> String {
+    configure(agent, &native(path));
+    let (code, _, stderr) = reload(agent, &[]);
+    assert_eq!(code, 78, "{}: {stderr}", path.display());
+    assert!(stderr.contains("nothing was changed"), "{stderr}");
+    stderr
+}
+
+fn goes_on(agent: &Agent, process: Process) {
+    configure(agent, &native(&agent.root.path().join("sound.pt")));
+    let (code, _, stderr) = reload(agent, &[]);
+    assert_eq!(code, 0, "a good reload afterwards: {stderr}");
+    agent.feed().commit(&[0.5; 4]);
+    assert_eq!(next_action::<3>(&mut agent.gateway()).0.outcome, Outcome::Policy.number());
+    assert_eq!(process.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_hostile_policy_does_not_end_the_agent() {
+    let agent = native_agent();
+    let process = agent.start_armed();
+    for case in hostile().into_iter().filter(|case| !case.words.is_empty()) {
+        let path = agent.root.path().join("hostile.pt");
+        std::fs::write(&path, case.bytes).expect("written");
+        let said = refused_policy(&agent, &path);
+        assert!(said.contains(case.words), "{}: {said}", case.name);
+    }
+    goes_on(&agent, process);
+}
+
+#[test]
+fn a_pipe_or_device_as_a_policy_blocks_nothing() {
+    let agent = native_agent();
+    let process = agent.start_armed();
+    let pipe = agent.root.path().join("pipe.pt");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    for path in [&pipe, Path::new("/dev/zero"), Path::new("/dev/null")] {
+        let said = refused_policy(&agent, path);
+        assert!(said.contains("not a plain file"), "{said}");
+    }
+    // A pipe as the configuration.
+    std::fs::remove_file(&agent.config).expect("removed");
+    std::fs::rename(&pipe, &agent.config).expect("renamed");
+    let (code, _, stderr) = reload(&agent, &[]);
+    assert!(code == 78 && stderr.contains("not a plain file"), "{stderr}");
+    std::fs::remove_file(&agent.config).expect("removed");
+    goes_on(&agent, process);
 }
 
 #[test]

@@ -51,12 +51,14 @@
 //! | [`choice`] | measures the kernels for weights of a network, and chooses one |
 //! | `reference` | scalar kernels of the operators that take little time |
 //! | `limits`, `refusal` | the bounds on a file, and the reasons to refuse it |
+//! | `meter` | counts the memory and the work that a file causes, before it causes them |
 
 pub mod choice;
 mod ir;
 pub mod kernels;
 mod limits;
 mod lower;
+mod meter;
 mod plan;
 mod readers;
 mod reference;
@@ -65,16 +67,23 @@ mod refusal;
 use std::path::Path;
 
 pub use limits::Limits;
+pub use meter::Cost;
 pub use plan::{Description, StepDescription};
 pub use refusal::{Place, Refusal, RefusalKind};
 
-use escapement_policy::{Dimensions, Fault, Policy, PolicyError};
+use escapement_policy::file::{self, ReadError};
+use escapement_policy::{Dimensions, Fault, Policy, PolicyError, READER_THREAD};
 use kernels::{Isa, Precision, WeightKernel};
 use lower::Known;
+use meter::Meter;
 use plan::{Plan, Target};
 
-/// Stack of the thread that loads a file. Its walks recurse as deep as [`Limits::depth`] allows. They must
-/// not depend on the caller's stack.
+/// Stack of the thread that loads a file. Its walks must not depend on the caller's stack.
+///
+/// All recursion is bounded by [`Limits::depth`] (96). The parser nests that deep, and a tree of its
+/// expressions is at most 32 times as deep. A walk over `forward` nests four times that deep: every block,
+/// call and expression counts. Lists and tuples nest at most 128 deep, so that dropping one is shallow too.
+/// A test shows that a quarter of this stack is enough for the deepest of these.
 const LOADER_STACK: usize = 64 << 20;
 
 /// How to load a policy.
@@ -131,12 +140,10 @@ impl Native {
     /// - [`PolicyError::Shape`] if the widths do not fit.
     pub fn load(path: &Path, options: &Options) -> Result<Self, PolicyError> {
         let unreadable = |source| PolicyError::Unreadable { path: path.to_path_buf(), source };
-        let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        if length > options.limits.archive_bytes {
-            let limit = options.limits.archive_bytes;
-            return Err(Refusal::malformed(format!("{length} bytes, at most {limit} are read")).at(path));
-        }
-        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let bytes = file::read(path, options.limits.archive_bytes).map_err(|error| match error {
+            ReadError::System(source) => unreadable(source),
+            refused => Refusal::malformed(refused.to_string()).at(path),
+        })?;
         Self::from_bytes(&bytes, path, options)
     }
 
@@ -153,10 +160,22 @@ impl Native {
     /// # Errors
     /// [`PolicyError::Backend`] if the loader thread cannot be started.
     pub fn lower(bytes: &[u8], options: &Options) -> Result<Result<Self, Refusal>, PolicyError> {
+        Self::lower_counted(bytes, options).map(|(built, _)| built)
+    }
+
+    /// As [`Native::lower`]. Also returns the memory and the work that were counted.
+    ///
+    /// # Errors
+    /// As [`Native::lower`].
+    pub fn lower_counted(
+        bytes: &[u8],
+        options: &Options,
+    ) -> Result<(Result<Self, Refusal>, Cost), PolicyError> {
         let precision = options.precision;
         let isa = options.isa.unwrap_or_else(|| Isa::detect_for(precision));
         let single = |mut policies: Vec<Self>| policies.pop().expect("there is a policy for each target");
-        Ok(Self::lower_for(bytes, options, &[Target { isa, precision }])?.map(single))
+        let (built, cost) = Self::lower_for(bytes, options, &[Target { isa, precision }])?;
+        Ok((built.map(single), cost))
     }
 
     /// Loads an archive from memory once for each of `kernels`, in their order. The archive is read once. The
@@ -180,24 +199,31 @@ impl Native {
             }
         };
         let targets = kernels.iter().map(target).collect::<Result<Vec<_>, _>>()?;
-        Self::lower_for(bytes, options, &targets)
+        Self::lower_for(bytes, options, &targets).map(|(built, _)| built)
     }
 
     fn lower_for(
         bytes: &[u8],
         options: &Options,
         targets: &[Target],
-    ) -> Result<Result<Vec<Self>, Refusal>, PolicyError> {
+    ) -> Result<(Result<Vec<Self>, Refusal>, Cost), PolicyError> {
         let loaded = std::thread::scope(|scope| {
             std::thread::Builder::new()
-                .name("policy-loader".to_owned())
+                .name(READER_THREAD.to_owned())
                 .stack_size(LOADER_STACK)
-                .spawn_scoped(scope, || Self::build(bytes, options, targets))
+                .spawn_scoped(scope, || {
+                    let meter = Meter::new(bytes.len(), &options.limits);
+                    (Self::build(bytes, options, targets, &meter), meter.cost())
+                })
                 .map(|thread| thread.join())
         });
         match loaded {
             Ok(Ok(built)) => Ok(built),
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // Nothing of that thread is shared, so that nothing is left in an undefined state.
+            Ok(Err(_)) => {
+                let refusal = Refusal::malformed("the reader failed on it, which is a defect of the reader");
+                Ok((Err(refusal), Cost { memory: 0, work: 0 }))
+            }
             Err(source) => Err(PolicyError::Backend {
                 backend: "native",
                 reason: format!("no thread to load on: {source}"),
@@ -205,13 +231,18 @@ impl Native {
         }
     }
 
-    fn build(bytes: &[u8], options: &Options, targets: &[Target]) -> Result<Vec<Self>, Refusal> {
+    fn build(
+        bytes: &[u8],
+        options: &Options,
+        targets: &[Target],
+        meter: &Meter,
+    ) -> Result<Vec<Self>, Refusal> {
         let known = Known {
             observation: options.observation,
             noise: (options.noise > 0).then_some(options.noise),
             states: options.states.clone(),
         };
-        let lowered = lower::lower(bytes, &known, &options.limits, plan::evaluate)?;
+        let lowered = lower::lower(bytes, &known, &options.limits, meter, plan::evaluate)?;
         let inputs: Vec<usize> = lowered.shapes.iter().map(|shape| shape.iter().product()).collect();
         let dimensions = Dimensions { observation: inputs[0], action: lowered.outputs[0].len() };
         let states = &lowered.shapes[1 + usize::from(options.noise > 0)..];
@@ -320,5 +351,27 @@ impl Policy for Native {
     fn last_fault(&self) -> Option<&str> {
         // This is the only fault that a plan can have. All others are checked when the file is loaded.
         self.faulted.then_some("an index computed by the network lies outside its table")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOADER_STACK, Meter, Native, Options};
+    use escapement_test_support::hostile::deepest;
+
+    #[test]
+    fn a_quarter_of_the_stack_is_enough_for_the_deepest_file() {
+        for (name, bytes) in deepest() {
+            let thread = std::thread::Builder::new().stack_size(LOADER_STACK / 4);
+            let load = move || {
+                let options = Options { observation: Some(4), ..Options::default() };
+                let target = Target { isa: Isa::detect_for(Precision::F32), precision: Precision::F32 };
+                let meter = Meter::new(bytes.len(), &options.limits);
+                Native::build(&bytes, &options, &[target], &meter).map(drop)
+            };
+            let built = thread.spawn(load).expect("a thread").join().expect("no panic");
+            let text = built.map_or_else(|refusal| refusal.to_string(), |()| "it loads".to_owned());
+            assert!(text.contains("deeper") || text == "it loads", "{name}: {text}");
+        }
     }
 }

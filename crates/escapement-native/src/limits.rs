@@ -28,6 +28,33 @@ pub struct Limits {
     pub operations: usize,
     /// Multiply-adds of the lowered graph, including those that are folded away.
     pub multiply_adds: usize,
+    /// Bytes of memory that reading and lowering may hold, whatever the size of the archive.
+    pub memory_base: u64,
+    /// Bytes of memory more, for each byte of the archive.
+    pub memory_per_byte: u64,
+    /// Bytes of memory, at most.
+    pub memory_most: u64,
+    /// Steps of work that reading and lowering may take, whatever the size of the archive. A step is about as
+    /// long as a comparison, a copy of 16 bytes or a multiply-add: on a slow machine, about 10 ns.
+    pub work_base: u64,
+    /// Steps of work more, for each byte of the archive.
+    pub work_per_byte: u64,
+    /// Steps of work, at most.
+    pub work_most: u64,
+}
+
+impl Limits {
+    /// Bytes of memory that an archive of `length` bytes may take while it is read and lowered.
+    #[must_use]
+    pub fn memory_for(&self, length: u64) -> u64 {
+        self.memory_base.saturating_add(self.memory_per_byte.saturating_mul(length)).min(self.memory_most)
+    }
+
+    /// Steps of work that an archive of `length` bytes may take while it is read and lowered.
+    #[must_use]
+    pub fn work_for(&self, length: u64) -> u64 {
+        self.work_base.saturating_add(self.work_per_byte.saturating_mul(length)).min(self.work_most)
+    }
 }
 
 impl Default for Limits {
@@ -45,6 +72,12 @@ impl Default for Limits {
             evaluations: 1 << 20,
             operations: 1 << 14,
             multiply_adds: 1 << 31,
+            memory_base: 128 << 20,
+            memory_per_byte: 64,
+            memory_most: 4 << 30,
+            work_base: 1 << 27,
+            work_per_byte: 1_000,
+            work_most: 1 << 36,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use escapement_policy::PolicyError;
+use escapement_policy::escape::escaped;
 
 /// A reason to refuse a file. [`Refusal::at`] turns it into the error type that all backends share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +28,10 @@ pub enum RefusalKind {
     Unsupported,
     /// The widths do not fit together.
     Shape,
+    /// Reading or lowering it takes more memory than a file of its size may take.
+    TooMuchMemory,
+    /// Reading or lowering it takes more work than a file of its size may take.
+    TooMuchWork,
 }
 
 /// A place in the source inside an archive.
@@ -41,26 +46,32 @@ pub struct Place {
 }
 
 impl Refusal {
-    fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
-        Self { kind, place: None, reason: reason.into() }
+    /// A reason may quote the file, so it is escaped.
+    pub(crate) fn new(kind: RefusalKind, reason: impl AsRef<str>) -> Self {
+        Self { kind, place: None, reason: escaped(reason.as_ref()) }
     }
 
-    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(reason: impl AsRef<str>) -> Self {
         Self::new(RefusalKind::Malformed, reason)
     }
 
-    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(reason: impl AsRef<str>) -> Self {
         Self::new(RefusalKind::Unsupported, reason)
     }
 
+    /// Whether other shapes of the arguments could not help.
+    pub(crate) fn is_final(&self) -> bool {
+        !matches!(self.kind, RefusalKind::Unsupported | RefusalKind::Shape)
+    }
+
     /// A refusal because widths or shapes are not the expected ones.
-    pub fn shape(reason: impl Into<String>) -> Self {
+    pub fn shape(reason: impl AsRef<str>) -> Self {
         Self::new(RefusalKind::Shape, reason)
     }
 
     /// Adds `context` (an archive member) before the reason.
     pub(crate) fn within(self, context: &str) -> Self {
-        Self { reason: format!("{context}: {}", self.reason), ..self }
+        Self { reason: escaped(&format!("{context}: {}", self.reason)), ..self }
     }
 
     /// Sets the place, unless one is already set. The innermost place is the one to report.
@@ -73,7 +84,9 @@ impl Refusal {
         let path = path.to_path_buf();
         let reason = self.to_string();
         match self.kind {
-            RefusalKind::Malformed => PolicyError::Malformed { path, reason },
+            RefusalKind::Malformed | RefusalKind::TooMuchMemory | RefusalKind::TooMuchWork => {
+                PolicyError::Malformed { path, reason }
+            }
             RefusalKind::Unsupported => PolicyError::Unsupported { path, reason },
             RefusalKind::Shape => PolicyError::Shape { path, reason },
         }

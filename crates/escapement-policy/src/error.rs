@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::escape::escaped;
+
 /// Why a call returned no action. Plain data, so that reporting it costs the hot path nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -17,7 +19,7 @@ pub enum Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The file does not exist or cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", escaped(&path.to_string_lossy()))]
     Unreadable {
         /// The file that was asked for.
         path: PathBuf,
@@ -25,7 +27,7 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// The file is not a policy: it is damaged, hostile, or not TorchScript at all.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", escaped(&path.to_string_lossy()), escaped(reason))]
     Malformed {
         /// The file that was read.
         path: PathBuf,
@@ -33,7 +35,7 @@ pub enum PolicyError {
         reason: String,
     },
     /// The policy's widths are not those that were asked for.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", escaped(&path.to_string_lossy()), escaped(reason))]
     Shape {
         /// The file that was read.
         path: PathBuf,
@@ -42,7 +44,7 @@ pub enum PolicyError {
     },
     /// The file is a policy, but this backend cannot run it, for example because it has an operator that the
     /// native backend does not support.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", escaped(&path.to_string_lossy()), escaped(reason))]
     Unsupported {
         /// The file that was read.
         path: PathBuf,
@@ -50,7 +52,7 @@ pub enum PolicyError {
         reason: String,
     },
     /// The backend is not part of this build, or the thread could not be prepared for it.
-    #[error("backend {backend}: {reason}")]
+    #[error("backend {backend}: {}", escaped(reason))]
     Backend {
         /// The backend's name.
         backend: &'static str,

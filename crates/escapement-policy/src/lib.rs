@@ -36,17 +36,27 @@
 //! |---|---|
 //! | `error` | [`Fault`], the failure of a call, and [`PolicyError`], the failure to load or prepare |
 //! | `null` | [`Null`], the policy that answers zeros |
+//! | [`escape`] | makes text from a file safe for a terminal and a log |
+//! | [`file`] | reads a regular file of bounded size, without waiting |
 //! | [`denormals`] | flushes denormal floats while a policy runs |
 //! | [`random`] | the seeded generator behind synthetic observations and test values |
 
 pub mod denormals;
 mod error;
+pub mod escape;
+pub mod file;
 mod null;
 pub mod random;
 pub mod words;
 
 pub use error::{Fault, PolicyError};
 pub use null::Null;
+
+/// The name of the thread on which a backend reads a foreign file and executes nothing of it.
+///
+/// That thread shares nothing with the rest of the process. A panic there is a defect of the reader, and
+/// refuses the file; it does not end the process.
+pub const READER_THREAD: &str = "policy-loader";
 
 /// The widths of a policy's two vectors, in `f32` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

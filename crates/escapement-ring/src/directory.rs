@@ -188,6 +188,15 @@ impl AgentDirectory {
         Ok(region)
     }
 
+    /// Attaches to a ring of this geometry. Compares the file's size before it maps anything, since the whole
+    /// ring becomes resident.
+    ///
+    /// # Errors
+    /// As for [`AgentDirectory::attach`], and if the ring has another size.
+    pub fn attach_exactly(&self, ring: RingFile, spec: &Spec) -> Result<Region, DirectoryError> {
+        self.attach_by(ring, |path| MappedFile::open_exactly(path, spec.region_bytes()))
+    }
+
     /// Attaches to a ring to read its header. Makes nothing resident, however large the ring is.
     ///
     /// # Errors

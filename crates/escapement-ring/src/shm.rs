@@ -146,11 +146,30 @@ impl MappedFile {
         Self::open_with(path, &MmapOptions::new())
     }
 
+    /// Maps an existing file of exactly `len` bytes and makes it resident. The size is compared before
+    /// anything is mapped, because a sparse file can be larger than the memory.
+    ///
+    /// # Errors
+    /// As for [`MappedFile::open`], and if the file has another size.
+    pub fn open_exactly(path: &Path, len: usize) -> Result<Self, ShmError> {
+        let file = Self::open_file(path)?;
+        let found = file.metadata().map_err(ShmError::system(path, "look up its size"))?.size();
+        if found != len as u64 {
+            let problem = io::Error::other(format!("{found} bytes, {len} are expected"));
+            return Err(ShmError::system(path, "attach to it")(problem));
+        }
+        Self::map(path, &file, MmapOptions::new().populate())
+    }
+
     fn open_with(path: &Path, options: &MmapOptions) -> Result<Self, ShmError> {
+        Self::map(path, &Self::open_file(path)?, options)
+    }
+
+    fn open_file(path: &Path) -> Result<File, ShmError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| ShmError::system(path, "open")(error.into()))?;
-        Self::map(path, &File::from(file), options)
+        Ok(File::from(file))
     }
 
     fn map(path: &Path, file: &File, options: &MmapOptions) -> Result<Self, ShmError> {
@@ -319,5 +338,16 @@ mod tests {
         RoleLock::acquire(directory.path(), "feed").unwrap();
         drop(first);
         RoleLock::acquire(directory.path(), "daemon").unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_refused_before_it_is_mapped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sparse");
+        // Far more than the memory of any machine that runs this: populating it would fail or never end.
+        File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        assert!(MappedFile::open_exactly(&path, 4096).unwrap_err().to_string().contains("4096 are expected"));
+        File::create(&path).unwrap().set_len(4096).unwrap();
+        assert!(MappedFile::open_exactly(&path, 4096).is_ok());
     }
 }

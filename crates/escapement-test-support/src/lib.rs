@@ -15,7 +15,9 @@
 pub mod agent;
 pub mod bounds;
 pub mod fixtures;
+pub mod heap;
 pub mod heap_engine;
+pub mod hostile;
 pub mod peers;
 pub mod process;
 pub mod quiet;

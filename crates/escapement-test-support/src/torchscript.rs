@@ -34,6 +34,13 @@ impl Member {
 
 /// Returns a zip archive of these members, in the folder `policy`.
 pub fn zip(members: &[Member]) -> Vec<u8> {
+    zip_with_aliases(members, &[])
+}
+
+/// Returns a zip archive of these members. The directory also names some of them, by their index, a second
+/// time, so that several entries share the same bytes.
+pub fn zip_with_aliases(members: &[Member], aliases: &[(&str, usize)]) -> Vec<u8> {
+    let mut entries = Vec::new();
     let mut archive = Vec::new();
     let mut directory = Vec::new();
     for member in members {
@@ -55,8 +62,18 @@ pub fn zip(members: &[Member]) -> Vec<u8> {
         archive.extend(&common);
         archive.extend(name.bytes());
         archive.extend(packed);
+        entries.push((name, common, header));
+    }
+    for &(name, index) in aliases {
+        let (_, mut common, header) = entries[index].clone();
+        let name = format!("policy/{name}");
+        let length = common.len();
+        common[length - 4..length - 2].copy_from_slice(&(name.len() as u16).to_le_bytes());
+        entries.push((name, common, header));
+    }
+    for (name, common, header) in &entries {
         directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
+        directory.extend(common);
         directory.extend([0; 10]);
         directory.extend(header.to_le_bytes());
         directory.extend(name.bytes());
@@ -64,8 +81,8 @@ pub fn zip(members: &[Member]) -> Vec<u8> {
     let start = archive.len() as u32;
     archive.extend(&directory);
     archive.extend(b"PK\x05\x06\0\0\0\0");
-    archive.extend((members.len() as u16).to_le_bytes());
-    archive.extend((members.len() as u16).to_le_bytes());
+    archive.extend((entries.len() as u16).to_le_bytes());
+    archive.extend((entries.len() as u16).to_le_bytes());
     archive.extend((directory.len() as u32).to_le_bytes());
     archive.extend(start.to_le_bytes());
     archive.extend([0; 2]);
@@ -97,13 +114,13 @@ fn module_pickle() -> Vec<u8> {
     b"\x80\x02c__torch__\nM\nq\x00)\x81}(ub.".to_vec()
 }
 
-fn integer(value: usize) -> Vec<u8> {
+pub(crate) fn integer(value: usize) -> Vec<u8> {
     let mut bytes = vec![b'J'];
     bytes.extend((value as i32).to_le_bytes());
     bytes
 }
 
-fn text(value: &str) -> Vec<u8> {
+pub(crate) fn text(value: &str) -> Vec<u8> {
     let mut bytes = vec![b'X'];
     bytes.extend((value.len() as u32).to_le_bytes());
     bytes.extend(value.bytes());

@@ -9,9 +9,15 @@ use std::rc::Rc;
 use crate::ir::tensor::{DType, Data, Positions, contiguous_strides, count};
 use crate::kernels::Activation;
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
 
 pub(crate) type RootId = usize;
+
+/// The most axes of a view, as in PyTorch. Views are copied often, so that their size must be small.
+pub(crate) const MAX_RANK: usize = 64;
+/// Memory of a node beside its operands: its place, its results and its parameters.
+const NODE_BYTES: usize = 2 * size_of::<Node>() + 512;
 
 /// A strided window into a root.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +37,11 @@ impl View {
 
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Bytes of a copy of a view of that rank, in a vector that grows by doubling.
+    pub(crate) const fn bytes(rank: usize) -> usize {
+        2 * size_of::<Self>() + 2 * rank * size_of::<usize>() + 64
     }
 
     pub(crate) fn rank(&self) -> usize {
@@ -283,6 +294,30 @@ impl Op {
     }
 }
 
+impl Op {
+    /// An upper limit of the steps that one execution takes.
+    pub(crate) fn steps(&self, inputs: &[View], results: &[(DType, Vec<usize>)]) -> usize {
+        // The slowest elementwise function takes about this many steps for each element.
+        const ELEMENT: usize = 16;
+        let lens = inputs.iter().map(View::len).chain(results.iter().filter_map(|(_, shape)| count(shape)));
+        let elements = lens.fold(0, usize::saturating_add);
+        let result = results.first().and_then(|(_, shape)| count(shape)).unwrap_or(0);
+        let product = match self {
+            Self::Dense { weights, .. } => result.saturating_mul(weights.shape[1]),
+            Self::Conv1d { weights, .. } => {
+                result.saturating_mul(weights.shape[1]).saturating_mul(weights.shape[2])
+            }
+            Self::Lstm { weights } | Self::Gru { weights } => {
+                let width = weights.input.shape[1] + weights.hidden.shape[1];
+                result.saturating_mul(4).saturating_mul(width)
+            }
+            Self::MatMul => result.saturating_mul(inputs.first().map_or(0, |view| view.shape[2])),
+            _ => 0,
+        };
+        elements.saturating_mul(ELEMENT).saturating_add(product)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvGeometry {
     pub(crate) stride: usize,
@@ -330,37 +365,55 @@ pub(crate) struct Root {
 }
 
 /// Nodes in the order of their execution.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug)]
 pub(crate) struct Graph {
     pub(crate) roots: Vec<Root>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) meter: Meter,
     elements: usize,
     multiply_adds: usize,
 }
 
 impl Graph {
-    pub(crate) fn input(&mut self, index: usize, shape: &[usize]) -> View {
+    /// A graph without operations. Everything that it holds is charged to `meter`.
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let (roots, nodes) = (Vec::new(), Vec::new());
+        Self { roots, nodes, meter: meter.clone(), elements: 0, multiply_adds: 0 }
+    }
+
+    pub(crate) fn input(&mut self, index: usize, shape: &[usize]) -> Result<View, Refusal> {
         self.root(Origin::Input(index), DType::F32, shape)
     }
 
-    pub(crate) fn constant(&mut self, data: Rc<Data>, shape: &[usize], stored: bool) -> View {
+    /// Adds a constant. The caller has charged its elements.
+    pub(crate) fn constant(
+        &mut self,
+        data: Rc<Data>,
+        shape: &[usize],
+        stored: bool,
+    ) -> Result<View, Refusal> {
         let dtype = data.dtype();
         self.root(Origin::Constant { data, stored }, dtype, shape)
     }
 
-    fn root(&mut self, origin: Origin, dtype: DType, shape: &[usize]) -> View {
+    fn root(&mut self, origin: Origin, dtype: DType, shape: &[usize]) -> Result<View, Refusal> {
+        self.meter.bytes(2 * size_of::<Root>() + size_of::<Data>() + View::bytes(shape.len()))?;
         let view = View::whole(self.roots.len(), dtype, shape);
         self.roots.push(Root { origin, dtype, len: view.len() });
-        view
+        Ok(view)
     }
 
     /// The constant behind `view`, in the view's own order. Returns `None` if the root is not constant.
-    pub(crate) fn constant_data(&self, view: &View) -> Option<Rc<Data>> {
-        let Origin::Constant { data, .. } = &self.roots[view.root].origin else { return None };
+    pub(crate) fn constant_data(&self, view: &View) -> Result<Option<Rc<Data>>, Refusal> {
+        let Origin::Constant { data, .. } = &self.roots[view.root].origin else { return Ok(None) };
         if view.is_contiguous() && view.len() == data.len() {
-            return Some(data.clone());
+            return Ok(Some(data.clone()));
         }
-        Some(Rc::new(data.gather(view.positions())))
+        // A view of strides zero is larger than its root.
+        let elements = count(&view.shape).unwrap_or(usize::MAX);
+        self.meter.bytes(elements.saturating_mul(view.dtype.size()))?;
+        self.meter.work(elements)?;
+        Ok(Some(Rc::new(data.gather(view.positions()))))
     }
 
     pub(crate) fn is_constant(&self, view: &View) -> bool {
@@ -400,8 +453,11 @@ impl Graph {
         if self.nodes.len() >= limits.operations {
             return Err(Refusal::malformed(format!("more than {} operations", limits.operations)));
         }
-        let views: Vec<View> =
-            results.iter().map(|(dtype, shape)| self.root(Origin::Computed, *dtype, shape)).collect();
+        self.meter.bytes(inputs.iter().map(|view| View::bytes(view.rank())).sum::<usize>() + NODE_BYTES)?;
+        let views: Vec<View> = results
+            .iter()
+            .map(|(dtype, shape)| self.root(Origin::Computed, *dtype, shape))
+            .collect::<Result<_, _>>()?;
         self.nodes.push(Node {
             op,
             inputs,

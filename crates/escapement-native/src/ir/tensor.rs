@@ -17,6 +17,15 @@ pub enum DType {
 }
 
 impl DType {
+    /// Bytes of one element.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F64 | Self::I64 => 8,
+            Self::Bool => 1,
+        }
+    }
+
     /// Whether elements are floating-point numbers.
     pub(crate) fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F64)

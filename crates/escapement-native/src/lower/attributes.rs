@@ -7,13 +7,23 @@ use crate::ir::tensor::DType;
 use crate::readers::torchscript::pickle::{Id, Node};
 use crate::refusal::Refusal;
 
+/// The longest dotted name, in bytes. Qualified class names have a few hundred.
+const MAX_PATH: usize = 4096;
+
 impl Interpreter<'_, '_> {
     /// Returns the attribute `name` of an object, of `CONSTANTS`, or of a dotted name.
     pub(super) fn attribute(&mut self, base: &Value, name: &str) -> Step<Value> {
         match base {
             Value::Object(id) => self.object_attribute(*id, name),
             Value::Path(path) if &**path == "CONSTANTS" => self.constant(name),
-            Value::Path(path) => Ok(Value::Path(format!("{path}.{name}").into())),
+            Value::Path(path) => {
+                let length = path.len() + name.len() + 1;
+                if length > MAX_PATH {
+                    return unsupported(format!("a dotted name of {length} bytes"));
+                }
+                self.meter.bytes(2 * length)?;
+                Ok(Value::Path(format!("{path}.{name}").into()))
+            }
             other => unsupported(format!("attribute {name} of a {}", other.kind())),
         }
     }
@@ -32,17 +42,20 @@ impl Interpreter<'_, '_> {
         let pickle = self.program.attributes.pickle();
         if let Node::Object { state: Some(state), .. } = pickle.get(id)
             && let Node::Dict(items) = pickle.get(*state)
+            && let () = self.meter.work(items.len())?
             && let Some((_, value)) = items.iter().find(|(key, _)| pickle.text(*key) == Some(name))
         {
             let value = *value;
             return self.load(Source::Attributes, value, 0);
         }
         let class_name = self.class_name(id)?;
+        let constants = self.program.library.class(&class_name).map_or(0, |class| class.constants.len());
+        self.meter.work(constants)?;
         let constant = self
             .program
             .library
             .class(&class_name)
-            .and_then(|class| class.constants.iter().find(|(constant, _)| constant == name))
+            .and_then(|class| class.constants.iter().find(|(constant, _)| **constant == *name))
             .map(|(_, value)| value.clone());
         match constant {
             Some(value) => self.evaluate(&value, &mut Scope::new()),
@@ -68,8 +81,8 @@ impl Interpreter<'_, '_> {
         };
         if tree.is_tensor(id) {
             let stored = tree.tensor(id, &mut program.archive, &program.limits)?;
-            let view = self.graph.constant(stored.data, &stored.shape, true);
-            let value = self.tensor(view);
+            let view = self.graph.constant(stored.data, &stored.shape, true)?;
+            let value = self.tensor(view)?;
             if let Value::Tensor(tensor) = value {
                 let constant = source == Source::Constants && stored.shape.is_empty();
                 self.tensors[tensor].number =
@@ -77,6 +90,11 @@ impl Interpreter<'_, '_> {
                 self.loaded.insert((source, id), tensor);
             }
             return Ok(value);
+        }
+        // A copy of its members, because the members load by the same tree.
+        if let Some(members) = tree.pickle().sequence(id) {
+            self.meter.work(members.len())?;
+            self.meter.bytes(members.len().saturating_mul(Value::MEMBER_BYTES + size_of::<Id>()))?;
         }
         match tree.pickle().get(id).clone() {
             Node::None => Ok(Value::None),
@@ -88,12 +106,12 @@ impl Interpreter<'_, '_> {
                 let members: Step<Vec<Value>> =
                     members.into_iter().map(|member| self.load(source, member, depth + 1)).collect();
                 // Not a list: an item appended to one of the module's lists would have to outlive the call.
-                Ok(Value::Tuple(members?.into()))
+                Ok(Value::tuple(members?)?)
             }
             Node::Tuple(members) => {
                 let members: Step<Vec<Value>> =
                     members.into_iter().map(|member| self.load(source, member, depth + 1)).collect();
-                Ok(Value::Tuple(members?.into()))
+                Ok(Value::tuple(members?)?)
             }
             Node::Object { .. } if source == Source::Attributes => Ok(Value::Object(id)),
             Node::Call { function, arguments } => {

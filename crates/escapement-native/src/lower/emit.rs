@@ -34,8 +34,10 @@ impl Interpreter<'_, '_> {
             self.graph.charge_elements(count(shape), &limits)?;
         }
         self.charge(1)?;
+        self.meter.work(op.steps(&inputs, results))?;
+        let stage = self.meter.mark();
         // A graph with only this operation and the constants it reads. It is evaluated once.
-        let mut single = Graph::default();
+        let mut single = Graph::new(&self.meter);
         let (mut op, mut inputs) = (op, inputs);
         for view in op.parameters_mut().into_iter().chain(&mut inputs) {
             let root = self.graph.roots[view.root].clone();
@@ -44,11 +46,15 @@ impl Interpreter<'_, '_> {
         }
         let views = single.push(op, inputs, results, &place, &limits)?;
         let folded = (self.program.evaluate)(&single, &views)?;
-        Ok(folded
-            .into_iter()
-            .zip(&views)
-            .map(|(data, view)| self.graph.constant(Rc::new(data), &view.shape, false))
-            .collect())
+        drop(single);
+        // Only the results are left of what the evaluation took.
+        self.meter.release(stage);
+        let mut constants = Vec::with_capacity(folded.len());
+        for (data, view) in folded.into_iter().zip(&views) {
+            self.meter.bytes(data.len().saturating_mul(data.dtype().size()))?;
+            constants.push(self.graph.constant(Rc::new(data), &view.shape, false)?);
+        }
+        Ok(constants)
     }
 
     /// As [`Interpreter::emit`], for operations with one result.
@@ -71,13 +77,15 @@ impl Interpreter<'_, '_> {
         let elements = count(shape);
         let limits = *self.limits();
         self.graph.charge_elements(elements, &limits)?;
-        let data = Data::filled(dtype, elements.unwrap_or(0), value);
-        Ok(self.graph.constant(Rc::new(data), shape, false))
+        let elements = elements.unwrap_or(0);
+        self.meter.bytes(elements.saturating_mul(dtype.size()))?;
+        let data = Data::filled(dtype, elements, value);
+        Ok(self.graph.constant(Rc::new(data), shape, false)?)
     }
 
     /// A constant without dimensions.
-    pub(super) fn number(&mut self, dtype: DType, value: f64) -> View {
-        self.graph.constant(Rc::new(Data::filled(dtype, 1, value)), &[], false)
+    pub(super) fn number(&mut self, dtype: DType, value: f64) -> Step<View> {
+        Ok(self.graph.constant(Rc::new(Data::filled(dtype, 1, value)), &[], false)?)
     }
 
     /// Returns `view`, or a row-major copy of it if it is not contiguous.
@@ -143,12 +151,12 @@ impl Interpreter<'_, '_> {
         Ok(match value {
             Value::Tensor(id) => Operand { view: self.view(*id)?, literal: self.is_number(*id) },
             Value::Int(value) => {
-                let view = self.graph.constant(Rc::new(Data::I64(vec![*value])), &[], false);
+                let view = self.graph.constant(Rc::new(Data::I64(vec![*value])), &[], false)?;
                 Operand { view, literal: true }
             }
-            Value::Float(value) => Operand { view: self.number(DType::F64, *value), literal: true },
+            Value::Float(value) => Operand { view: self.number(DType::F64, *value)?, literal: true },
             Value::Bool(value) => {
-                Operand { view: self.number(DType::Bool, f64::from(u8::from(*value))), literal: true }
+                Operand { view: self.number(DType::Bool, f64::from(u8::from(*value)))?, literal: true }
             }
             Value::Unshaped(input) => {
                 return Err(super::interpreter::Stop::NeedsShape { input: *input, suggestion: None });
@@ -253,7 +261,7 @@ impl Interpreter<'_, '_> {
     /// `view op number`, in the type of `view`.
     pub(super) fn with_number(&mut self, op: BinaryOp, view: &View, number: f64) -> Step<View> {
         let operand = Operand { view: view.clone(), literal: false };
-        let number = Operand { view: self.number(DType::F64, number), literal: true };
+        let number = Operand { view: self.number(DType::F64, number)?, literal: true };
         self.binary(op, &operand, &number)
     }
 

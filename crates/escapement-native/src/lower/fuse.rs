@@ -6,12 +6,27 @@ use std::rc::Rc;
 use crate::ir::graph::{BinaryOp, Graph, Node, Op, RootId, UnaryOp, View};
 use crate::ir::tensor::DType;
 use crate::kernels::Activation;
+use crate::refusal::Refusal;
 
 /// Optimises `graph` for computing `outputs`, whose views may be rewritten.
-pub(super) fn optimise(graph: &mut Graph, outputs: &mut [View]) {
+pub(super) fn optimise(graph: &mut Graph, outputs: &mut [View]) -> Result<(), Refusal> {
+    charge_walk(graph)?;
     remove_dead(graph, outputs);
-    while fuse_once(graph, outputs) {}
+    charge_walk(graph)?;
+    while fuse_once(graph, outputs) {
+        charge_walk(graph)?;
+    }
     remove_dead(graph, outputs);
+    Ok(())
+}
+
+/// Charges one walk over the graph, with a table of its nodes and roots.
+fn charge_walk(graph: &Graph) -> Result<(), Refusal> {
+    // A merged node is copied.
+    let nodes = graph.nodes.iter().map(|node| 32 + node.inputs.len()).fold(0, usize::saturating_add);
+    graph.meter.work(nodes.saturating_add(graph.roots.len()))?;
+    graph.meter.bytes(graph.nodes.len().saturating_mul(2 * size_of::<Node>()))?;
+    graph.meter.room::<[Option<usize>; 2]>(graph.roots.len())
 }
 
 fn remove_dead(graph: &mut Graph, outputs: &[View]) {

@@ -10,6 +10,7 @@ use super::value::{TensorId, Value};
 use crate::ir::Evaluate;
 use crate::ir::graph::{Graph, View};
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::readers::torchscript::archive::Archive;
 use crate::readers::torchscript::module::Tree;
 use crate::readers::torchscript::pickle::Id;
@@ -35,12 +36,12 @@ impl From<Refusal> for Stop {
 pub(super) type Step<T> = Result<T, Stop>;
 
 /// Refuses a construct. The place is added while the error is returned.
-pub(super) fn unsupported<T>(reason: impl Into<String>) -> Step<T> {
+pub(super) fn unsupported<T>(reason: impl AsRef<str>) -> Step<T> {
     Err(Stop::Refused(Refusal::unsupported(reason)))
 }
 
 /// Refuses shapes or types that PyTorch would refuse too.
-pub(super) fn mismatch<T>(reason: impl Into<String>) -> Step<T> {
+pub(super) fn mismatch<T>(reason: impl AsRef<str>) -> Step<T> {
     Err(Stop::Refused(Refusal::shape(reason)))
 }
 
@@ -51,6 +52,7 @@ pub(super) struct Program<'a> {
     pub(super) attributes: Tree,
     pub(super) constants: Tree,
     pub(super) limits: Limits,
+    pub(super) meter: Meter,
     pub(super) evaluate: Evaluate,
 }
 
@@ -62,6 +64,7 @@ pub(super) enum Source {
 
 pub(super) struct Interpreter<'p, 'a> {
     pub(super) program: &'p mut Program<'a>,
+    pub(super) meter: Meter,
     pub(super) graph: Graph,
     pub(super) tensors: Vec<Tensor>,
     pub(super) loaded: HashMap<(Source, Id), TensorId>,
@@ -73,7 +76,7 @@ pub(super) struct Interpreter<'p, 'a> {
     pub(super) operator: Rc<str>,
 }
 
-pub(super) type Scope = HashMap<String, Value>;
+pub(super) type Scope = HashMap<Rc<str>, Value>;
 
 /// One entry of the table of tensors.
 pub(super) struct Tensor {
@@ -88,9 +91,11 @@ pub(super) struct Tensor {
 
 impl<'p, 'a> Interpreter<'p, 'a> {
     pub(super) fn new(program: &'p mut Program<'a>) -> Self {
+        let meter = program.meter.clone();
         Self {
             program,
-            graph: Graph::default(),
+            graph: Graph::new(&meter),
+            meter,
             tensors: Vec::new(),
             loaded: HashMap::new(),
             evaluations: 0,
@@ -99,5 +104,10 @@ impl<'p, 'a> Interpreter<'p, 'a> {
             line: 0,
             operator: "forward".into(),
         }
+    }
+
+    /// The graph so far. Everything else is dropped.
+    pub(super) fn into_graph(self) -> Graph {
+        self.graph
     }
 }

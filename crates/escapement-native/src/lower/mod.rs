@@ -15,10 +15,11 @@ use crate::ir::Evaluate;
 use crate::ir::graph::{Graph, View};
 use crate::ir::tensor::DType;
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::readers::torchscript::archive::Archive;
 use crate::readers::torchscript::module::Tree;
 use crate::readers::torchscript::source::Library;
-use crate::refusal::{Refusal, RefusalKind};
+use crate::refusal::Refusal;
 use interpreter::{Interpreter, Program, Stop};
 use value::Value;
 
@@ -40,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) states: Vec<Vec<usize>>,
 }
 
+/// Memory of one argument's shape in an attempt and in the attempts that it makes.
+const ARGUMENT_BYTES: usize = 2 * size_of::<Option<Vec<usize>>>() + 128;
 /// The largest number of shapes to try if the caller gives none.
 const ATTEMPTS: usize = 256;
 
@@ -48,9 +51,10 @@ pub(crate) fn lower(
     bytes: &[u8],
     known: &Known,
     limits: &Limits,
+    meter: &Meter,
     evaluate: Evaluate,
 ) -> Result<Lowered, Refusal> {
-    let mut archive = Archive::open(bytes, limits)?;
+    let mut archive = Archive::open(bytes, limits, meter)?;
     if let Some(order) = archive.read_if_present("byteorder")?
         && order != b"little"
     {
@@ -59,7 +63,8 @@ pub(crate) fn lower(
     let attributes = Tree::read(&mut archive, "data.pkl", "data", limits)?;
     let constants = Tree::read(&mut archive, "constants.pkl", "constants", limits)?;
     let library = Library::read(&mut archive, limits)?;
-    let mut program = Program { archive, library, attributes, constants, limits: *limits, evaluate };
+    let meter = meter.clone();
+    let mut program = Program { archive, library, attributes, constants, limits: *limits, meter, evaluate };
     let arguments = program.arguments()?;
     if arguments == 0 {
         return Err(Refusal::unsupported("forward takes no observation"));
@@ -101,7 +106,10 @@ impl Search<'_, '_> {
         }
         let widths: Vec<usize> = match known.observation {
             Some(width) => vec![width],
-            None => self.program.widths(),
+            None => {
+                self.program.meter.work(self.program.stored_shapes().count().saturating_mul(64))?;
+                self.program.widths()
+            }
         };
         for width in widths {
             shapes[0] = Some(vec![1, width]);
@@ -125,19 +133,26 @@ impl Search<'_, '_> {
                      give them explicitly"
                 )));
             }
+            // The memory of an attempt is free again when it has failed. Its work is not given back.
+            let meter = self.program.meter.clone();
+            meter.bytes(shapes.len().saturating_mul(ARGUMENT_BYTES))?;
+            let stage = meter.mark();
             let mut interpreter = Interpreter::new(self.program);
-            match interpreter.forward(shapes) {
-                Ok(value) => {
-                    let result = collect(&mut interpreter, &value, shapes, self.first_state);
-                    let operations = interpreter.graph.nodes.len();
-                    let graph = std::mem::take(&mut interpreter.graph);
-                    match result {
-                        Ok(outputs) => return Ok(Some(optimised(graph, outputs, shapes))),
-                        Err(problem) => return self.refused(operations, problem),
-                    }
-                }
-                Err(Stop::NeedsShape { input, suggestion: Some(shape) }) => shapes[input] = Some(shape),
-                Err(Stop::NeedsShape { input, suggestion: None }) => {
+            let walked = interpreter.forward(shapes);
+            let collected =
+                walked.and_then(|value| Ok(collect(&mut interpreter, &value, shapes, self.first_state)?));
+            let graph = interpreter.into_graph();
+            let operations = graph.nodes.len();
+            let stop = match collected {
+                Ok(outputs) => return optimised(graph, outputs, shapes).map(Some),
+                Err(stop) => stop,
+            };
+            drop(graph);
+            meter.release(stage);
+            match stop {
+                Stop::NeedsShape { input, suggestion: Some(shape) } => shapes[input] = Some(shape),
+                Stop::NeedsShape { input, suggestion: None } => {
+                    meter.work(self.program.stored_shapes().count())?;
                     for shape in self.program.state_shapes() {
                         let mut tried = shapes.to_vec();
                         tried[input] = Some(shape);
@@ -151,17 +166,14 @@ impl Search<'_, '_> {
                     ));
                     return self.refused(0, problem);
                 }
-                Err(Stop::Refused(problem)) => {
-                    let operations = interpreter.graph.nodes.len();
-                    return self.refused(operations, problem);
-                }
+                Stop::Refused(problem) => return self.refused(operations, problem),
             }
         }
     }
 
     /// Keeps a refusal for the report. Other shapes can help only if the refusal is about shapes.
     fn refused(&mut self, operations: usize, problem: Refusal) -> Result<Option<Lowered>, Refusal> {
-        if problem.kind == RefusalKind::Malformed {
+        if problem.is_final() {
             return Err(problem);
         }
         if self.deepest.as_ref().is_none_or(|(deepest, _)| operations > *deepest) {
@@ -171,9 +183,14 @@ impl Search<'_, '_> {
     }
 }
 
-fn optimised(mut graph: Graph, mut outputs: Vec<View>, shapes: &[Option<Vec<usize>>]) -> Lowered {
-    fuse::optimise(&mut graph, &mut outputs);
-    Lowered { graph, outputs, shapes: shapes.iter().map(|shape| shape.clone().unwrap_or_default()).collect() }
+fn optimised(
+    mut graph: Graph,
+    mut outputs: Vec<View>,
+    shapes: &[Option<Vec<usize>>],
+) -> Result<Lowered, Refusal> {
+    fuse::optimise(&mut graph, &mut outputs)?;
+    let shapes = shapes.iter().map(|shape| shape.clone().unwrap_or_default()).collect();
+    Ok(Lowered { graph, outputs, shapes })
 }
 
 /// Checks the tensors that `forward` returned: one action, and one result for each state.
@@ -257,8 +274,8 @@ impl Program<'_> {
     }
 
     /// The shapes of all stored tensors, in storage order.
-    fn stored_shapes(&self) -> Vec<Vec<usize>> {
-        self.constants.shapes().into_iter().chain(self.attributes.shapes()).collect()
+    fn stored_shapes(&self) -> impl Iterator<Item = &[usize]> + Clone {
+        self.constants.shapes().chain(self.attributes.shapes())
     }
 
     /// The widths that an observation could have, from the stored tensors that could be applied to it.
@@ -266,12 +283,12 @@ impl Program<'_> {
         let mut widths = Vec::new();
         let shapes = self.stored_shapes();
         let candidates = shapes
-            .iter()
-            .filter_map(|shape| match **shape {
+            .clone()
+            .filter_map(|shape| match *shape {
                 [_, inputs] => Some(inputs),
                 _ => None,
             })
-            .chain(shapes.iter().filter_map(|shape| match **shape {
+            .chain(shapes.filter_map(|shape| match *shape {
                 [only] => Some(only),
                 [channels, inputs, _] => Some(channels.max(inputs)),
                 _ => None,
@@ -289,9 +306,13 @@ impl Program<'_> {
     fn state_shapes(&self) -> Vec<Vec<usize>> {
         let units: BTreeSet<usize> = self
             .stored_shapes()
-            .iter()
-            .filter_map(|shape| match **shape {
-                [rows, units] if units > 0 && (rows == 4 * units || rows == 3 * units) => Some(units),
+            .filter_map(|shape| match *shape {
+                [rows, units]
+                    if units > 0
+                        && (units.checked_mul(4) == Some(rows) || units.checked_mul(3) == Some(rows)) =>
+                {
+                    Some(units)
+                }
                 _ => None,
             })
             .take(4)

@@ -2,10 +2,13 @@
 
 use super::interpreter::{Interpreter, Step, Tensor, mismatch, unsupported};
 use super::value::{TensorId, Value};
-use crate::ir::graph::{Origin, Place, View};
+use crate::ir::graph::{MAX_RANK, Origin, Place, View};
 use crate::ir::tensor::Data;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+
+/// Work of one evaluation.
+const EVALUATION_STEPS: usize = 16;
 
 impl Interpreter<'_, '_> {
     pub(super) fn limits(&self) -> &Limits {
@@ -17,9 +20,13 @@ impl Interpreter<'_, '_> {
     }
 
     /// Adds `view` to the table of tensors.
-    pub(super) fn tensor(&mut self, view: View) -> Value {
+    pub(super) fn tensor(&mut self, view: View) -> Step<Value> {
+        if view.rank() > MAX_RANK {
+            return unsupported(format!("a tensor of {} axes, at most {MAX_RANK} are allowed", view.rank()));
+        }
+        self.meter.bytes(2 * size_of::<Tensor>() + View::bytes(view.rank()))?;
         self.tensors.push(Tensor { view, overwritten: None, number: false });
-        Value::Tensor(self.tensors.len() - 1)
+        Ok(Value::Tensor(self.tensors.len() - 1))
     }
 
     /// Returns the view of a tensor value. Fails if its elements were overwritten.
@@ -57,9 +64,15 @@ impl Interpreter<'_, '_> {
         if old.shape != result.shape || old.dtype != result.dtype {
             return unsupported("changes the shape or type of a tensor in place");
         }
+        self.meter.work(self.tensors.len().saturating_mul(4))?;
         let aliases = self.tensors.iter().filter(|tensor| tensor.view.root == old.root);
         self.charge(aliases.map(|tensor| tensor.view.len() / 64 + 1).sum())?;
-        let written: std::collections::HashSet<usize> = old.positions().collect();
+        let positions = self.tensors.iter().filter(|tensor| tensor.view.root == old.root);
+        self.meter.work(positions.map(|tensor| tensor.view.len().saturating_mul(4)).sum())?;
+        let elements = self.graph.roots[old.root].len;
+        self.meter.room::<bool>(elements)?;
+        let mut written = vec![false; elements];
+        old.positions().for_each(|position| written[position] = true);
         let operator = self.operator.clone();
         for tensor in &mut self.tensors {
             if tensor.view.root != old.root {
@@ -67,11 +80,23 @@ impl Interpreter<'_, '_> {
             }
             if tensor.view == old {
                 tensor.view = result.clone();
-            } else if tensor.view.positions().any(|position| written.contains(&position)) {
+            } else if tensor.view.positions().any(|position| written[position]) {
                 tensor.overwritten = Some(operator.clone());
             }
         }
         Ok(())
+    }
+
+    /// Charges a list or tuple of `count` members. The caller makes it afterwards.
+    pub(super) fn room(&self, count: usize) -> Step<()> {
+        self.meter.work(count)?;
+        Ok(self.meter.bytes(count.saturating_mul(Value::MEMBER_BYTES))?)
+    }
+
+    /// A copy of the members of a list or tuple.
+    pub(super) fn copied(&self, members: &[Value]) -> Step<Vec<Value>> {
+        self.room(members.len())?;
+        Ok(members.to_vec())
     }
 
     /// Counts `cost` evaluations. Fails if the total exceeds the limit.
@@ -81,7 +106,7 @@ impl Interpreter<'_, '_> {
         if self.evaluations > limit {
             return Err(Refusal::malformed(format!("takes more than {limit} evaluations")).into());
         }
-        Ok(())
+        Ok(self.meter.work(cost.saturating_mul(EVALUATION_STEPS))?)
     }
 
     /// Returns the truth of a value that is known during lowering.
@@ -103,7 +128,7 @@ impl Interpreter<'_, '_> {
         if view.len() != 1 {
             return mismatch(format!("a tensor of shape {:?} where one number is expected", view.shape));
         }
-        let Some(data) = self.graph.constant_data(&view) else {
+        let Some(data) = self.graph.constant_data(&view)? else {
             return unsupported("depends on the elements of a tensor, which a fixed plan cannot branch on");
         };
         Ok(match &*data {

@@ -12,6 +12,11 @@ use crate::readers::torchscript::pickle::{Id, Node};
 use crate::readers::torchscript::source::{Expression, ExpressionKind, Function, Statement, StatementKind};
 use crate::refusal::{Place, Refusal};
 
+/// Work of finding and binding what is called.
+const CALL_STEPS: usize = 64;
+/// Work of one statement beside its expressions.
+const STATEMENT_STEPS: usize = 8;
+
 enum Flow {
     Next,
     Return(Value),
@@ -26,12 +31,12 @@ impl Interpreter<'_, '_> {
             .enumerate()
             .map(|(index, shape)| match shape {
                 Some(shape) => {
-                    let view = self.graph.input(index, shape);
+                    let view = self.graph.input(index, shape)?;
                     self.tensor(view)
                 }
-                None => Value::Unshaped(index),
+                None => Ok(Value::Unshaped(index)),
             })
-            .collect();
+            .collect::<Step<Vec<Value>>>()?;
         self.method(root, "forward", arguments, Vec::new()).map_err(|stop| self.located(stop))
     }
 
@@ -54,10 +59,12 @@ impl Interpreter<'_, '_> {
         positional: Vec<Value>,
         keyword: Vec<(Rc<str>, Value)>,
     ) -> Step<Value> {
+        self.meter.work(CALL_STEPS)?;
         let class_name = self.class_name(id)?;
         let Some(class) = self.program.library.class(&class_name) else {
             return Err(Refusal::malformed(format!("class {class_name} has no source in the archive")).into());
         };
+        self.meter.work(class.methods.len())?;
         let Some(function) = class.method(name).cloned() else {
             return unsupported(format!("class {class_name} has no method {name}"));
         };
@@ -92,6 +99,7 @@ impl Interpreter<'_, '_> {
                 positional.len()
             ));
         }
+        self.meter.work(function.parameters.len().saturating_mul(keyword.len() + 1))?;
         let mut scope = Scope::new();
         let mut given = positional.into_iter();
         for parameter in &function.parameters {
@@ -104,15 +112,13 @@ impl Interpreter<'_, '_> {
             } else {
                 return mismatch(format!("{} is called without {}", function.name, parameter.name));
             };
-            scope.insert(parameter.name.clone(), value);
+            self.bind(&parameter.name, value, &mut scope)?;
         }
         let caller = (self.file.clone(), self.line, self.operator.clone());
         self.file = function.file.clone();
         self.line = function.line;
-        self.operator = function.name.as_str().into();
-        self.descend()?;
+        self.operator = function.name.clone();
         let flow = self.block(&function.body, &mut scope)?;
-        self.depth -= 1;
         (self.file, self.line, self.operator) = caller;
         Ok(match flow {
             Flow::Return(value) => value,
@@ -131,9 +137,29 @@ impl Interpreter<'_, '_> {
         Ok(())
     }
 
+    /// Binds a name. A new name takes memory.
+    fn bind(&mut self, name: &Rc<str>, value: Value, scope: &mut Scope) -> Step<()> {
+        if let Some(bound) = scope.get_mut(name) {
+            *bound = value;
+            return Ok(());
+        }
+        self.meter.bytes(4 * size_of::<(Rc<str>, Value)>())?;
+        scope.insert(name.clone(), value);
+        Ok(())
+    }
+
+    /// Runs a block one level deeper, as nested blocks take stack.
     fn block(&mut self, statements: &[Statement], scope: &mut Scope) -> Step<Flow> {
+        self.descend()?;
+        let flow = self.statements(statements, scope)?;
+        self.depth -= 1;
+        Ok(flow)
+    }
+
+    fn statements(&mut self, statements: &[Statement], scope: &mut Scope) -> Step<Flow> {
         for statement in statements {
             self.line = statement.line;
+            self.meter.work(STATEMENT_STEPS)?;
             if let Flow::Return(value) = self.statement(statement, scope)? {
                 return Ok(Flow::Return(value));
             }
@@ -159,10 +185,7 @@ impl Interpreter<'_, '_> {
             }
             StatementKind::If { condition, then, otherwise } => {
                 let branch = if self.condition(condition, scope)? { then } else { otherwise };
-                self.descend()?;
-                let flow = self.block(branch, scope)?;
-                self.depth -= 1;
-                return Ok(flow);
+                return self.block(branch, scope);
             }
             StatementKind::While { condition, body } => {
                 while self.condition(condition, scope)? {
@@ -177,9 +200,11 @@ impl Interpreter<'_, '_> {
                 let Some(members) = over.members() else {
                     return unsupported(format!("a loop over {}", over.kind()));
                 };
+                // The body may append to the list, and the loop does not see that.
+                let members = self.copied(&members)?;
                 for member in members {
                     self.charge(1)?;
-                    scope.insert(target.clone(), member);
+                    self.bind(target, member, scope)?;
                     if let Flow::Return(value) = self.block(body, scope)? {
                         return Ok(Flow::Return(value));
                     }
@@ -196,12 +221,11 @@ impl Interpreter<'_, '_> {
 
     fn assign(&mut self, targets: &[Expression], unpack: bool, value: Value, scope: &mut Scope) -> Step<()> {
         let name = |target: &Expression| match &target.kind {
-            ExpressionKind::Name(name) => Ok(name.to_string()),
+            ExpressionKind::Name(name) => Ok(name.clone()),
             _ => unsupported("assigns to something other than a name"),
         };
         if let ([target], false) = (targets, unpack) {
-            scope.insert(name(target)?, value);
-            return Ok(());
+            return self.bind(&name(target)?, value, scope);
         }
         let members = match value.members() {
             Some(members) if members.len() == targets.len() => members,
@@ -213,8 +237,8 @@ impl Interpreter<'_, '_> {
                 ));
             }
         };
-        for (target, member) in targets.iter().zip(members) {
-            scope.insert(name(target)?, member);
+        for (target, member) in targets.iter().zip(&*members) {
+            self.bind(&name(target)?, member.clone(), scope)?;
         }
         Ok(())
     }
@@ -246,8 +270,8 @@ impl Interpreter<'_, '_> {
                 }
                 None => Value::Path(name.clone()),
             },
-            ExpressionKind::List(members) => Value::list(self.evaluate_all(members, scope)?),
-            ExpressionKind::Tuple(members) => Value::Tuple(self.evaluate_all(members, scope)?.into()),
+            ExpressionKind::List(members) => Value::list(self.evaluate_all(members, scope)?)?,
+            ExpressionKind::Tuple(members) => Value::tuple(self.evaluate_all(members, scope)?)?,
             ExpressionKind::Negative(operand) => match self.evaluate(operand, scope)? {
                 Value::Int(value) => Value::Int(value.wrapping_neg()),
                 Value::Float(value) => Value::Float(-value),
@@ -274,6 +298,7 @@ impl Interpreter<'_, '_> {
     }
 
     fn evaluate_all(&mut self, expressions: &[Expression], scope: &mut Scope) -> Step<Vec<Value>> {
+        self.room(expressions.len())?;
         expressions.iter().map(|expression| self.evaluate(expression, scope)).collect()
     }
 
@@ -339,6 +364,7 @@ impl Interpreter<'_, '_> {
                 _ => unsupported("getattr without an object and a name"),
             };
         }
+        self.meter.work(CALL_STEPS)?;
         self.operator = path.clone();
         builtins::call(self, path, positional, keyword)
     }

@@ -4,7 +4,7 @@ use super::step::Span;
 use crate::ir::tensor::DType;
 
 /// Buffers start at multiples of this many bytes, which is a cache line and the widest vector.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// All values of one element type.
 #[derive(Debug, Default)]
@@ -160,6 +160,11 @@ impl Allocator {
 
     pub(super) fn len(&self) -> usize {
         self.end
+    }
+
+    /// The number of free spans. A search looks at each.
+    pub(super) fn free_spans(&self) -> usize {
+        self.free.len()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Compiles a graph to steps: lays views out, packs weights, and assigns a buffer to every value.
 
+use super::charge::{padded_matrix, place_of};
 use super::describe::StepDescription;
 use super::execute::padded;
 use super::step::{Piece, Span, Step};
@@ -19,7 +20,7 @@ pub(super) struct Buffer {
 }
 
 pub(super) struct Compiler<'g> {
-    graph: &'g Graph,
+    pub(super) graph: &'g Graph,
     pub(super) target: Target,
     pub(super) buffers: Vec<Buffer>,
     /// The buffer and offset of each root.
@@ -42,13 +43,12 @@ pub(super) fn compile(
         steps: Vec::new(),
         descriptions: Vec::new(),
     };
-    let input_spans: Vec<Span> = inputs
-        .iter()
-        .map(|&len| {
-            let buffer = compiler.buffer(DType::F32, len, true, None);
-            Span { buffer, start: 0, len }
-        })
-        .collect();
+    graph.meter.room::<Option<(usize, usize)>>(graph.roots.len())?;
+    let mut input_spans: Vec<Span> = Vec::with_capacity(inputs.len());
+    for &len in inputs {
+        let buffer = compiler.buffer(DType::F32, len, true, None)?;
+        input_spans.push(Span { buffer, start: 0, len });
+    }
     for (root, place) in graph.roots.iter().zip(&mut compiler.places) {
         if let Origin::Input(index) = root.origin {
             *place = Some((input_spans[index].buffer, 0));
@@ -65,27 +65,14 @@ pub(super) fn compile(
 }
 
 impl Compiler<'_> {
-    fn buffer(&mut self, dtype: DType, len: usize, permanent: bool, content: Option<Data>) -> usize {
-        self.buffers.push(Buffer { dtype, len, permanent, content });
-        self.buffers.len() - 1
-    }
-
-    /// A new span for all elements of a new value.
-    fn fresh(&mut self, dtype: DType, len: usize) -> Span {
-        let buffer = self.buffer(dtype, len, false, None);
-        Span { buffer, start: 0, len }
-    }
-
-    fn push(&mut self, step: Step, description: StepDescription) {
-        self.steps.push(step);
-        self.descriptions.push(description);
-    }
-
     /// The elements of a constant, contiguous. Fails if the view is not constant single precision.
     fn constant(&self, view: &View) -> Result<Vec<f32>, Refusal> {
-        let data = self.graph.constant_data(view);
+        let data = self.graph.constant_data(view)?;
         match data.as_deref().and_then(Data::as_f32) {
-            Some(values) => Ok(values.to_vec()),
+            Some(values) => {
+                self.meter().room::<f32>(values.len())?;
+                Ok(values.to_vec())
+            }
             None => Err(Refusal::unsupported("weights that are not constant single-precision numbers")),
         }
     }
@@ -93,19 +80,21 @@ impl Compiler<'_> {
     /// The elements of `view` in row-major order. Returns their place, or appends a gather that puts them in
     /// order first.
     fn span(&mut self, view: &View, node: Option<&Node>) -> Result<Span, Refusal> {
-        if let Some(data) = self.graph.constant_data(view) {
+        if let Some(data) = self.graph.constant_data(view)? {
             if view.is_contiguous() && view.len() == self.graph.roots[view.root].len {
                 let buffer = match self.places[view.root] {
                     Some((buffer, _)) => buffer,
                     None => {
-                        let buffer = self.buffer(view.dtype, data.len(), true, Some((*data).clone()));
+                        let content = self.copied(&data)?;
+                        let buffer = self.buffer(view.dtype, data.len(), true, Some(content))?;
                         self.places[view.root] = Some((buffer, 0));
                         buffer
                     }
                 };
                 return Ok(Span { buffer, start: 0, len: view.len() });
             }
-            let buffer = self.buffer(view.dtype, data.len(), true, Some((*data).clone()));
+            let content = self.copied(&data)?;
+            let buffer = self.buffer(view.dtype, data.len(), true, Some(content))?;
             return Ok(Span { buffer, start: 0, len: view.len() });
         }
         let Some((buffer, start)) = self.places[view.root] else {
@@ -114,6 +103,8 @@ impl Compiler<'_> {
         if view.is_contiguous() {
             return Ok(Span { buffer, start: start + view.offset, len: view.len() });
         }
+        self.meter().room::<u32>(view.len().saturating_mul(2))?;
+        self.meter().work(view.len())?;
         let table = view
             .positions()
             .map(|position| {
@@ -121,12 +112,17 @@ impl Compiler<'_> {
             })
             .collect::<Result<Box<[u32]>, Refusal>>()?;
         let input = Span { buffer, start, len: self.graph.roots[view.root].len };
-        let output = self.fresh(view.dtype, view.len());
-        let mut description = describe(node, "layout");
+        let output = self.fresh(view.dtype, view.len())?;
+        // Not the other operands of the node: a join of many has a step for each.
+        let mut description = self.describe(None, "layout")?;
+        if let Some(node) = node {
+            self.meter().bytes(node.place.file.len() + 16)?;
+            description.place = place_of(node);
+        }
         description.kernel = "gather (scalar)".to_owned();
         description.inputs = vec![view.shape.clone()];
         description.outputs = vec![view.len()];
-        self.push(Step::Gather { dtype: view.dtype, table, input, output }, description);
+        self.push(Step::Gather { dtype: view.dtype, table, input, output }, description)?;
         Ok(output)
     }
 
@@ -147,17 +143,17 @@ impl Compiler<'_> {
             self.buffers[span.buffer].permanent = true;
             return Ok(span);
         }
-        let output = self.fresh(view.dtype, view.len());
+        let output = self.fresh(view.dtype, view.len())?;
         self.buffers[output.buffer].permanent = true;
-        let mut description = describe(None, "copy");
+        let mut description = self.describe(None, "copy")?;
         description.outputs = vec![view.len()];
-        self.push(Step::Copy { dtype: view.dtype, input: span, output }, description);
+        self.push(Step::Copy { dtype: view.dtype, input: span, output }, description)?;
         Ok(output)
     }
 
     fn node(&mut self, node: &Node) -> Result<(), Refusal> {
         let dtype = node.inputs.first().map_or(DType::F32, |view| view.dtype);
-        let mut description = describe(Some(node), "");
+        let mut description = self.describe(Some(node), "")?;
         description.outputs = node.outputs.iter().map(|&root| self.graph.roots[root].len).collect();
         let step = match &node.op {
             Op::Lstm { weights } => return self.lstm(node, weights, description),
@@ -166,6 +162,7 @@ impl Compiler<'_> {
                 let (outputs, inputs) = (weights.shape[0], weights.shape[1]);
                 let bias = bias.as_ref().map(|bias| self.constant(bias)).transpose()?;
                 let rows = node.inputs[0].len() / inputs;
+                self.pack(padded_matrix(outputs, inputs))?;
                 let layer = Dense::pack(
                     self.target.isa,
                     self.target.precision,
@@ -178,7 +175,7 @@ impl Compiler<'_> {
                 description.multiply_adds = layer.multiply_adds() * rows;
                 description.weight_bytes = layer.weight_bytes();
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Dense { layer, rows, input, output: self.output(node) }
+                Step::Dense { layer, rows, input, output: self.output(node)? }
             }
             Op::Conv1d { weights, bias, geometry, activation } => {
                 let (outputs, per_group, kernel) = (weights.shape[0], weights.shape[1], weights.shape[2]);
@@ -192,44 +189,46 @@ impl Compiler<'_> {
                     dilation: geometry.dilation,
                     groups: geometry.groups,
                 };
+                let group = padded_matrix(outputs / geometry.groups, per_group.saturating_mul(kernel));
+                self.pack(group.and_then(|words| words.checked_mul(geometry.groups)))?;
                 let weights = self.constant(weights)?;
                 let layer = Conv1d::pack(self.target.isa, &weights, bias.as_deref(), shape, *activation);
                 let length = node.inputs[0].shape[1];
                 description.multiply_adds = layer.multiply_adds(length);
                 description.weight_bytes = layer.weight_bytes();
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Conv1d { layer, length, input, output: self.output(node) }
+                Step::Conv1d { layer, length, input, output: self.output(node)? }
             }
             Op::Unary(op) => {
                 let input = self.span(&node.inputs[0], Some(node))?;
                 match op {
                     UnaryOp::Activation(activation) if dtype == DType::F32 => {
-                        Step::Activate { activation: *activation, input, output: self.output(node) }
+                        Step::Activate { activation: *activation, input, output: self.output(node)? }
                     }
                     UnaryOp::Not => {
                         return self.negate(node, input, description);
                     }
                     UnaryOp::IsNan => return self.is_nan(node, dtype, input, description),
-                    op => Step::Unary { dtype, op: *op, input, output: self.output(node) },
+                    op => Step::Unary { dtype, op: *op, input, output: self.output(node)? },
                 }
             }
             Op::Binary(op) => {
                 let (a, b) = (self.operand(&node.inputs[0], node)?, self.operand(&node.inputs[1], node)?);
                 match vectorised(*op) {
                     Some(op) if dtype == DType::F32 => {
-                        Step::Elementwise { op, a, b, output: self.output(node) }
+                        Step::Elementwise { op, a, b, output: self.output(node)? }
                     }
-                    _ => Step::Binary { dtype, op: *op, a, b, output: self.output(node) },
+                    _ => Step::Binary { dtype, op: *op, a, b, output: self.output(node)? },
                 }
             }
             Op::Compare(op) => {
                 let (a, b) = (self.operand(&node.inputs[0], node)?, self.operand(&node.inputs[1], node)?);
-                Step::Compare { dtype, op: *op, a, b, output: self.output(node) }
+                Step::Compare { dtype, op: *op, a, b, output: self.output(node)? }
             }
             Op::Where => {
                 let condition = self.operand(&node.inputs[0], node)?;
                 let (a, b) = (self.operand(&node.inputs[1], node)?, self.operand(&node.inputs[2], node)?);
-                Step::Where { dtype: node.inputs[1].dtype, condition, a, b, output: self.output(node) }
+                Step::Where { dtype: node.inputs[1].dtype, condition, a, b, output: self.output(node)? }
             }
             Op::Reduce(op) => {
                 let input = self.span(&node.inputs[0], Some(node))?;
@@ -238,13 +237,13 @@ impl Compiler<'_> {
                     op: *op,
                     width: node.inputs[0].shape[1],
                     input,
-                    output: self.output(node),
+                    output: self.output(node)?,
                 }
             }
             Op::Softmax { log } => {
                 let (rows, width) = rows_of(&node.inputs[0]);
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Softmax { log: *log, rows, width, input, output: self.output(node) }
+                Step::Softmax { log: *log, rows, width, input, output: self.output(node)? }
             }
             Op::LayerNorm { weight, bias, epsilon } => {
                 let (rows, width) = rows_of(&node.inputs[0]);
@@ -252,31 +251,32 @@ impl Compiler<'_> {
                 let bias = bias.as_ref().map(|view| self.span(view, None)).transpose()?;
                 let input = self.span(&node.inputs[0], Some(node))?;
                 let epsilon = *epsilon as f32;
-                Step::LayerNorm { weight, bias, epsilon, rows, width, input, output: self.output(node) }
+                Step::LayerNorm { weight, bias, epsilon, rows, width, input, output: self.output(node)? }
             }
             Op::CumulativeSum => {
                 let (_, width) = rows_of(&node.inputs[0]);
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::CumulativeSum { dtype, width, input, output: self.output(node) }
+                Step::CumulativeSum { dtype, width, input, output: self.output(node)? }
             }
             Op::Copy => {
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Copy { dtype, input, output: self.output(node) }
+                Step::Copy { dtype, input, output: self.output(node)? }
             }
             Op::Concat => {
                 let stride = node.inputs.iter().map(|view| view.shape[1]).sum();
+                self.meter().room::<Piece>(node.inputs.len())?;
                 let mut pieces = Vec::with_capacity(node.inputs.len());
                 let mut at = 0;
                 for view in &node.inputs {
                     pieces.push(Piece { input: self.span(view, Some(node))?, width: view.shape[1], at });
                     at += view.shape[1];
                 }
-                Step::Concat { dtype, stride, pieces: pieces.into(), output: self.output(node) }
+                Step::Concat { dtype, stride, pieces: pieces.into(), output: self.output(node)? }
             }
             Op::Cast => {
                 let to = self.graph.roots[node.outputs[0]].dtype;
                 let input = self.span(&node.inputs[0], Some(node))?;
-                Step::Cast { from: dtype, to, input, output: self.output(node) }
+                Step::Cast { from: dtype, to, input, output: self.output(node)? }
             }
             Op::Embedding { table } => {
                 let rows = self.constant(table)?;
@@ -286,7 +286,7 @@ impl Compiler<'_> {
                     table: rows.into(),
                     width: table.shape[1],
                     index,
-                    output: self.output(node),
+                    output: self.output(node)?,
                 }
             }
             Op::MatMul => {
@@ -295,36 +295,34 @@ impl Compiler<'_> {
                 description.multiply_adds = node.inputs[0].shape[0] * m * k * n;
                 let (a, b) =
                     (self.span(&node.inputs[0], Some(node))?, self.span(&node.inputs[1], Some(node))?);
-                Step::MatMul { dtype, m, k, n, a, b, output: self.output(node) }
+                Step::MatMul { dtype, m, k, n, a, b, output: self.output(node)? }
             }
         };
-        self.finish_step(step, description);
-        Ok(())
+        self.finish_step(step, description)
     }
 
-    fn finish_step(&mut self, step: Step, mut description: StepDescription) {
+    fn finish_step(&mut self, step: Step, mut description: StepDescription) -> Result<(), Refusal> {
         let isa = if step.is_vectorised() { self.target.isa.name() } else { "scalar" };
         description.kernel = format!("{} ({isa})", step.kernel());
-        self.push(step, description);
+        self.push(step, description)
     }
 
     /// The place of a node's only result.
-    fn output(&mut self, node: &Node) -> Span {
+    fn output(&mut self, node: &Node) -> Result<Span, Refusal> {
         let root = node.outputs[0];
         let (dtype, len) = (self.graph.roots[root].dtype, self.graph.roots[root].len);
-        let span = self.fresh(dtype, len);
+        let span = self.fresh(dtype, len)?;
         self.places[root] = Some((span.buffer, 0));
-        span
+        Ok(span)
     }
 
     /// Compiles `not x` as `x xor true`.
     fn negate(&mut self, node: &Node, input: Span, description: StepDescription) -> Result<(), Refusal> {
-        let buffer = self.buffer(DType::Bool, 1, true, Some(Data::Bool(vec![true])));
+        let buffer = self.buffer(DType::Bool, 1, true, Some(Data::Bool(vec![true])))?;
         let one = Span { buffer, start: 0, len: 1 };
-        let output = self.output(node);
+        let output = self.output(node)?;
         let step = Step::Binary { dtype: DType::Bool, op: BinaryOp::Xor, a: input, b: one, output };
-        self.finish_step(step, description);
-        Ok(())
+        self.finish_step(step, description)
     }
 
     /// Compiles a test for NaN: NaN is the only number that differs from itself.
@@ -336,9 +334,8 @@ impl Compiler<'_> {
         description: StepDescription,
     ) -> Result<(), Refusal> {
         let op = crate::ir::graph::CompareOp::Ne;
-        let output = self.output(node);
-        self.finish_step(Step::Compare { dtype, op, a: input, b: input, output }, description);
-        Ok(())
+        let output = self.output(node)?;
+        self.finish_step(Step::Compare { dtype, op, a: input, b: input, output }, description)
     }
 
     fn recurrent_parts(&self, weights: &RecurrentWeights) -> Result<RecurrentParts, Refusal> {
@@ -346,12 +343,15 @@ impl Compiler<'_> {
             Some((input, hidden)) => Some((self.constant(input)?, self.constant(hidden)?)),
             None => None,
         };
+        // The matrices of up to four gates side by side, each padded to whole vectors.
+        let (inputs, units) = (weights.input.shape[1], weights.hidden.shape[1]);
+        self.pack(padded_matrix(units, inputs.saturating_add(units)).and_then(|gate| gate.checked_mul(4)))?;
         Ok(RecurrentParts {
             input: self.constant(&weights.input)?,
             hidden: self.constant(&weights.hidden)?,
             bias,
-            inputs: weights.input.shape[1],
-            units: weights.hidden.shape[1],
+            inputs,
+            units,
         })
     }
 
@@ -369,7 +369,7 @@ impl Compiler<'_> {
         for (span, view) in states.iter_mut().zip(&node.inputs[1..]) {
             *span = self.span(view, Some(node))?;
         }
-        let block = self.fresh(DType::F32, STATES * padded(units) + padded(steps * units) + scratch);
+        let block = self.fresh(DType::F32, STATES * padded(units) + padded(steps * units) + scratch)?;
         self.places[node.outputs[0]] = Some((block.buffer, STATES * padded(units)));
         for state in 0..STATES {
             self.places[node.outputs[1 + state]] = Some((block.buffer, state * padded(units)));
@@ -392,8 +392,7 @@ impl Compiler<'_> {
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
         let (input, [h, c], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
-        self.finish_step(Step::Lstm { layer, steps, units, input, h, c, block }, description);
-        Ok(())
+        self.finish_step(Step::Lstm { layer, steps, units, input, h, c, block }, description)
     }
 
     fn gru(
@@ -411,8 +410,7 @@ impl Compiler<'_> {
         description.multiply_adds = steps * layer.multiply_adds();
         description.weight_bytes = layer.weight_bytes();
         let (input, [h], block) = self.recurrent_spans(node, units, layer.scratch_len(steps))?;
-        self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description);
-        Ok(())
+        self.finish_step(Step::Gru { layer, steps, units, input, h, block }, description)
     }
 }
 
@@ -450,22 +448,4 @@ fn vectorised(op: BinaryOp) -> Option<Binary> {
 fn rows_of(view: &View) -> (usize, usize) {
     let width = view.shape.last().copied().unwrap_or(1);
     (view.len() / width.max(1), width)
-}
-
-fn describe(node: Option<&Node>, operator: &str) -> StepDescription {
-    let place = node.map(|node| &node.place);
-    StepDescription {
-        operator: match place {
-            Some(place) if operator.is_empty() => place.operator.to_string(),
-            _ => operator.to_owned(),
-        },
-        fused: node.map_or_else(Vec::new, |node| node.fused.iter().map(ToString::to_string).collect()),
-        place: place.map_or_else(String::new, |place| format!("{}:{}", place.file, place.line)),
-        kernel: "copy (scalar)".to_owned(),
-        inputs: node
-            .map_or_else(Vec::new, |node| node.inputs.iter().map(|view| view.shape.clone()).collect()),
-        outputs: Vec::new(),
-        multiply_adds: 0,
-        weight_bytes: 0,
-    }
 }

@@ -1,6 +1,7 @@
 //! A fixed plan: steps over preallocated buffers, in the order of execution.
 
 mod arena;
+mod charge;
 mod compile;
 mod describe;
 mod execute;
@@ -93,6 +94,9 @@ pub(crate) fn evaluate(graph: &Graph, views: &[View]) -> Result<Vec<Data>, Refus
     debug_assert!(graph.roots.iter().all(|root| !matches!(root.origin, Origin::Input(_))));
     let target = Target { isa: Isa::Scalar, precision: Precision::F32 };
     let mut plan = Plan::compile(graph, views, &[], target)?;
+    for &(span, dtype) in &plan.outputs {
+        graph.meter.bytes(span.len.saturating_mul(dtype.size()))?;
+    }
     let _flush = escapement_policy::denormals::FlushDenormals::enter();
     plan.run().map_err(|_| Refusal::shape("an operation on constants fails"))?;
     Ok(plan

@@ -1,11 +1,17 @@
 //! Assigns every buffer of a compiled plan its place in an arena.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use super::Plan;
 use super::arena::{Allocator, Arena, Arenas};
 use super::compile::Compiler;
 use super::step::Span;
 use crate::ir::tensor::{DType, Data};
 use crate::refusal::Refusal;
+
+/// Work of placing or freeing one buffer.
+const PLACING_STEPS: usize = 32;
 
 impl Compiler<'_> {
     /// Assigns every buffer its place. A permanent buffer keeps it; others have it from the step that writes
@@ -32,20 +38,23 @@ impl Compiler<'_> {
             .filter(|&at| !self.buffers[at].permanent && first[at] != usize::MAX)
             .collect();
         by_first.sort_unstable_by_key(|&at| first[at]);
-        let mut live: Vec<usize> = Vec::new();
+        // The live buffers, the first to end on top.
+        let mut live: BinaryHeap<Reverse<(usize, usize)>> = BinaryHeap::new();
         for at in by_first {
-            let now = first[at];
-            live.retain(|&other| {
-                let over = last[other] < now;
-                if over {
-                    let buffer = &self.buffers[other];
-                    allocators[buffer.dtype as usize].release(buffer.dtype, start[other], buffer.len);
-                }
-                !over
-            });
+            while let Some(&Reverse((end, over))) = live.peek()
+                && end < first[at]
+            {
+                live.pop();
+                let buffer = &self.buffers[over];
+                let allocator = &mut allocators[buffer.dtype as usize];
+                self.graph.meter.work(allocator.free_spans() + PLACING_STEPS)?;
+                allocator.release(buffer.dtype, start[over], buffer.len);
+            }
             let buffer = &self.buffers[at];
-            start[at] = allocators[buffer.dtype as usize].allocate(buffer.dtype, buffer.len);
-            live.push(at);
+            let allocator = &mut allocators[buffer.dtype as usize];
+            self.graph.meter.work(allocator.free_spans() + PLACING_STEPS)?;
+            start[at] = allocator.allocate(buffer.dtype, buffer.len);
+            live.push(Reverse((last[at], at)));
         }
         for step in &mut self.steps {
             step.visit(&mut |span| span.start += start[span.buffer]);

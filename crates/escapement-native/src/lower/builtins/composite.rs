@@ -1,6 +1,7 @@
 //! Operators that are made of a few others. A kernel of their own would not make them faster.
 
-use super::Call;
+use super::movement::bounded;
+use super::{Call, size};
 use crate::ir::graph::{BinaryOp, CompareOp, ReduceOp, View};
 use crate::ir::tensor::DType;
 use crate::kernels::Activation;
@@ -30,9 +31,9 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             let threshold = call.float(interpreter, 1, "lambd", Some(0.5))?;
             let size = interpreter.activation(Activation::Abs, &view)?;
             let (size, own) = (tensor(size), tensor(view));
-            let threshold = number(interpreter, threshold);
+            let threshold = number(interpreter, threshold)?;
             let small = interpreter.compare(CompareOp::Le, &size, &threshold)?;
-            let zero = number(interpreter, 0.0);
+            let zero = number(interpreter, 0.0)?;
             interpreter.choose(&small, &zero, &own)?
         }
         "prelu" => {
@@ -40,7 +41,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
             let slope = channels(interpreter, &view, &call.tensor(interpreter, 1, "weight")?)?;
             let own = tensor(view.clone());
             let below = interpreter.two(BinaryOp::Mul, &view, &slope)?;
-            let zero = number(interpreter, 0.0);
+            let zero = number(interpreter, 0.0)?;
             let above = interpreter.compare(CompareOp::Gt, &own, &zero)?;
             interpreter.choose(&above, &own, &tensor(below))?
         }
@@ -60,15 +61,15 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
         "rms_norm" => rms_norm(interpreter, call)?,
         _ => return Ok(None),
     };
-    Ok(Some(interpreter.tensor(view)))
+    interpreter.tensor(view).map(Some)
 }
 
 fn tensor(view: View) -> Operand {
     Operand { view, literal: false }
 }
 
-fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Operand {
-    Operand { view: interpreter.number(DType::F64, value), literal: true }
+fn number(interpreter: &mut Interpreter<'_, '_>, value: f64) -> Step<Operand> {
+    Ok(Operand { view: interpreter.number(DType::F64, value)?, literal: true })
 }
 
 /// Returns `values` along the channel axis of `view`. There is one value, or one per channel.
@@ -108,4 +109,25 @@ fn rms_norm(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
         Some(weight) => interpreter.two(BinaryOp::Mul, &result, &weight),
         None => Ok(result),
     }
+}
+
+/// Repeats a view along each axis: inserts an axis of stride zero before it, then merges both.
+pub(super) fn repeat(interpreter: &mut Interpreter<'_, '_>, view: View, repeats: &[i64]) -> Step<View> {
+    let mut view = view;
+    if repeats.len() < view.rank() || repeats.len() > 16 {
+        return mismatch("repeat needs a count for every axis");
+    }
+    while view.rank() < repeats.len() {
+        view = view.unsqueezed(0);
+    }
+    let (mut shape, mut strides, mut merged) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, &repeat) in repeats.iter().enumerate() {
+        let repeat = size(repeat)?;
+        shape.extend([repeat, view.shape[at]]);
+        strides.extend([0, view.strides[at]]);
+        merged.push(repeat.saturating_mul(view.shape[at]));
+    }
+    bounded(interpreter, &merged)?;
+    let tiled = View { shape, strides, ..view };
+    interpreter.reshape(&tiled, &merged)
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::interpreter::{Interpreter, Step, Stop, mismatch, unsupported};
 use super::value::Value;
-use crate::ir::graph::View;
+use crate::ir::graph::{MAX_RANK, View};
 use crate::ir::tensor::DType;
 use crate::refusal::Refusal;
 
@@ -30,7 +30,9 @@ pub(super) fn call(
     // A recurrent layer may imply the shape of its argument. Every other operator needs the shape first.
     if !matches!(name, "lstm" | "gru" | "lstm_cell" | "gru_cell") {
         for value in positional.iter().chain(keyword.iter().map(|(_, value)| value)) {
-            needs_shape(value, 0)?;
+            if let Some(input) = value.unshaped() {
+                return Err(Stop::NeedsShape { input, suggestion: None });
+            }
         }
     }
     let call = Call { positional, keyword };
@@ -40,16 +42,6 @@ pub(super) fn call(
     match dispatch(interpreter, name, &call)? {
         Some(value) => Ok(value),
         None => unsupported("not an operator that runs natively"),
-    }
-}
-
-fn needs_shape(value: &Value, depth: usize) -> Step<()> {
-    match value {
-        Value::Unshaped(input) => Err(Stop::NeedsShape { input: *input, suggestion: None }),
-        Value::List(_) | Value::Tuple(_) if depth < 2 => {
-            value.members().unwrap_or_default().iter().try_for_each(|member| needs_shape(member, depth + 1))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -158,7 +150,14 @@ impl Call {
         let Some(members) = self.required(position, name)?.members() else {
             return mismatch(format!("argument {name} is not a list of tensors"));
         };
-        members.iter().map(|member| tensor(interpreter, member)).collect()
+        interpreter.meter.work(members.len())?;
+        let mut views = Vec::new();
+        for member in members.iter() {
+            let view = tensor(interpreter, member)?;
+            interpreter.meter.bytes(View::bytes(view.rank()))?;
+            views.push(view);
+        }
+        Ok(views)
     }
 
     fn int(
@@ -205,9 +204,13 @@ impl Call {
         }
     }
 
-    /// One integer, or a list of integers.
+    /// One integer, or a list of integers: a shape, or axes of one.
     fn ints(&self, interpreter: &Interpreter<'_, '_>, position: usize, name: &str) -> Step<Vec<i64>> {
-        ints(interpreter, self.required(position, name)?)
+        let all = ints(interpreter, self.required(position, name)?)?;
+        if all.len() > MAX_RANK {
+            return unsupported(format!("{} axes, at most {MAX_RANK} are allowed", all.len()));
+        }
+        Ok(all)
     }
 
     /// The axis of `view` in the argument `name`.
@@ -249,7 +252,10 @@ fn int(interpreter: &Interpreter<'_, '_>, value: &Value) -> Step<i64> {
 
 fn ints(interpreter: &Interpreter<'_, '_>, value: &Value) -> Step<Vec<i64>> {
     match value.members() {
-        Some(members) => members.iter().map(|member| int(interpreter, member)).collect(),
+        Some(members) => {
+            interpreter.room(members.len())?;
+            members.iter().map(|member| int(interpreter, member)).collect()
+        }
         None => Ok(vec![int(interpreter, value)?]),
     }
 }

@@ -2,23 +2,23 @@
 //! of tensors.
 
 use super::{Call, axis, ints, size};
-use crate::ir::graph::{Op, Origin, View};
+use crate::ir::graph::{MAX_RANK, Op, Origin, View};
 use crate::ir::tensor::{DType, Data, count};
 use crate::lower::interpreter::{Interpreter, Step, mismatch, unsupported};
 use crate::lower::value::Value;
 
 pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     if let Some(view) = reshape(interpreter, name, call)? {
-        return Ok(Some(interpreter.tensor(view)));
+        return interpreter.tensor(view).map(Some);
     }
     if let Some(view) = window(interpreter, name, call)? {
-        return Ok(Some(interpreter.tensor(view)));
+        return interpreter.tensor(view).map(Some);
     }
     if let Some(view) = join(interpreter, name, call)? {
-        return Ok(Some(interpreter.tensor(view)));
+        return interpreter.tensor(view).map(Some);
     }
     if let Some(view) = create(interpreter, name, call)? {
-        return Ok(Some(interpreter.tensor(view)));
+        return interpreter.tensor(view).map(Some);
     }
     parts(interpreter, name, call)
 }
@@ -69,7 +69,8 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
             let view = own(interpreter)?;
             let axes = match call.present(1, "dim") {
                 None => (0..view.rank()).collect(),
-                Some(dims) => ints(interpreter, dims)?
+                Some(_) => call
+                    .ints(interpreter, 1, "dim")?
                     .into_iter()
                     .map(|dim| axis(dim, view.rank()))
                     .collect::<Step<Vec<_>>>()?,
@@ -80,6 +81,9 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
         }
         "unsqueeze" => {
             let view = own(interpreter)?;
+            if view.rank() >= MAX_RANK {
+                return unsupported(format!("more than {MAX_RANK} axes"));
+            }
             view.unsqueezed(call.axis(interpreter, 1, "dim", view.rank() + 1, None)?)
         }
         "transpose" | "swapaxes" => {
@@ -133,7 +137,7 @@ fn reshape(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> St
         "repeat" | "tile" => {
             let view = own(interpreter)?;
             let repeats = call.ints(interpreter, 1, if name == "tile" { "dims" } else { "repeats" })?;
-            repeat(interpreter, view, &repeats)?
+            super::composite::repeat(interpreter, view, &repeats)?
         }
         _ => return Ok(None),
     }))
@@ -160,32 +164,11 @@ fn infer(wanted: &[i64], elements: usize) -> Step<Vec<usize>> {
 
 /// Checks that sizes do not overflow. Views may be larger than their root; only copies of them are counted
 /// against a limit.
-fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
+pub(super) fn bounded(interpreter: &Interpreter<'_, '_>, shape: &[usize]) -> Step<()> {
     match count(shape) {
         Some(elements) if elements <= interpreter.limits().elements => Ok(()),
         _ => mismatch(format!("shape {shape:?} is beyond {} elements", interpreter.limits().elements)),
     }
-}
-
-/// Repeats a view along each axis: inserts an axis of stride zero before it, then merges both.
-fn repeat(interpreter: &mut Interpreter<'_, '_>, view: View, repeats: &[i64]) -> Step<View> {
-    let mut view = view;
-    if repeats.len() < view.rank() || repeats.len() > 16 {
-        return mismatch("repeat needs a count for every axis");
-    }
-    while view.rank() < repeats.len() {
-        view = view.unsqueezed(0);
-    }
-    let (mut shape, mut strides, mut merged) = (Vec::new(), Vec::new(), Vec::new());
-    for (at, &repeat) in repeats.iter().enumerate() {
-        let repeat = size(repeat)?;
-        shape.extend([repeat, view.shape[at]]);
-        strides.extend([0, view.strides[at]]);
-        merged.push(repeat.saturating_mul(view.shape[at]));
-    }
-    bounded(interpreter, &merged)?;
-    let tiled = View { shape, strides, ..view };
-    interpreter.reshape(&tiled, &merged)
 }
 
 fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<View>> {
@@ -235,7 +218,9 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             let mut view = own(interpreter)?;
             for dim in call.ints(interpreter, 1, "dims")? {
                 let at = axis(dim, view.rank())?;
-                let reversed: Vec<i64> = (0..view.shape[at] as i64).rev().collect();
+                let length = view.shape.get(at).copied().unwrap_or(1);
+                interpreter.meter.room::<i64>(length)?;
+                let reversed: Vec<i64> = (0..length as i64).rev().collect();
                 view = pick(interpreter, &view, at, &reversed)?;
             }
             view
@@ -252,7 +237,8 @@ fn select(view: &View, at: usize, index: i64) -> Step<View> {
 }
 
 fn constant_indices(interpreter: &Interpreter<'_, '_>, index: &View) -> Step<Vec<i64>> {
-    match interpreter.graph.constant_data(index).as_deref() {
+    interpreter.meter.room::<i64>(index.len())?;
+    match interpreter.graph.constant_data(index)?.as_deref() {
         Some(Data::I64(indices)) => Ok(indices.clone()),
         Some(Data::Bool(mask)) if index.rank() == 1 => {
             Ok(mask.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(at, _)| at as i64).collect())
@@ -265,6 +251,7 @@ fn constant_indices(interpreter: &Interpreter<'_, '_>, index: &View) -> Step<Vec
 /// The elements `indices` of axis `at`, side by side.
 fn pick(interpreter: &mut Interpreter<'_, '_>, view: &View, at: usize, indices: &[i64]) -> Step<View> {
     interpreter.charge(indices.len())?;
+    interpreter.meter.bytes(indices.len().saturating_mul(2 * View::bytes(view.rank() + 1)))?;
     let parts = indices
         .iter()
         .map(|&index| select(view, at, index).map(|part| part.unsqueezed(at)))
@@ -282,6 +269,7 @@ fn index(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
         return mismatch("indices are not a list");
     };
     let mut chosen = None;
+    interpreter.meter.work(members.len())?;
     for (at, member) in members.iter().enumerate() {
         match member {
             Value::None => {}
@@ -320,6 +308,7 @@ fn join(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
             let Some(first) = views.first() else { return mismatch("stack needs at least one tensor") };
             let at = call.axis(interpreter, 1, "dim", first.rank() + 1, Some(0))?;
             let shape = first.shape.clone();
+            interpreter.meter.bytes(views.len().saturating_mul(View::bytes(first.rank() + 1)))?;
             if views.iter().any(|view| view.shape != shape) {
                 return mismatch("stack of different shapes");
             }
@@ -339,6 +328,8 @@ fn concat(interpreter: &mut Interpreter<'_, '_>, views: &[View], at: usize) -> S
     let mut shape = first.shape.clone();
     shape[at] = 0;
     let outer: usize = first.shape[..at].iter().product();
+    interpreter.meter.work(views.len().saturating_mul(shape.len()))?;
+    interpreter.meter.bytes(views.len().saturating_mul(2 * View::bytes(shape.len())))?;
     let mut parts = Vec::with_capacity(views.len());
     for view in views {
         let fits = view.rank() == shape.len()
@@ -412,9 +403,10 @@ fn arange(interpreter: &mut Interpreter<'_, '_>, call: &Call) -> Step<View> {
         return mismatch("arange is too long");
     };
     interpreter.charge(length)?;
+    interpreter.meter.room::<i64>(length)?;
     let dtype = call.dtype(interpreter, usize::MAX, "dtype")?.unwrap_or(DType::I64);
     let data = Data::I64((0..length as i64).map(|at| start + at).collect());
-    let view = interpreter.graph.constant(std::rc::Rc::new(data), &[length], false);
+    let view = interpreter.graph.constant(std::rc::Rc::new(data), &[length], false)?;
     interpreter.cast(&view, dtype)
 }
 
@@ -431,6 +423,8 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
                 return mismatch("chunk needs a tensor with elements and at least one chunk");
             }
             let each = length.div_ceil(chunks);
+            interpreter.charge(length / each)?;
+            interpreter.room(length / each + 1)?;
             sizes = (0..length).step_by(each).map(|start| each.min(length - start)).collect();
             (view, at)
         }
@@ -445,6 +439,7 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
                         return mismatch("parts of no elements");
                     }
                     interpreter.charge(length / each)?;
+                    interpreter.room(length / each + 1)?;
                     sizes = (0..length).step_by(each).map(|start| each.min(length - start)).collect();
                 }
                 Some(value) => {
@@ -453,7 +448,7 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
                     }
                     let total = sizes.iter().try_fold(0usize, |total, &part| total.checked_add(part));
                     if total != Some(length) {
-                        return mismatch(format!("parts {sizes:?} do not add up to {length}"));
+                        return mismatch(format!("{} parts do not add up to {length}", sizes.len()));
                     }
                 }
                 None => return mismatch("argument split_size is missing"),
@@ -465,19 +460,25 @@ fn parts(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step
             let at = call.axis(interpreter, 1, "dim", view.rank(), Some(0))?;
             let length = *view.shape.get(at).unwrap_or(&0);
             interpreter.charge(length)?;
-            let members = (0..length).map(|index| interpreter.tensor(view.selected(at, index))).collect();
-            return Ok(Some(Value::list(members)));
+            interpreter.room(length)?;
+            if view.rank() == 0 {
+                return mismatch("unbind of a number");
+            }
+            let members: Step<Vec<Value>> =
+                (0..length).map(|index| interpreter.tensor(view.selected(at, index))).collect();
+            return Ok(Some(Value::list(members?)?));
         }
         _ => return Ok(None),
     };
     let mut start = 0;
+    interpreter.room(sizes.len())?;
     let mut members = Vec::with_capacity(sizes.len());
     for part in sizes {
-        members.push(interpreter.tensor(view.narrowed(at, start, 1, part)));
+        members.push(interpreter.tensor(view.narrowed(at, start, 1, part))?);
         start += part;
     }
     debug_assert!(
         !matches!(interpreter.graph.roots[view.root].origin, Origin::Input(_)) || start <= view.len()
     );
-    Ok(Some(Value::list(members)))
+    Ok(Some(Value::list(members)?))
 }

@@ -46,7 +46,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
         }
         _ => return Ok(None),
     };
-    Ok(Some(interpreter.tensor(view)))
+    interpreter.tensor(view).map(Some)
 }
 
 fn linear(
@@ -350,6 +350,7 @@ fn convolution(interpreter: &mut Interpreter<'_, '_>, call: &Call, geometry: Con
     let steps = (padded - span) / geometry.stride + 1;
     let limits = *interpreter.limits();
     interpreter.graph.charge_arithmetic(&[batch, outputs, steps, per_group, kernel], &limits)?;
+    interpreter.meter.bytes(batch.saturating_mul(View::bytes(input.rank())))?;
     let mut parts = Vec::with_capacity(batch);
     for index in 0..batch {
         let one = interpreter.contiguous(&input.selected(0, index))?;

@@ -25,7 +25,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
     } else {
         return cast(interpreter, name, call);
     };
-    Ok(Some(interpreter.tensor(view)))
+    interpreter.tensor(view).map(Some)
 }
 
 fn unary_op(interpreter: &Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<UnaryOp>> {
@@ -137,9 +137,9 @@ fn scaled(interpreter: &mut Interpreter<'_, '_>, call: &Call, other: Operand) ->
         return Ok(other);
     }
     let factor = if other.view.dtype.is_float() {
-        Operand { view: interpreter.number(DType::F64, alpha), literal: true }
+        Operand { view: interpreter.number(DType::F64, alpha)?, literal: true }
     } else {
-        Operand { view: interpreter.number(DType::I64, alpha), literal: true }
+        Operand { view: interpreter.number(DType::I64, alpha)?, literal: true }
     };
     let literal = other.literal;
     Ok(Operand { view: interpreter.binary(BinaryOp::Mul, &other, &factor)?, literal })
@@ -330,7 +330,7 @@ fn cast(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
     match dtype {
         Some(dtype) if dtype != view.dtype => {
             let view = interpreter.cast(&view, dtype)?;
-            Ok(Some(interpreter.tensor(view)))
+            interpreter.tensor(view).map(Some)
         }
         _ => Ok(call.positional.first().cloned()),
     }

@@ -78,16 +78,12 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
     }
     let batch_first = call.flag(interpreter, 8, "batch_first", false)?;
     let each = if biased { 4 } else { 2 };
-    if layers == 0 || weights.len() != layers * each {
+    if layers == 0 || layers.checked_mul(each) != Some(weights.len()) {
         return unsupported(format!("{} weights for {layers} recurrent layers", weights.len()));
     }
     let gates = if lstm { 4 } else { 3 };
     let (_, inputs, units) = layer_weights(interpreter, &weights[..each], gates)?;
-    let states: Vec<Value> = if lstm {
-        call.required(1, "hx")?.members().unwrap_or_default()
-    } else {
-        vec![call.required(1, "hx")?.clone()]
-    };
+    let states = states_of(interpreter, call, lstm)?;
     if states.len() != if lstm { 2 } else { 1 } {
         return mismatch("a recurrent layer with the wrong number of states");
     }
@@ -141,7 +137,7 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
         *width = units;
     }
     let output = interpreter.reshape(&sequence, &shape)?;
-    let mut values = vec![interpreter.tensor(output)];
+    let mut values = vec![interpreter.tensor(output)?];
     for parts in last {
         let joined = match &*parts {
             [only] => only.clone(),
@@ -154,9 +150,18 @@ fn window(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Ste
             }
         };
         let state = interpreter.reshape(&joined, &state_shape)?;
-        values.push(interpreter.tensor(state));
+        values.push(interpreter.tensor(state)?);
     }
-    Ok(Value::Tuple(values.into()))
+    Ok(Value::tuple(values)?)
+}
+
+/// The states that are given to a layer: a tuple of two, or one.
+fn states_of(interpreter: &Interpreter<'_, '_>, call: &Call, lstm: bool) -> Step<Vec<Value>> {
+    let given = call.required(1, "hx")?;
+    if !lstm {
+        return Ok(vec![given.clone()]);
+    }
+    given.members().map_or(Ok(Vec::new()), |states| interpreter.copied(&states))
 }
 
 /// Returns a state of this shape. If its shape is not known yet, stops with this shape as the suggestion.
@@ -189,11 +194,7 @@ fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
         [width] if width == inputs => (false, vec![units]),
         _ => return mismatch(format!("input {:?} for a cell of {inputs} inputs and batch 1", input.shape)),
     };
-    let states: Vec<Value> = if lstm {
-        call.required(1, "hx")?.members().unwrap_or_default()
-    } else {
-        vec![call.required(1, "hx")?.clone()]
-    };
+    let states = states_of(interpreter, call, lstm)?;
     if states.len() != if lstm { 2 } else { 1 } || input.dtype != DType::F32 {
         return mismatch("a recurrent cell with the wrong number of states or type of input");
     }
@@ -210,14 +211,14 @@ fn cell(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<
     let mut values = Vec::new();
     for state in &outputs[1..] {
         let view = interpreter.reshape(state, &state_shape)?;
-        values.push(interpreter.tensor(view));
+        values.push(interpreter.tensor(view)?);
     }
     debug_assert_eq!(rows, state_shape.len() == 2);
     match (lstm, values.pop()) {
         (false, Some(only)) => Ok(only),
         (true, Some(cell)) => {
             values.push(cell);
-            Ok(Value::Tuple(values.into()))
+            Ok(Value::tuple(values)?)
         }
         _ => mismatch("a cell without a result"),
     }

@@ -50,7 +50,7 @@ pub(super) fn call(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Cal
         }
         _ => return Ok(None),
     };
-    Ok(Some(interpreter.tensor(view)))
+    interpreter.tensor(view).map(Some)
 }
 
 /// The requested axes, or all axes.
@@ -108,8 +108,8 @@ fn extreme_along(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call)
     };
     let values = interpreter.reduce(value, &view, &axes, keep)?;
     let places = interpreter.reduce(place, &view, &axes, keep)?;
-    let (values, places) = (interpreter.tensor(values), interpreter.tensor(places));
-    Ok(Value::Tuple([values, places].into()))
+    let (values, places) = (interpreter.tensor(values)?, interpreter.tensor(places)?);
+    Ok(Value::tuple([values, places])?)
 }
 
 fn norm(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<View> {

@@ -40,7 +40,11 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
                         None => return mismatch("the size of a tensor without dimensions"),
                     }
                 }
-                None => Value::Tuple(view.shape.iter().map(|&size| Value::Int(size as i64)).collect()),
+                None => {
+                    interpreter.room(view.rank())?;
+                    let sizes: Vec<Value> = view.shape.iter().map(|&size| Value::Int(size as i64)).collect();
+                    Value::tuple(sizes)?
+                }
             }
         }
         "dtype" => Value::Int(call.tensor(interpreter, 0, "self")?.dtype.code()),
@@ -60,11 +64,10 @@ fn question(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> S
             let [Value::List(list), value] = &*call.positional else {
                 return unsupported("appends to a value that is not a local list");
             };
-            // A list inside a list could come to contain itself.
-            if value.members().is_some() {
+            interpreter.room(1)?;
+            if !list.append(value) {
                 return unsupported("appends a list to a list");
             }
-            list.borrow_mut().push(value.clone());
             Value::List(list.clone())
         }
         "__is__" | "__isnot__" => {
@@ -83,7 +86,7 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
     let [value, ..] = &*call.positional else { return Ok(None) };
     Ok(Some(match name {
         "int" | "Int" | "IntImplicit" => match interpreter.scalar(value)? {
-            Value::Str(text) => match text.parse() {
+            Value::Str(text) => match short(&text)?.parse() {
                 Ok(value) => Value::Int(value),
                 Err(_) => return mismatch("a string that is not an integer"),
             },
@@ -96,7 +99,7 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
             },
         },
         "float" | "Float" | "FloatImplicit" => match interpreter.scalar(value)? {
-            Value::Str(text) => match text.parse() {
+            Value::Str(text) => match short(&text)?.parse() {
                 Ok(value) => Value::Float(value),
                 Err(_) => return mismatch("a string that is not a number"),
             },
@@ -118,7 +121,13 @@ fn conversion(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) ->
 
 /// A constant tensor from numbers that are nested in its shape.
 fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option<DType>) -> Step<Value> {
-    fn flatten(value: &Value, depth: usize, numbers: &mut Vec<Value>, shape: &mut Vec<usize>) -> Step<()> {
+    fn flatten(
+        interpreter: &Interpreter<'_, '_>,
+        value: &Value,
+        depth: usize,
+        numbers: &mut Vec<Value>,
+        shape: &mut Vec<usize>,
+    ) -> Step<()> {
         let Some(members) = value.members() else {
             numbers.push(value.clone());
             return if shape.len() == depth { Ok(()) } else { mismatch("a tensor of uneven lists") };
@@ -129,15 +138,16 @@ fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option
         if depth >= 8 || shape.get(depth) != Some(&members.len()) || numbers.len() > 1 << 16 {
             return mismatch("a tensor of uneven or too many lists");
         }
-        members.iter().try_for_each(|member| flatten(member, depth + 1, numbers, shape))
+        interpreter.room(members.len())?;
+        members.iter().try_for_each(|member| flatten(interpreter, member, depth + 1, numbers, shape))
     }
     if let Value::Tensor(id) = value {
         let view = interpreter.view(*id)?;
         let view = interpreter.cast(&view, asked.unwrap_or(view.dtype))?;
-        return Ok(interpreter.tensor(view));
+        return interpreter.tensor(view);
     }
     let (mut numbers, mut shape) = (Vec::new(), Vec::new());
-    flatten(value, 0, &mut numbers, &mut shape)?;
+    flatten(interpreter, value, 0, &mut numbers, &mut shape)?;
     interpreter.charge(numbers.len())?;
     let own = match numbers.first() {
         Some(Value::Int(_)) => DType::I64,
@@ -145,6 +155,7 @@ fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option
         _ => DType::F32,
     };
     let dtype = asked.unwrap_or(own);
+    interpreter.meter.bytes(numbers.len().saturating_mul(dtype.size()))?;
     let mut data = Data::filled(dtype, numbers.len(), 0.0);
     for (position, number) in numbers.iter().enumerate() {
         let Some(number_value) = number.number() else {
@@ -158,22 +169,30 @@ fn tensor_of(interpreter: &mut Interpreter<'_, '_>, value: &Value, asked: Option
             (Data::Bool(values), _) => values[position] = number_value != 0.0,
         }
     }
-    let view = interpreter.graph.constant(Rc::new(data), &shape, false);
-    Ok(interpreter.tensor(view))
+    let view = interpreter.graph.constant(Rc::new(data), &shape, false)?;
+    interpreter.tensor(view)
+}
+
+/// Returns a string that may be a number. Fails if it is too long to be one.
+fn short(text: &str) -> Step<&str> {
+    if text.len() > 64 { mismatch("a string that is not a number") } else { Ok(text) }
 }
 
 fn container(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> Step<Option<Value>> {
     let mut fuel = 1 << 16;
     Ok(Some(match (name, &*call.positional) {
         ("len", [container]) => match container {
-            Value::Str(text) => Value::Int(text.chars().count() as i64),
+            Value::Str(text) => {
+                interpreter.meter.work(text.len())?;
+                Value::Int(text.chars().count() as i64)
+            }
             _ => match container.members() {
                 Some(members) => Value::Int(members.len() as i64),
                 None => return mismatch(format!("len of a {}", container.kind())),
             },
         },
         ("list", [container]) => match container.members() {
-            Some(members) => Value::list(members),
+            Some(members) => Value::list(interpreter.copied(&members)?)?,
             None => return Ok(None),
         },
         ("__getitem__", [container, index]) => {
@@ -186,9 +205,19 @@ fn container(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
         }
         ("__contains__", [container, value]) => {
             let Some(members) = container.members() else { return Ok(None) };
-            Value::Bool(members.iter().any(|member| member.equals(value, &mut fuel) == Some(true)))
+            let mut found = false;
+            for member in members.iter() {
+                found |= member.equals(value, &mut fuel, &interpreter.meter)? == Some(true);
+                if found {
+                    break;
+                }
+                if fuel == 0 {
+                    return unsupported("looks for a value in a container that is too large");
+                }
+            }
+            Value::Bool(found)
         }
-        ("eq" | "ne", [a, b]) => match a.equals(b, &mut fuel) {
+        ("eq" | "ne", [a, b]) => match a.equals(b, &mut fuel, &interpreter.meter)? {
             Some(equal) => Value::Bool(equal == (name == "eq")),
             None => return unsupported(format!("compares a {} with a {}", a.kind(), b.kind())),
         },
@@ -198,65 +227,90 @@ fn container(interpreter: &mut Interpreter<'_, '_>, name: &str, call: &Call) -> 
             range(interpreter, *start, *end, *step)?
         }
         ("__range_length", [Value::Int(start), Value::Int(end), Value::Int(step)]) => {
-            Value::Int(range(interpreter, *start, *end, *step)?.members().map_or(0, |all| all.len() as i64))
+            Value::Int(i64::try_from(range_length(*start, *end, *step)?).unwrap_or(i64::MAX))
         }
-        ("format", [Value::Str(template), values @ ..]) => format(template, values),
-        ("str", [value]) => Value::Str(describe(value, 0).into()),
+        ("format", [Value::Str(template), values @ ..]) => format(interpreter, template, values)?,
+        ("str", [value]) => Value::Str(described(value).into()),
         ("device", _) => Value::Str("cpu".into()),
-        ("add", [a, b]) if a.members().is_some() && b.members().is_some() => {
-            let mut all = a.members().unwrap_or_default();
-            interpreter.charge(all.len())?;
-            all.extend(b.members().unwrap_or_default());
-            interpreter.charge(all.len())?;
-            Value::list(all)
-        }
+        ("add", [a, b]) => match (a.members(), b.members()) {
+            (Some(a), Some(b)) => {
+                let count = a.len() + b.len();
+                interpreter.charge(count)?;
+                interpreter.room(count)?;
+                Value::list([&*a, &*b].concat())?
+            }
+            _ => return Ok(None),
+        },
         _ => return Ok(None),
     }))
 }
 
-fn range(interpreter: &mut Interpreter<'_, '_>, start: i64, end: i64, step: i64) -> Step<Value> {
-    if step == 0 {
-        return mismatch("a range whose step is 0");
+/// The number of members of a range.
+fn range_length(start: i64, end: i64, step: i64) -> Step<u64> {
+    let distance =
+        if step < 0 { i128::from(start) - i128::from(end) } else { i128::from(end) - i128::from(start) };
+    match u64::try_from(distance.max(0)) {
+        _ if step == 0 => mismatch("a range whose step is 0"),
+        Ok(distance) => Ok(distance.div_ceil(step.unsigned_abs())),
+        Err(_) => mismatch("a range that is too long"),
     }
-    let mut members = Vec::new();
-    let mut at = start;
-    while (step > 0 && at < end) || (step < 0 && at > end) {
-        interpreter.charge(1)?;
-        members.push(Value::Int(at));
-        match at.checked_add(step) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    Ok(Value::list(members))
 }
 
+fn range(interpreter: &mut Interpreter<'_, '_>, start: i64, end: i64, step: i64) -> Step<Value> {
+    let length = usize::try_from(range_length(start, end, step)?).unwrap_or(usize::MAX);
+    interpreter.charge(length)?;
+    interpreter.room(length)?;
+    // Each member is below `end`, so nothing overflows.
+    Value::list((0..length as i64).map(|at| Value::Int(start + at * step)).collect()).map_err(Into::into)
+}
+
+/// The most characters that a value has in the text of a message.
+const SHOWN: usize = 200;
+
 /// Python's `str.format` with plain `{}` placeholders, for the messages of exceptions.
-fn format(template: &str, values: &[Value]) -> Value {
+fn format(interpreter: &Interpreter<'_, '_>, template: &str, values: &[Value]) -> Step<Value> {
+    // A character has at most four bytes, and a string grows by doubling.
+    let most = template.len().saturating_add(values.len().saturating_mul(4 * SHOWN));
+    interpreter.meter.work(most)?;
+    interpreter.meter.bytes(most.saturating_mul(3))?;
     let mut values = values.iter();
     let mut text = String::new();
     for (index, part) in template.split("{}").enumerate() {
         if index > 0 {
-            text.push_str(&values.next().map_or_else(|| "{}".to_owned(), |value| describe(value, 0)));
+            match values.next() {
+                Some(value) => text.push_str(&described(value)),
+                None => text.push_str("{}"),
+            }
         }
         text.push_str(part);
     }
-    Value::Str(text.into())
+    Ok(Value::Str(text.into()))
 }
 
-fn describe(value: &Value, depth: usize) -> String {
+/// A value as a short text.
+fn described(value: &Value) -> String {
+    let mut text = String::new();
+    describe(value, 0, &mut text);
+    text.chars().take(SHOWN).collect()
+}
+
+fn describe(value: &Value, depth: usize, text: &mut String) {
     match value {
-        Value::Int(value) => value.to_string(),
-        Value::Float(value) => value.to_string(),
-        Value::Bool(value) => value.to_string(),
-        Value::Str(text) => text.chars().take(200).collect(),
-        Value::List(_) | Value::Tuple(_) if depth < 2 => {
-            let members = value.members().unwrap_or_default();
-            let shown: Vec<String> =
-                members.iter().take(8).map(|member| describe(member, depth + 1)).collect();
-            format!("[{}]", shown.join(", "))
-        }
-        other => other.kind().to_owned(),
+        Value::Int(value) => text.push_str(&value.to_string()),
+        Value::Float(value) => text.push_str(&value.to_string()),
+        Value::Bool(value) => text.push_str(&value.to_string()),
+        Value::Str(part) => text.extend(part.chars().take(SHOWN)),
+        _ => match value.members() {
+            Some(members) if depth < 2 => {
+                text.push('[');
+                for (at, member) in members.iter().take(8).enumerate() {
+                    text.push_str(if at > 0 { ", " } else { "" });
+                    describe(member, depth + 1, text);
+                }
+                text.push(']');
+            }
+            _ => text.push_str(value.kind()),
+        },
     }
 }
 

@@ -16,6 +16,7 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
 
 const END: &[u8] = b"PK\x05\x06";
@@ -28,6 +29,13 @@ const LOCAL_LEN: usize = 30;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 const ENCRYPTED: u16 = 1;
+
+/// Work of finding and checking one member.
+const MEMBER_STEPS: usize = 64;
+/// Memory of one entry of the index, beside its name.
+const MEMBER_BYTES: usize = 2 * (size_of::<String>() + size_of::<Member>());
+/// Memory of a decompressor, and room for one byte too many.
+const INFLATE_BYTES: usize = 96 << 10;
 
 /// One member, as the directory describes it.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +53,14 @@ pub(crate) struct Archive<'a> {
     bytes: &'a [u8],
     members: BTreeMap<String, Member>,
     limits: Limits,
+    meter: Meter,
     /// The number of bytes that may still be decompressed.
     remaining: u64,
 }
 
 impl<'a> Archive<'a> {
     /// Reads the directory of `bytes` and checks it against `limits`.
-    pub(crate) fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, Refusal> {
+    pub(crate) fn open(bytes: &'a [u8], limits: &Limits, meter: &Meter) -> Result<Self, Refusal> {
         if bytes.len() as u64 > limits.archive_bytes {
             return Err(Refusal::malformed(format!(
                 "the archive has {} bytes, at most {} are read",
@@ -68,8 +77,13 @@ impl<'a> Archive<'a> {
                 limits.entries
             )));
         }
-        let mut archive =
-            Self { bytes, members: BTreeMap::new(), limits: *limits, remaining: limits.total_bytes };
+        let mut archive = Self {
+            bytes,
+            members: BTreeMap::new(),
+            limits: *limits,
+            meter: meter.clone(),
+            remaining: limits.total_bytes,
+        };
         archive.read_directory(start, count)?;
         Ok(archive)
     }
@@ -86,6 +100,8 @@ impl<'a> Archive<'a> {
                     self.limits.name_bytes
                 )));
             }
+            self.meter.work(MEMBER_STEPS)?;
+            self.meter.bytes(name_len + MEMBER_BYTES)?;
             let name =
                 self.bytes.get(at + DIRECTORY_LEN..at + DIRECTORY_LEN + name_len).ok_or_else(damaged)?;
             let name = std::str::from_utf8(name).map_err(|_| damaged())?;
@@ -109,12 +125,17 @@ impl<'a> Archive<'a> {
     }
 
     /// The names of all members below `folder` that end in `suffix`, sorted.
-    pub(crate) fn names(&self, folder: &str, suffix: &str) -> Vec<String> {
-        self.members
-            .keys()
-            .filter(|name| name.starts_with(folder) && name.ends_with(suffix))
-            .cloned()
-            .collect()
+    pub(crate) fn names(&self, folder: &str, suffix: &str) -> Result<Vec<String>, Refusal> {
+        self.meter.work(self.members.len() * MEMBER_STEPS)?;
+        let wanted = |name: &&String| name.starts_with(folder) && name.ends_with(suffix);
+        let found = self.members.keys().filter(wanted);
+        self.meter.bytes(found.clone().map(|name| name.len() + 2 * size_of::<String>()).sum())?;
+        Ok(found.cloned().collect())
+    }
+
+    /// The meter of this file.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Returns the content of the member `name`, or `None` if there is no such member.
@@ -149,6 +170,11 @@ impl<'a> Archive<'a> {
             .checked_add(member.compressed)
             .and_then(|end| self.bytes.get(start..end))
             .ok_or_else(|| Refusal::malformed("ends beyond the archive"))?;
+        // Several members may share the same packed bytes, so each copy is charged. Reading, decompressing
+        // and the checksum are one step for each byte.
+        let longest = packed.len().max(usize::try_from(member.size).unwrap_or(usize::MAX));
+        self.meter.work(longest.saturating_add(MEMBER_STEPS))?;
+        self.meter.bytes(longest.saturating_add(INFLATE_BYTES))?;
         let content = match member.method {
             STORED => packed.to_vec(),
             DEFLATED => inflate(packed, member.size)?,
@@ -170,13 +196,19 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Returns at most one byte more than `size`. The caller detects the extra byte.
+/// Returns at most one byte more than `size`. The caller detects the extra byte, and has charged the memory.
 fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>, Refusal> {
-    let mut content = Vec::with_capacity(size.min(1 << 20) as usize);
-    DeflateDecoder::new(packed)
-        .take(size + 1)
-        .read_to_end(&mut content)
-        .map_err(|error| Refusal::malformed(format!("cannot be decompressed: {error}")))?;
+    let problem = |error| Refusal::malformed(format!("cannot be decompressed: {error}"));
+    let mut content = vec![0; size as usize + 1];
+    let mut decoder = DeflateDecoder::new(packed);
+    let mut filled = 0;
+    while filled < content.len() {
+        match decoder.read(&mut content[filled..]).map_err(problem)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    content.truncate(filled);
     Ok(content)
 }
 

@@ -9,6 +9,7 @@
 use std::rc::Rc;
 
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
 
 /// The index of a value in its [`Pickle`].
@@ -50,8 +51,8 @@ pub(crate) struct Pickle {
 
 impl Pickle {
     /// Parses `bytes`.
-    pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
-        Machine::new(bytes, limits).run()
+    pub(crate) fn parse(bytes: &[u8], limits: &Limits, meter: &Meter) -> Result<Self, Refusal> {
+        Machine::new(bytes, limits, meter).run()
     }
 
     /// The final value of the pickle.
@@ -102,11 +103,15 @@ impl Pickle {
     }
 }
 
+/// Work of one opcode.
+const OPCODE_STEPS: usize = 8;
+
 /// The pickle virtual machine: a stack of values, marks into it, and a memo.
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     limits: &'a Limits,
+    meter: &'a Meter,
     nodes: Vec<Node>,
     /// The number of values in lists, tuples and dicts together.
     members: usize,
@@ -116,11 +121,12 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(bytes: &'a [u8], limits: &'a Limits) -> Self {
+    fn new(bytes: &'a [u8], limits: &'a Limits, meter: &'a Meter) -> Self {
         Self {
             bytes,
             at: 0,
             limits,
+            meter,
             nodes: Vec::new(),
             members: 0,
             stack: Vec::new(),
@@ -142,6 +148,9 @@ impl<'a> Machine<'a> {
     }
 
     fn step(&mut self, opcode: u8) -> Result<(), Refusal> {
+        // An opcode pushes at most one entry on the stack or the marks. Both grow by doubling.
+        self.meter.work(OPCODE_STEPS)?;
+        self.meter.bytes(4 * size_of::<Id>())?;
         match opcode {
             0x80 => {
                 let protocol = self.byte()?;
@@ -277,6 +286,7 @@ impl<'a> Machine<'a> {
 
     fn string(&mut self, length: usize) -> Result<(), Refusal> {
         let bytes = self.take(length)?;
+        self.meter.bytes(length)?;
         let text = std::str::from_utf8(bytes).map_err(|_| Refusal::malformed("a string is not UTF-8"))?;
         self.push(Node::Str(text.into()))
     }
@@ -297,6 +307,7 @@ impl<'a> Machine<'a> {
     fn global(&mut self) -> Result<(), Refusal> {
         let module = self.line()?;
         let name = self.line()?;
+        self.meter.bytes(2 * (module.len() + name.len()))?;
         self.push(Node::Global(format!("{module}.{name}").into()))
     }
 
@@ -304,6 +315,8 @@ impl<'a> Machine<'a> {
         if self.nodes.len() >= self.limits.pickle_values {
             return Err(Refusal::malformed(format!("more than {} values", self.limits.pickle_values)));
         }
+        // The table grows by doubling.
+        self.meter.room::<Node>(2)?;
         self.nodes.push(node);
         self.stack.push(self.nodes.len() - 1);
         Ok(())
@@ -314,7 +327,8 @@ impl<'a> Machine<'a> {
         if self.members > self.limits.pickle_values {
             return Err(Refusal::malformed(format!("more than {} members", self.limits.pickle_values)));
         }
-        Ok(())
+        // They are moved from the stack to a vector, which may grow by doubling.
+        self.meter.room::<Id>(count.saturating_mul(3))
     }
 
     fn push_tuple(&mut self, members: Vec<Id>) -> Result<(), Refusal> {
@@ -392,6 +406,7 @@ impl<'a> Machine<'a> {
             return Err(Refusal::malformed(format!("memo slot {slot} is out of sequence")));
         }
         if self.memo.len() <= slot {
+            self.meter.room::<Option<Id>>(2 * (slot + 1 - self.memo.len()))?;
             self.memo.resize(slot + 1, None);
         }
         self.memo[slot] = Some(id);

@@ -14,7 +14,7 @@ pub(crate) struct Definitions {
 pub(crate) struct Class {
     pub(crate) name: String,
     /// `name : Final[int] = 4`: attributes whose value is in the source.
-    pub(crate) constants: Vec<(String, Expression)>,
+    pub(crate) constants: Vec<(Rc<str>, Rc<Expression>)>,
     /// `name : Type` without a value. These are the fields of a NamedTuple, in order.
     pub(crate) fields: Vec<String>,
     pub(crate) methods: Vec<Rc<Function>>,
@@ -22,13 +22,13 @@ pub(crate) struct Class {
 
 impl Class {
     pub(crate) fn method(&self, name: &str) -> Option<&Rc<Function>> {
-        self.methods.iter().find(|method| method.name == name)
+        self.methods.iter().find(|method| *method.name == *name)
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Function {
-    pub(crate) name: String,
+    pub(crate) name: Rc<str>,
     /// The archive member that contains it.
     pub(crate) file: Rc<str>,
     pub(crate) line: u32,
@@ -38,7 +38,7 @@ pub(crate) struct Function {
 
 #[derive(Debug)]
 pub(crate) struct Parameter {
-    pub(crate) name: String,
+    pub(crate) name: Rc<str>,
     pub(crate) default: Option<Expression>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum StatementKind {
         body: Vec<Statement>,
     },
     For {
-        target: String,
+        target: Rc<str>,
         over: Expression,
         body: Vec<Statement>,
     },
@@ -78,13 +78,13 @@ pub(crate) enum StatementKind {
     Pass,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Expression {
     pub(crate) line: u32,
     pub(crate) kind: ExpressionKind,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum ExpressionKind {
     None,
     Bool(bool),

@@ -3,6 +3,9 @@
 
 use std::rc::Rc;
 
+use super::ast::{Expression, Statement};
+use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +22,17 @@ pub(super) enum Token {
     End,
 }
 
+impl Token {
+    /// The token for a message. A long text is cut.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Str(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+            Self::Name(text) => text.chars().take(80).collect(),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Spanned {
     pub(super) token: Token,
@@ -28,8 +42,18 @@ pub(super) struct Spanned {
 const SYMBOLS: [&str; 17] =
     ["->", "(", ")", "[", "]", "{", "}", ",", ":", ".", "=", "-", "+", "*", "/", "<", ">"];
 
-pub(super) fn tokenize(text: &str, depth: usize) -> Result<Vec<Spanned>, (u32, Refusal)> {
-    Lexer { text, at: 0, line: 1, brackets: 0, indents: vec![0], depth, tokens: Vec::new() }.run()
+/// What one token takes: its place among the tokens, which grow by doubling, and what the parser makes of it.
+/// The parser makes at most one expression of a token, in a vector that starts with room for four, and at
+/// most one statement of two tokens.
+const TOKEN_BYTES: usize =
+    2 * size_of::<Spanned>() + 4 * size_of::<Expression>() + 2 * size_of::<Statement>();
+/// Work of reading and parsing one token.
+const TOKEN_STEPS: usize = 32;
+
+pub(super) fn tokenize(text: &str, limits: &Limits, meter: &Meter) -> Result<Vec<Spanned>, (u32, Refusal)> {
+    meter.work(text.len()).map_err(|problem| (0, problem))?;
+    let (indents, tokens) = (vec![0], Vec::new());
+    Lexer { text, at: 0, line: 1, brackets: 0, indents, limits, meter, tokens }.run()
 }
 
 struct Lexer<'a> {
@@ -39,7 +63,8 @@ struct Lexer<'a> {
     /// The number of open brackets. Inside them, line ends and indentation have no meaning.
     brackets: usize,
     indents: Vec<usize>,
-    depth: usize,
+    limits: &'a Limits,
+    meter: &'a Meter,
     tokens: Vec<Spanned>,
 }
 
@@ -51,12 +76,12 @@ impl Lexer<'_> {
             }
             self.token()?;
         }
-        self.push(Token::Newline);
+        self.push(Token::Newline)?;
         while self.indents.len() > 1 {
             self.indents.pop();
-            self.push(Token::Dedent);
+            self.push(Token::Dedent)?;
         }
-        self.push(Token::End);
+        self.push(Token::End)?;
         Ok(self.tokens)
     }
 
@@ -64,12 +89,20 @@ impl Lexer<'_> {
         &self.text[self.at..]
     }
 
-    fn fail<T>(&self, reason: impl Into<String>) -> Result<T, (u32, Refusal)> {
+    fn fail<T>(&self, reason: impl AsRef<str>) -> Result<T, (u32, Refusal)> {
         Err((self.line, Refusal::malformed(reason)))
     }
 
-    fn push(&mut self, token: Token) {
+    fn push(&mut self, token: Token) -> Result<(), (u32, Refusal)> {
+        let text = match &token {
+            Token::Name(text) | Token::Str(text) => text.len(),
+            _ => 0,
+        };
+        // A class, function or parameter keeps a copy of its name.
+        let charged = self.meter.bytes(TOKEN_BYTES + 2 * text).and_then(|()| self.meter.work(TOKEN_STEPS));
+        charged.map_err(|problem| (self.line, problem))?;
         self.tokens.push(Spanned { token, line: self.line });
+        Ok(())
     }
 
     fn at_line_start(&self) -> bool {
@@ -99,15 +132,15 @@ impl Lexer<'_> {
         }
         let current = self.indents.last().copied().unwrap_or(0);
         if width > current {
-            if self.indents.len() > self.depth {
-                return self.fail(format!("blocks nest deeper than {}", self.depth));
+            if self.indents.len() > self.limits.depth {
+                return self.fail(format!("blocks nest deeper than {}", self.limits.depth));
             }
             self.indents.push(width);
-            self.push(Token::Indent);
+            self.push(Token::Indent)?;
         }
         while width < self.indents.last().copied().unwrap_or(0) {
             self.indents.pop();
-            self.push(Token::Dedent);
+            self.push(Token::Dedent)?;
         }
         if width != self.indents.last().copied().unwrap_or(0) {
             return self.fail("indentation fits no open block");
@@ -126,7 +159,7 @@ impl Lexer<'_> {
             ' ' | '\t' | '\r' => self.at += 1,
             '\n' => {
                 if self.brackets == 0 {
-                    self.push(Token::Newline);
+                    self.push(Token::Newline)?;
                 }
                 self.at += 1;
                 self.line += 1;
@@ -140,9 +173,15 @@ impl Lexer<'_> {
                     .bytes()
                     .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
                     .count();
+                if length > self.limits.name_bytes {
+                    return self.fail(format!(
+                        "a name of {length} bytes, at most {} are allowed",
+                        self.limits.name_bytes
+                    ));
+                }
                 let name = self.rest()[..length].into();
                 self.at += length;
-                self.push(Token::Name(name));
+                self.push(Token::Name(name))?;
             }
             _ => self.symbol()?,
         }
@@ -163,8 +202,7 @@ impl Lexer<'_> {
             _ => {}
         }
         self.at += symbol.len();
-        self.push(Token::Symbol(symbol));
-        Ok(())
+        self.push(Token::Symbol(symbol))
     }
 
     fn number(&mut self) -> Result<(), (u32, Refusal)> {
@@ -188,10 +226,12 @@ impl Lexer<'_> {
         let text = &self.rest()[..length];
         let token =
             if float { text.parse().map(Token::Float).ok() } else { text.parse().map(Token::Int).ok() };
-        let Some(token) = token else { return self.fail(format!("{text} is not a number that fits")) };
+        let Some(token) = token else {
+            let shown: String = text.chars().take(40).collect();
+            return self.fail(format!("{shown} is not a number that fits"));
+        };
         self.at += length;
-        self.push(token);
-        Ok(())
+        self.push(token)
     }
 
     fn string(&mut self, quote: char) -> Result<(), (u32, Refusal)> {
@@ -211,8 +251,7 @@ impl Lexer<'_> {
                 }
                 _ if character == quote => {
                     self.at += position + 1;
-                    self.push(Token::Str(value.into()));
-                    return Ok(());
+                    return self.push(Token::Str(value.into()));
                 }
                 _ => value.push(character),
             }

@@ -11,7 +11,12 @@ pub(crate) use ast::{Class, Expression, ExpressionKind, Function, Statement, Sta
 
 use super::archive::Archive;
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
+use escapement_policy::escape::escaped;
+
+/// Memory of a class or function in the table of definitions, beside its name.
+const DEFINITION_BYTES: usize = 2 * size_of::<Function>();
 
 /// Every class and function of an archive by its qualified name (`__torch__.torch.nn.modules.linear.Linear`).
 #[derive(Debug, Default)]
@@ -25,7 +30,7 @@ impl Library {
     pub(crate) fn read(archive: &mut Archive<'_>, limits: &Limits) -> Result<Self, Refusal> {
         let mut library = Self::default();
         let mut bytes_left = limits.source_bytes;
-        for name in archive.names("code/", ".py") {
+        for name in archive.names("code/", ".py")? {
             let bytes = archive.read(&name)?;
             bytes_left = bytes_left.checked_sub(bytes.len()).ok_or_else(|| {
                 Refusal::malformed(format!("{name}: more than {} bytes of source", limits.source_bytes))
@@ -33,7 +38,7 @@ impl Library {
             let text =
                 String::from_utf8(bytes).map_err(|_| Refusal::malformed(format!("{name}: not UTF-8")))?;
             let prefix = name.trim_start_matches("code/").trim_end_matches(".py").replace('/', ".");
-            library.add(&name, &prefix, &text, limits)?;
+            library.add(&name, &prefix, &text, limits, archive.meter())?;
         }
         Ok(library)
     }
@@ -45,9 +50,13 @@ impl Library {
         prefix: &str,
         text: &str,
         limits: &Limits,
+        meter: &Meter,
     ) -> Result<(), Refusal> {
-        let file: Rc<str> = file.into();
-        let definitions = parser::parse(&file, text, limits)?;
+        // Plans and reports name the file.
+        let file: Rc<str> = escaped(file).into();
+        let definitions = parser::parse(&file, text, limits, meter)?;
+        let names = definitions.classes.len() + definitions.functions.len();
+        meter.bytes(names.saturating_mul(2 * (prefix.len() + limits.name_bytes + DEFINITION_BYTES)))?;
         for class in definitions.classes {
             self.classes.insert(format!("{prefix}.{}", class.name), Rc::new(class));
         }

@@ -7,6 +7,7 @@ use super::ast::{
 };
 use super::lexer::{Spanned, Token, tokenize};
 use crate::limits::Limits;
+use crate::meter::Meter;
 use crate::refusal::Refusal;
 
 /// The longest chain of attributes, calls and subscripts. Qualified class names have up to a dozen links.
@@ -14,9 +15,14 @@ const LINKS: usize = 32;
 
 type Parsed<T> = Result<T, (u32, Refusal)>;
 
-pub(super) fn parse(file: &Rc<str>, text: &str, limits: &Limits) -> Result<Definitions, Refusal> {
+pub(super) fn parse(
+    file: &Rc<str>,
+    text: &str,
+    limits: &Limits,
+    meter: &Meter,
+) -> Result<Definitions, Refusal> {
     let at = |(line, problem): (u32, Refusal)| problem.within(&format!("{file}:{line}"));
-    let tokens = tokenize(text, limits.depth).map_err(at)?;
+    let tokens = tokenize(text, limits, meter).map_err(at)?;
     Parser { file, tokens, at: 0, depth: 0, limit: limits.depth }.file().map_err(at)
 }
 
@@ -47,7 +53,7 @@ impl Parser<'_> {
     }
 
     fn fail<T>(&self, wanted: &str) -> Parsed<T> {
-        Err((self.line(), Refusal::malformed(format!("{wanted} expected, found {:?}", self.peek()))))
+        Err((self.line(), Refusal::malformed(format!("{wanted} expected, found {}", self.peek().shown()))))
     }
 
     fn is_symbol(&self, symbol: &str) -> bool {
@@ -167,7 +173,7 @@ impl Parser<'_> {
         let value = if self.accept("=") { Some(self.expression()?) } else { None };
         if let (true, ExpressionKind::Name(name)) = (annotated, target.kind) {
             match value {
-                Some(value) => class.constants.push((name.to_string(), value)),
+                Some(value) => class.constants.push((name, Rc::new(value))),
                 None => class.fields.push(name.to_string()),
             }
         }
@@ -195,15 +201,15 @@ impl Parser<'_> {
     fn function(&mut self) -> Parsed<Function> {
         let line = self.line();
         self.expect_word("def")?;
-        let name = self.name()?.to_string();
+        let name = self.name()?;
         self.expect("(")?;
-        let mut parameters = Vec::new();
+        let mut parameters: Vec<Parameter> = Vec::new();
         while !self.accept(")") {
             if self.accept("*") {
                 // This marks the parameters after it as keyword-only. Arguments are bound by name, so the
                 // mark is not needed.
             } else {
-                let name = self.name()?.to_string();
+                let name = self.name()?;
                 if self.accept(":") {
                     self.expression()?;
                 }
@@ -255,7 +261,7 @@ impl Parser<'_> {
             let condition = self.expression()?;
             StatementKind::While { condition, body: self.block()? }
         } else if self.accept_word("for") {
-            let target = self.name()?.to_string();
+            let target = self.name()?;
             self.expect_word("in")?;
             let over = self.expression()?;
             StatementKind::For { target, over, body: self.block()? }
@@ -342,7 +348,7 @@ impl Parser<'_> {
         if self.accept("-") {
             let operand = self.nested(Self::postfix)?;
             let kind = match operand.kind {
-                ExpressionKind::Int(value) => ExpressionKind::Int(-value),
+                ExpressionKind::Int(value) => ExpressionKind::Int(value.wrapping_neg()),
                 ExpressionKind::Float(value) => ExpressionKind::Float(-value),
                 other => ExpressionKind::Negative(Box::new(Expression { line, kind: other })),
             };

@@ -356,7 +356,8 @@ impl Policy for Native {
 
 #[cfg(test)]
 mod tests {
-    use super::{LOADER_STACK, Meter, Native, Options};
+    use super::kernels::{Isa, Precision};
+    use super::{LOADER_STACK, Meter, Native, Options, Target};
     use escapement_test_support::hostile::deepest;
 
     #[test]

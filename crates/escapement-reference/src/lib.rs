@@ -6,7 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`feed`] | market simulator, features, recordings, schedule, arrivals, faults to order, the publishing loop |
+//! | [`feed`] | market simulator, features, recordings, schedule, arrivals, faults, the publishing loop |
 //! | [`tap`] | the receiving loop, its tally and its report |
 //! | [`demo`] | three processes, their private directory, their counts compared; a feed for a measurement |
 //! | [`stop`], [`progress`] | being told to stop; a line of progress on a terminal |

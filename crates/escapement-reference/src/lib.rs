@@ -6,9 +6,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`feed`] | market simulator, features, recordings, schedule, faults to order, the publishing loop |
+//! | [`feed`] | market simulator, features, recordings, schedule, arrivals, faults, the publishing loop |
 //! | [`tap`] | the receiving loop, its tally and its report |
-//! | [`demo`] | three processes, their private directory, their counts compared; a feed beside a measurement |
+//! | [`demo`] | three processes, their private directory, their counts compared; a feed for a measurement |
 //! | [`stop`], [`progress`] | being told to stop; a line of progress on a terminal |
 
 pub mod demo;

@@ -77,7 +77,9 @@ fn an_agent_that_must_not_run_dry_says_why() {
     wait_for("the trials to end", || {
         let warm = page(&tight)["keep_warm"].clone();
         let why = warm["why_off"].as_str()?;
-        (why.contains("too much for a deadline of 1 us") && warm["dry_runs"] == 15).then_some(())
+        why.contains("too much for a deadline of 1 us").then_some(())
     });
+    let runs = page(&tight)["keep_warm"]["dry_runs"].as_u64();
+    assert!(runs.is_some_and(|runs| runs <= 15), "{runs:?} dry runs, of which only the trials may be");
     drop(process);
 }

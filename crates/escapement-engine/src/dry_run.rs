@@ -41,11 +41,13 @@ pub(super) struct DryRun {
     /// Where the carried states are kept meanwhile.
     pub(super) states: Box<[f32]>,
     /// False if a call of this policy may leave more behind than its carried states.
-    is_allowed: bool,
+    pub(super) is_allowed: bool,
     pub(super) length: TypicalLength,
     pub(super) runs: u64,
     /// When the engine was last busy: with an observation, or with a dry run.
     pub(super) busy_until: Nanos,
+    /// When it last ran dry.
+    pub(super) ran_at: Nanos,
     pub(super) meter: Arc<KeepWarmMeter>,
 }
 
@@ -110,6 +112,7 @@ impl DryRun {
             length: TypicalLength::default(),
             runs: 0,
             busy_until: Nanos(0),
+            ran_at: Nanos(0),
             meter: Arc::default(),
         }
     }
@@ -135,6 +138,7 @@ impl DryRun {
         std::mem::swap(&mut self.sample, &mut previous.sample);
         std::mem::swap(&mut self.meter, &mut previous.meter);
         self.busy_until = previous.busy_until;
+        self.ran_at = previous.ran_at;
         if !policy_changed {
             std::mem::swap(&mut self.states, &mut previous.states);
             self.is_allowed = previous.is_allowed;
@@ -142,17 +146,21 @@ impl DryRun {
         }
     }
 
-    /// Returns how long the engine must be idle before the next dry run; `None` if it must not run dry.
+    /// Returns whether a dry run is due at `now`.
     #[inline]
-    pub(super) fn interval(&self, settings: &Settings) -> Option<Nanos> {
+    pub(super) fn is_due(&self, settings: &Settings, now: Nanos) -> bool {
         if !self.is_allowed {
-            return None;
+            return false;
         }
+        let length = self.length.get();
         let shortest = settings.deadlines.shortest();
-        match self.length.get() {
-            Some(length) => settings.keep_warm.interval(length, shortest),
-            None => settings.keep_warm.interval(Nanos(0), shortest).map(|interval| interval.max(TRIAL_EVERY)),
-        }
+        let Some(interval) = settings.keep_warm.interval(length.unwrap_or_default(), shortest) else {
+            return false;
+        };
+        // The trials are apart from each other, but not from the work: a stream without long pauses would
+        // never let them happen.
+        let may_run = length.is_some() || now.since(self.ran_at) >= TRIAL_EVERY;
+        may_run && now.since(self.busy_until) >= interval
     }
 
     /// Commits the observation that is answered next to the private ring.

@@ -34,11 +34,8 @@ impl<C: Clock> Engine<C> {
     /// Runs dry if the engine has been idle for long enough by `now`, and says from when to when it did.
     #[inline]
     pub(super) fn keep_warm(&mut self, now: Nanos) -> Option<DrySpan> {
-        let interval = self.dry.interval(&self.pipeline.settings)?;
-        if now.since(self.dry.busy_until) < interval || !self.is_between_ticks() {
-            return None;
-        }
-        Some(self.run_dry())
+        let is_due = self.dry.is_due(&self.pipeline.settings, now) && self.is_between_ticks();
+        is_due.then(|| self.run_dry())
     }
 
     /// Runs dry once. The caller must be between ticks.
@@ -72,6 +69,7 @@ impl<C: Clock> Engine<C> {
             self.dry.length.add(ended.since(begun).0);
         }
         self.dry.busy_until = ended;
+        self.dry.ran_at = ended;
         self.dry.meter.count_run(ended.since(begun), self.dry.length.get());
         DrySpan { begun, ended }
     }

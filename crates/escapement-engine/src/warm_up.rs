@@ -144,7 +144,7 @@ impl<C: Clock> Engine<C> {
     fn learn_dry_length(&mut self, typical: Nanos) {
         let settings = &self.pipeline.settings;
         let fits = settings.keep_warm.interval(typical, settings.deadlines.shortest()).is_some();
-        if fits && self.dry.interval(settings).is_some() {
+        if fits && self.dry.is_allowed {
             for _ in 0..TRIALS {
                 self.run_dry();
             }

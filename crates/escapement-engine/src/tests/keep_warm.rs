@@ -288,6 +288,26 @@ fn dry_runs_that_do_not_fit_the_deadline_end_with_the_trials() {
     assert_eq!(figures.runs, 15, "{figures:?}");
 }
 
+/// A stream whose pauses are shorter than the time between two trials still gets them.
+#[test]
+fn a_steady_stream_does_not_keep_the_trials_from_happening() {
+    let mut rig = Rig::new(|settings| settings.keep_warm = KeepWarm::Auto);
+    rig.engine.pipeline.policies.policy = Box::new(Recurrent::new());
+    let Engine { pipeline, dry, .. } = &mut rig.engine;
+    dry.serve(&mut pipeline.policies);
+    for _ in 0..100 {
+        let published = rig.ordinary();
+        rig.answer(&published);
+        let now = rig.clock.manual.now();
+        rig.engine.note_answer(now, None);
+        assert_eq!(rig.engine.keep_warm(now), None, "it has just been busy");
+        rig.clock.manual.advance(Nanos(500_000));
+        rig.engine.keep_warm(rig.clock.manual.now());
+    }
+    let runs = rig.engine.keep_warm_meter().snapshot().runs;
+    assert!(runs > 80, "{runs} dry runs in 50 ms");
+}
+
 #[test]
 fn a_dry_run_that_is_late_says_nothing_about_the_next_one() {
     let mut rig = Rig::new(|settings| {

@@ -48,13 +48,14 @@ impl HeapRegion {
         Region::format(Arc::new(Self::new(spec.region_bytes())), spec)
     }
 
-    /// Lays out a ring in new memory, and attaches to both of its ends.
+    /// Lays out a ring in new memory, and attaches to both of its ends. Such a ring serves one thread, or a
+    /// reader that is in no hurry, so its lines stay in the producer's caches: nothing is demoted.
     ///
     /// # Errors
     /// Fails if the geometry is not allowed.
     pub fn both_ends(spec: Spec) -> Result<(Region, Producer, Consumer), LayoutError> {
         const NEW: &str = "a new ring has both positions at zero";
-        let region = Self::ring(spec)?;
+        let region = Self::ring(spec)?.kept_close();
         let producer = Producer::attach(region.clone()).expect(NEW);
         let consumer = Consumer::attach(region.clone()).expect(NEW);
         Ok((region, producer, consumer))

@@ -83,6 +83,12 @@ impl Region {
         &self.spec
     }
 
+    /// The same ring, without demoting a slot's lines after a commit: for a ring whose two ends are on one
+    /// core.
+    pub(super) fn kept_close(self) -> Self {
+        Self { tuning: Tuning { demote: false, ..self.tuning }, ..self }
+    }
+
     /// The same ring, used in another way. For the benchmarks and tests of every way.
     #[doc(hidden)]
     #[must_use]

@@ -3,7 +3,7 @@
 //!
 //! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`. The answer is
 //! `{"ok":…}` or `{"error":"…"}`. Both sides limit the size and the time of what they read, so neither can
-//! block the other. The socket's permissions decide who may connect (the agent's user and group); the kernel
+//! block the other. Each client has a thread of its own, so a silent one does not hold up the next. The socket's permissions decide who may connect (the agent's user and group); the kernel
 //! says who did.
 
 use crossbeam::channel::{Sender, bounded};
@@ -23,6 +23,11 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How long a client may take to send its request. It is a program, and has the request ready.
 const REQUEST_TIME: Nanos = Nanos::from_millis(500);
+/// Clients that are served at the same time. Others wait in the kernel's queue until a place is free, which
+/// takes no longer than the time of one request and its answer.
+const MAX_CLIENTS: usize = 64;
+/// The stack of a client's thread: it parses one line.
+const CLIENT_STACK_BYTES: usize = 256 * 1024;
 /// How long the supervisor may take to answer before it counts as stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -99,37 +104,57 @@ impl ControlSocket {
         Ok(Self { listener })
     }
 
-    /// Passes every request to `ask`, one after the other, until that returns false.
-    pub fn serve(self, mut ask: impl FnMut(Pending) -> bool) {
+    /// Passes every request to `ask`, each on a thread of its client's, until `ask` returns false.
+    pub fn serve(self, ask: impl Fn(Pending) -> bool + Clone + Send + 'static) {
+        let (leave, places) = bounded(MAX_CLIENTS);
+        for _ in 0..MAX_CLIENTS {
+            let _ = leave.send(true);
+        }
         for stream in self.listener.incoming() {
-            let Ok(mut stream) = stream else {
+            let Ok(stream) = stream else {
                 // Usually the process is out of file descriptors. The client has to ask again.
                 MonotonicClock.sleep_until(MonotonicClock.now().plus(REQUEST_TIME));
                 continue;
             };
-            let mut listening = true;
-            let reply = match receive(&mut stream) {
-                Err(why) => Reply::Error(why),
-                Ok((request, uid)) => {
-                    let (reply, answer) = bounded(1);
-                    listening = ask(Pending { request, uid, reply });
-                    match answer.recv_timeout(ANSWER_TIME) {
-                        Ok(Ok(answer)) => Reply::Ok(answer),
-                        Ok(Err(why)) => Reply::Error(why),
-                        Err(_) => Reply::Error("the supervisor does not answer".to_owned()),
-                    }
-                }
-            };
-            let mut text = serde_json::to_vec(&reply).unwrap_or_default();
-            text.push(b'\n');
-            // An error means that the client has gone; it needs no answer.
-            let _ = stream.set_write_timeout(Some(REQUEST_TIME.to_duration()));
-            let _ = stream.write_all(&text);
-            if !listening {
+            // A place that is given back with `false` means that nobody listens any more.
+            if places.recv() != Ok(true) {
                 return;
+            }
+            let (ask, own_place) = (ask.clone(), leave.clone());
+            let serve = move || {
+                let listening = serve_one(stream, &ask);
+                let _ = own_place.send(listening);
+            };
+            let thread = std::thread::Builder::new().name("client".to_owned()).stack_size(CLIENT_STACK_BYTES);
+            if thread.spawn(serve).is_err() {
+                // The client sees a closed connection, and has to ask again.
+                let _ = leave.send(true);
             }
         }
     }
+}
+
+/// Answers one client. Returns whether requests are still listened to.
+fn serve_one(mut stream: UnixStream, ask: &impl Fn(Pending) -> bool) -> bool {
+    let mut listening = true;
+    let reply = match receive(&mut stream) {
+        Err(why) => Reply::Error(why),
+        Ok((request, uid)) => {
+            let (reply, answer) = bounded(1);
+            listening = ask(Pending { request, uid, reply });
+            match answer.recv_timeout(ANSWER_TIME) {
+                Ok(Ok(answer)) => Reply::Ok(answer),
+                Ok(Err(why)) => Reply::Error(why),
+                Err(_) => Reply::Error("the supervisor does not answer".to_owned()),
+            }
+        }
+    };
+    let mut text = serde_json::to_vec(&reply).unwrap_or_default();
+    text.push(b'\n');
+    // An error means that the client has gone; it needs no answer.
+    let _ = stream.set_write_timeout(Some(REQUEST_TIME.to_duration()));
+    let _ = stream.write_all(&text);
+    listening
 }
 
 /// Reads the request on a connection. Returns it with the client's user.

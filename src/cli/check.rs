@@ -18,7 +18,7 @@
 use super::CommandResult;
 use super::exit::{ExitCode, Failure};
 use crate::bundle;
-use crate::config::{self, AgentConfig, PolicyConfig, PolicySource, Problem};
+use crate::config::{self, AgentConfig, OnGatewayLost, PolicyConfig, PolicySource, Problem};
 use crate::policy::Execution;
 use escapement_engine::{
     Backlog, Bounds, BudgetSpec, IdleStrategy, InputCheckMode, KeepWarm, OnFull, OnGap, OnMiss, PacedSpec,
@@ -101,6 +101,18 @@ fn summary(file: &Path, config: &AgentConfig) -> String {
     action(config, &mut line);
     deadline(config, &mut line);
     engine(config, &mut line);
+    line(
+        "gateway",
+        format!(
+            "lost after {} ms without a heartbeat; then {}",
+            config.gateway.lost_after.0 / 1_000_000,
+            match config.gateway.on_lost {
+                OnGatewayLost::Keep => "keep going",
+                OnGatewayLost::Halt => "halt",
+            },
+        ),
+    );
+    line("lost files", config.on_files_lost.name().to_owned());
     line("drain", format!("at most {} ms", config.drain_timeout.0 / 1_000_000));
     line("log", config.log.clone());
     for note in notes(config) {

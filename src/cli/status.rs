@@ -12,7 +12,7 @@
 //! | exit code | the agent |
 //! |---|---|
 //! | 0 | is armed, or on its way there, or draining |
-//! | 1 | does not run: stopped, dead, or alive but not answering |
+//! | 1 | does not run: stopped, dead, or alive but not answering, or its rings are lost |
 //! | 66 | is not known |
 //! | 80 | is halted |
 
@@ -22,7 +22,7 @@ use super::CommandResult;
 use super::agent::AgentArguments;
 use super::exit::ExitCode;
 use super::locate::Located;
-use crate::agent_files::{ControlRequest, ask_daemon};
+use crate::agent_files::{ControlRequest, ask_daemon, lock_holder};
 use crate::halt::{Latch, LatchState, state_of};
 use crate::hex::hex;
 use crate::status::{
@@ -50,6 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Answer {
     /// No daemon runs.
     NoDaemon,
+    /// This process runs as the daemon, and its files beside the rings are gone.
+    Unreachable(u32),
     /// A daemon runs and does not answer.
     Silent(String),
     /// A daemon of another version has answered with a page that this program cannot read.
@@ -60,7 +62,7 @@ enum Answer {
 
 fn ask(agent: &Located) -> Answer {
     if agent.daemon.is_none() {
-        return Answer::NoDaemon;
+        return lock_holder(&agent.state).map_or(Answer::NoDaemon, Answer::Unreachable);
     }
     match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {
         Ok(page) => Answer::Page(page),
@@ -85,6 +87,11 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
         }
         Answer::Unreadable(trouble) => (from_rings(), Life::Answers, Some(trouble)),
         Answer::Silent(trouble) => (from_rings(), Life::Silent, Some(trouble)),
+        Answer::Unreachable(pid) => {
+            let rings = RingStatus { pid: Some(pid), ..from_the_rings(&agent, latch.clone()) };
+            let trouble = format!("process {pid} runs, and its files beside the rings are gone");
+            (StatusSource::Rings(rings), Life::Unreachable, Some(trouble))
+        }
         Answer::NoDaemon => (from_rings(), Life::Gone, None),
     };
     let condition = condition(&source, life);
@@ -110,6 +117,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
 enum Life {
     Gone,
     Silent,
+    /// It runs, and cannot be asked.
+    Unreachable,
     Answers,
 }
 
@@ -122,6 +131,7 @@ fn condition(source: &StatusSource, life: Life) -> &'static str {
         (Some(AgentState::Halted), _) => "halted",
         (Some(AgentState::Stopped) | None, Life::Gone) => "stopped",
         (_, Life::Silent) => "not answering",
+        (_, Life::Unreachable) => "rings lost",
         (Some(state), Life::Answers) => state.name(),
         (None, Life::Answers) => "unknown",
         // The word says that the agent runs, and no process does.
@@ -171,6 +181,7 @@ mod tests {
         assert_eq!(condition(&armed, Life::Answers), "armed");
         assert_eq!(condition(&armed, Life::Silent), "not answering");
         assert_eq!(condition(&armed, Life::Gone), "dead");
+        assert_eq!(condition(&rings(None, LatchState::Open), Life::Unreachable), "rings lost");
         assert_eq!(condition(&rings(Some("stopped"), LatchState::Open), Life::Gone), "stopped");
         assert_eq!(condition(&rings(None, LatchState::Open), Life::Gone), "stopped");
         assert_eq!(condition(&rings(Some("unknown"), LatchState::Open), Life::Answers), "unknown");

@@ -3,6 +3,7 @@
 use crate::bundle::Trust;
 use crate::policy::{Dimensions, Weights};
 use escapement_engine::{CarryRule, GuardWake, IdleStrategy, InputCheckSpec, Settings, WarmUpSpec};
+use escapement_policy::words;
 use escapement_ring::clock::Nanos;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,10 @@ pub struct AgentConfig {
     pub settings: Settings,
     /// How long a drain may take. Then the rest stays in the ring.
     pub drain_timeout: Nanos,
+    /// What a removed or replaced file of the running agent leads to.
+    pub on_files_lost: OnFilesLost,
+    /// When the gateway counts as lost, and what that leads to.
+    pub gateway: GatewayConfig,
     /// The log filter, in the syntax of `tracing-subscriber`.
     pub log: String,
 }
@@ -78,6 +83,37 @@ pub struct RecurrentConfig {
     pub on_miss: Option<CarryRule>,
     /// At a break in the feed's sequence, or if observations were skipped.
     pub on_gap: Option<CarryRule>,
+}
+
+/// What a removed or replaced file of the running agent leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFilesLost {
+    /// Halt: no new peer can find the agent, and its next halt may not be kept.
+    Halt,
+    /// Log it, count it, and go on.
+    Report,
+}
+
+words!(OnFilesLost { Halt = "halt", Report = "report" });
+
+/// What a lost gateway leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGatewayLost {
+    /// Log it, count it, and go on.
+    Keep,
+    /// Halt.
+    Halt,
+}
+
+words!(OnGatewayLost { Keep = "keep", Halt = "halt" });
+
+/// When the gateway counts as lost, and what that leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// What it leads to.
+    pub on_lost: OnGatewayLost,
+    /// The age of its heartbeat at which it counts as lost.
+    pub lost_after: Nanos,
 }
 
 /// How the deadline guard runs.

@@ -1,7 +1,8 @@
 //! Checks settings, each right in itself, against each other, and builds the configuration.
 
 use super::built::{
-    AgentConfig, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
+    AgentConfig, DeadlineGuardConfig, EngineConfig, GatewayConfig, PolicyConfig, PolicySource,
+    RecurrentConfig,
 };
 use super::document::{Document, Setting};
 use super::keys::{self, Raw};
@@ -80,6 +81,11 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
             neutral,
         },
         drain_timeout: Nanos::from_millis(raw.agent.drain_timeout_ms.value),
+        on_files_lost: raw.agent.on_files_lost.value,
+        gateway: GatewayConfig {
+            on_lost: raw.gateway.on_lost.value,
+            lost_after: Nanos::from_millis(raw.gateway.lost_after_ms.value),
+        },
         log: raw.agent.log.value.clone(),
     };
     document.is_good().then_some(config)

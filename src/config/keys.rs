@@ -11,7 +11,7 @@
 //! 3. Explain it in `config/agent.toml`. A test compares that file with this table.
 //! 4. If `text` is `shown`, print it in `cli/check.rs`. A test changes every key and compares the output.
 
-use super::built::AgentConfig;
+use super::built::{AgentConfig, OnFilesLost, OnGatewayLost};
 use super::document::{Document, Setting, Table};
 use super::entry::{
     CheckText, Key, Presence, Reload, check_text, config_keys, given, presence, read_key, reload, setting,
@@ -71,6 +71,9 @@ config_keys! {
         /// How long a drain may take.
         drain_timeout_ms: u64 = default(Whole(0, 60_000), 1_000);
             reload next_tick, text shown, json |config| config.drain_timeout.0 / 1_000_000;
+        /// What a removed or replaced file of the running agent leads to.
+        on_files_lost: OnFilesLost = default(one_of::<OnFilesLost>(), OnFilesLost::Halt);
+            reload next_tick, text shown, json |config| config.on_files_lost.name();
         /// The filter of the log.
         log: String = default(LOG_FILTER, "info".to_owned());
             reload restart log, text shown, json |config| config.log;
@@ -184,6 +187,16 @@ config_keys! {
         /// What happens when the action ring is full.
         on_full: OnFull = default(one_of::<OnFull>(), OnFull::Halt);
             reload next_tick, text shown, json |config| config.settings.on_full.name();
+    }
+
+    /// The gateway's life.
+    ["gateway"] gateway: Gateway {
+        /// What a gateway whose heartbeat has stopped leads to.
+        on_lost: OnGatewayLost = default(one_of::<OnGatewayLost>(), OnGatewayLost::Keep);
+            reload next_tick, text shown, json |config| config.gateway.on_lost.name();
+        /// The age of its heartbeat at which it counts as lost.
+        lost_after_ms: u64 = default(Whole(10, 600_000), 1_000);
+            reload next_tick, text shown, json |config| config.gateway.lost_after.0 / 1_000_000;
     }
 
     /// Deadlines and what a miss leads to.

@@ -44,7 +44,8 @@ mod shown;
 mod words;
 
 pub use built::{
-    AgentConfig, Backend, DeadlineGuardConfig, EngineConfig, PolicyConfig, PolicySource, RecurrentConfig,
+    AgentConfig, Backend, DeadlineGuardConfig, EngineConfig, GatewayConfig, OnFilesLost, OnGatewayLost,
+    PolicyConfig, PolicySource, RecurrentConfig,
 };
 pub use entry::{CheckText, Key, Presence, Reload};
 pub use error::{ConfigError, Problem};

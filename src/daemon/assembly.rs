@@ -1,13 +1,18 @@
 //! Builds the engine, the guard and the supervisor from a configuration, and connects them.
 
 use super::causes::Causes;
+use super::disk::Disk;
 use super::ending::{End, Ending};
 use super::engine_thread::{self, EngineParts, GuardLink};
 use super::error::DaemonError;
 use super::event::Event;
 use super::guard_thread::{self, GuardParts};
 use super::load::{Deployment, Loaded};
+use super::own_files::OwnFiles;
+use super::peers::Peers;
 use super::prepare::ReadConfig;
+use super::published_word::PublishedWord;
+use super::refusals::Refusals;
 use super::reloads::Reloads;
 use super::rings::Rings;
 use super::startup::{self, StartupLoad};
@@ -49,6 +54,7 @@ impl Agent<'_> {
         &self,
         (events, inbox): (&Sender<Event>, &Receiver<Event>),
         commands: &Arc<CommandWord>,
+        own_files: OwnFiles,
     ) -> Result<Ending, DaemonError> {
         let (config, action_header) = (self.config, self.rings.actions.header());
         let latch = self.keeper.watched_latch();
@@ -56,7 +62,7 @@ impl Agent<'_> {
             StartupLoad::Done(loaded) => *loaded,
             StartupLoad::Stopped => return Ok(Ending { end: End::Stopped, abandoned: true }),
             StartupLoad::Halted => {
-                self.keeper.keep(&action_header, None)?;
+                self.keeper.keep(&action_header, Reason::Operator, None)?;
                 tracing::error!("halted while the policy was loaded");
                 return Ok(Ending { end: End::Halted(Reason::Operator), abandoned: true });
             }
@@ -86,11 +92,12 @@ impl Agent<'_> {
         };
         action_header.advance(AgentState::Warming.number(), 0);
         self.open_control_socket(events.clone());
+        let disk = Disk::start()?;
         let engine = self.start_engine(parts, commands, events)?;
         let deployment = Deployment { config: config.clone(), sources, provenance };
         let reloads = Reloads::new(deployment, Arc::clone(&self.read), events.clone(), mailbox);
         let causes = Causes::new(config.settings.deadlines, gaps);
-        let mut supervisor = self.supervisor(commands, reloads, causes, counters);
+        let mut supervisor = self.supervisor(commands, reloads, causes, counters, (own_files, disk));
         let ending = supervisor.supervise(inbox, &mut records);
         if matches!(ending, Ok(Ending { abandoned: true, .. })) {
             // The process is about to end. Unmapping the supervisor's memory beside a running thread costs
@@ -109,6 +116,7 @@ impl Agent<'_> {
         reloads: Reloads,
         causes: Causes,
         counters: Arc<Counters>,
+        (own_files, disk): (OwnFiles, Disk),
     ) -> Supervisor<'b> {
         let action_header = self.rings.actions.header();
         let service = ServiceManager::from_environment();
@@ -122,8 +130,13 @@ impl Agent<'_> {
             directory: self.directory,
             keeper: self.keeper,
             latch: self.keeper.watched_latch(),
+            word: PublishedWord::new(action_header.clone()),
+            disk,
+            latch_writing: None,
+            own_files,
+            peers: Peers::new(self.rings.observations.clone(), self.rings.actions.clone()),
+            refusals: Refusals::new(),
             action_header,
-            observation_header: self.rings.observations.header(),
             commands,
             stop_by: None,
             halt_by: None,
@@ -168,7 +181,7 @@ impl Agent<'_> {
     /// only warns.
     fn open_control_socket(&self, events: Sender<Event>) {
         let listening = ControlSocket::bind(self.directory).and_then(|socket| {
-            let serve = move || socket.serve(|pending| events.send(Event::Control(pending)).is_ok());
+            let serve = move || socket.serve(move |pending| events.send(Event::Control(pending)).is_ok());
             std::thread::Builder::new().name("control".to_owned()).spawn(serve)
         });
         if let Err(error) = listening {

@@ -73,7 +73,7 @@ pub(super) fn serve(
     }
     let armed = action_header.advance(AgentState::Armed.number(), 0);
     let keep_warm = ArmedMeter::begin(engine.keep_warm_meter());
-    report(Event::Warmed { warm_up, keep_warm, degraded });
+    report(Event::Warmed { warm_up, keep_warm, degraded, armed });
     if !armed {
         return report(Event::Ended(RunEnd::Halted(halt_reason(state_of(&action_header)))));
     }

@@ -11,8 +11,8 @@ use escapement_ring::clock::Nanos;
 
 /// A message to the supervisor.
 pub(super) enum Event {
-    /// The engine is warm. The state word says whether it is armed.
-    Warmed { warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String> },
+    /// The engine is warm, and armed unless it was halted before.
+    Warmed { warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String>, armed: bool },
     /// The kernel records what a thread does from now on, or says why not.
     ThreadWatched(WatchedThread, Box<Result<ThreadWatch, WatchError>>),
     /// The engine could not be made.

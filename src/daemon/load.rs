@@ -207,7 +207,7 @@ fn within_time(
 }
 
 /// Runs `work` on a thread of its own, within `limit`.
-fn on_a_thread<T: Send + 'static>(
+pub(super) fn on_a_thread<T: Send + 'static>(
     limit: Duration,
     name: &str,
     work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,

@@ -22,19 +22,27 @@
 //! | `reloads`, `prepare`, `reload_plan` | the queue of reloads, how one is made ready, what it changes |
 //! | `causes`, `status` | why ticks missed, and the status page |
 //! | `rings`, `ending`, `error` | the pair of rings, and how an agent ends or fails to start |
+//! | `published_word`, `own_files`, `peers` | what a peer may have changed, and whether the peers are there |
+//! | `disk`, `rate`, `refusals` | writes off the supervisor's thread, and limits for what may be repeated |
 //! | `planted` | faults that tests plant |
 
 mod assembly;
 mod causes;
+mod disk;
 mod ending;
 mod engine_thread;
 mod error;
 mod event;
 mod guard_thread;
 mod load;
+mod own_files;
+mod peers;
 mod planted;
 mod prepare;
 mod provenance;
+mod published_word;
+mod rate;
+mod refusals;
 mod reload_plan;
 mod reloads;
 mod rings;
@@ -52,9 +60,10 @@ use crossbeam::channel::{Sender, bounded};
 use ending::{audit_details, leaves_a_thread};
 use escapement_engine::{Command, CommandWord};
 use escapement_ring::clock::{Clock, MonotonicClock};
-use escapement_ring::directory::{AgentDirectory, DirectoryError, Role};
+use escapement_ring::directory::{AgentDirectory, DirectoryError, RingFile, Role};
 use escapement_ring::wire::{AgentState, Reason};
 use event::Event;
+use own_files::OwnFiles;
 use planted::halt_keeper;
 use prepare::ReadConfig;
 use rings::Rings;
@@ -89,10 +98,10 @@ pub fn run(
     state.create()?;
     let state_role = state.acquire().map_err(DirectoryError::from)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    RunFile::of_this_process(absolute(state.path()), absolute(file))
-        .and_then(|run_file| run_file.write(&directory))
+    let run_file = RunFile::of_this_process(absolute(state.path()), absolute(file))
+        .and_then(|run_file| run_file.write(&directory).map(|()| run_file))
         .map_err(DaemonError::system("write daemon.json"))?;
-    let keeper = Arc::new(halt_keeper(state));
+    let keeper = Arc::new(halt_keeper(state.clone()));
     keeper.discard_prepared();
     keeper.refuse_halted(&directory).map_err(DaemonError::refused(file))?;
 
@@ -104,9 +113,14 @@ pub fn run(
     // more.
     watch_state_word(action_header.clone());
     let read: ReadConfig = Arc::new(read);
+    let own_files = [(RingFile::Observations, &rings.observations), (RingFile::Actions, &rings.actions)];
+    let own_files = OwnFiles::new(&directory, &state, own_files, run_file);
     let agent = Agent { config, read, directory: &directory, keeper: &keeper, rings: &rings };
-    let result = agent.serve((&events, &inbox), &commands);
-    action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
+    let result = agent.serve((&events, &inbox), &commands, own_files);
+    if !matches!(result, Ok(Ending { end: End::Halted(_) | End::Violated | End::Hung, .. })) {
+        // An error may come after a halt, which stays.
+        action_header.advance(AgentState::Stopped.number(), Reason::None.number().into());
+    }
     keeper.note_end(&action_header, &audit_details(&result));
     if leaves_a_thread(&result) {
         // The abandoned thread has the rings mapped as long as the process lives, so the locks must not be

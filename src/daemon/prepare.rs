@@ -2,7 +2,7 @@
 //! and measured.
 
 use super::error::DaemonError;
-use super::load::{Deployment, Loaded, Sources};
+use super::load::{Deployment, Loaded, Sources, on_a_thread};
 use super::planted::reload_slowly_if_planted;
 use super::reload_plan::plan_reload;
 use super::tail::{MeasuredPolicy, check_tail};
@@ -63,7 +63,7 @@ pub(super) fn prepare(
     reload_slowly_if_planted();
     let (requested, kept) = match kept {
         Some(previous) => (previous.config.clone(), Some(previous.sources.clone())),
-        None => (read()?, None),
+        None => (read_in_time(current, read)?, None),
     };
     let plan = plan_reload(&current.config, requested).map_err(|error| error.to_string())?;
     let sources = match kept {
@@ -76,6 +76,14 @@ pub(super) fn prepare(
     } else {
         Ok(with_a_new_policy(config, sources, drawn_seed, ran_with.as_ref(), waiting)?)
     }
+}
+
+/// Reads the configuration file, within the running configuration's time limit: the path may lead to a pipe,
+/// or to a file system that does not answer.
+fn read_in_time(current: &Deployment, read: &ReadConfig) -> Result<AgentConfig, PrepareError> {
+    let read = Arc::clone(read);
+    let read = move || Ok(read());
+    Ok(on_a_thread(current.config.policy.load_timeout, "config-read", read)??)
 }
 
 fn with_the_running_policy(

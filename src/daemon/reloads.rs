@@ -11,6 +11,7 @@
 use super::event::Event;
 use super::load::Deployment;
 use super::prepare::{PrepareError, PreparedReload, ReadConfig, Running, prepare};
+use super::rate::RateLimit;
 use super::tail::MeasuredPolicy;
 use crate::agent_files::ReloadTarget;
 use crate::evidence::PolicyTimes;
@@ -20,7 +21,7 @@ use crate::status::{ReloadOutcome, ReloadStatus};
 use crossbeam::channel::Sender;
 use escapement_engine::lease;
 use escapement_engine::{Update, UpdateOutcome};
-use escapement_ring::clock::{rfc3339, wall_clock_ns};
+use escapement_ring::clock::{Nanos, rfc3339, wall_clock_ns};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub(super) struct Reloads {
     revision: u32,
     tickets: u64,
     queue: VecDeque<ReloadRequest>,
+    requests: RateLimit,
     under_way: Option<ReloadStage>,
     applied: u64,
     refused: u64,
@@ -69,6 +71,8 @@ enum ReloadStage {
 
 /// Reloads that may wait in the queue.
 const MAX_WAITING: usize = 64;
+/// Requests in one second. A program that waits for each outcome does not reach this.
+const MAX_A_SECOND: u32 = 200;
 /// Outcomes that the status page shows: as many as may finish between two requests of a client that waits for
 /// one.
 const RECENT: usize = MAX_WAITING;
@@ -90,6 +94,7 @@ impl Reloads {
             revision: 1,
             tickets: 0,
             queue: VecDeque::new(),
+            requests: RateLimit::new(MAX_A_SECOND),
             under_way: None,
             applied: 0,
             refused: 0,
@@ -115,6 +120,11 @@ impl Reloads {
         &self.running
     }
 
+    /// The revision of the settings in force.
+    pub(super) fn revision(&self) -> u32 {
+        self.revision
+    }
+
     /// What the status page says about reloads.
     pub(super) fn status(&self) -> ReloadStatus {
         ReloadStatus {
@@ -135,8 +145,16 @@ impl Reloads {
     /// Queues a reload. Returns its ticket.
     ///
     /// # Errors
-    /// Fails if too many wait already.
-    pub(super) fn request(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
+    /// Fails if too many wait already, or too many came in the last second.
+    pub(super) fn request(
+        &mut self,
+        target: ReloadTarget,
+        user: Option<User>,
+        now: Nanos,
+    ) -> Result<u64, String> {
+        if !self.requests.allows(now) {
+            return Err(format!("more than {MAX_A_SECOND} reloads in a second; nothing was changed"));
+        }
         if self.queue.len() >= MAX_WAITING {
             return Err(format!("{MAX_WAITING} reloads wait already; nothing was changed"));
         }

@@ -6,8 +6,8 @@ use crate::config::AgentConfig;
 use crate::evidence::MissReport;
 use crate::halt::LatchState;
 use crate::status::{
-    DeadlineStatus, FeedState, KeepWarmStatus, LatencyStatus, PacedStatus, ReloadStatus, StatusPage,
-    WarmUpStatus,
+    DeadlineStatus, FeedState, IntegrityStatus, KeepWarmStatus, LatencyStatus, PacedStatus, PeersStatus,
+    ReloadStatus, StatusPage, WarmUpStatus,
 };
 use escapement_engine::telemetry::{Counters, Histogram, KeepWarmMeter, KeepWarmSnapshot};
 use escapement_engine::{KeepWarm, Settings, TickRecord, WarmUp};
@@ -15,9 +15,6 @@ use escapement_ring::clock::{Clock, MonotonicClock, Nanos, rfc3339, wall_clock_n
 use escapement_ring::wire::{AgentState, Reason, StateWord};
 use std::path::Path;
 use std::sync::Arc;
-
-/// A feed whose heartbeat is older than this counts as lost.
-const FEED_LOST_AFTER: Nanos = Nanos::from_millis(1_000);
 
 /// The figures gathered since the start.
 pub(super) struct Status {
@@ -32,7 +29,6 @@ pub(super) struct Status {
     tick_to_action: Histogram,
     /// From a deadline to the commit of the guard's action.
     guard_lateness: Histogram,
-    feed: FeedState,
     last_sequence: Option<u64>,
     state: Option<AgentState>,
     since_ns: u64,
@@ -102,6 +98,12 @@ pub(super) struct LiveReadings {
     pub(super) misses: MissReport,
     /// Whether the policy has not returned for most of the hang timeout.
     pub(super) overdue: bool,
+    /// The feed.
+    pub(super) feed: FeedState,
+    /// The gateway, and the rings.
+    pub(super) peers: PeersStatus,
+    /// What other processes have changed.
+    pub(super) integrity: IntegrityStatus,
 }
 
 impl Status {
@@ -117,7 +119,6 @@ impl Status {
             inference: Histogram::new(),
             tick_to_action: Histogram::new(),
             guard_lateness: Histogram::new(),
-            feed: FeedState::Absent,
             last_sequence: None,
             state: None,
             since_ns: wall_clock_ns(),
@@ -165,25 +166,6 @@ impl Status {
         }
     }
 
-    /// Judges the feed by its heartbeat and logs each change once.
-    pub(super) fn watch_feed(&mut self, now: Nanos, heartbeat: Nanos) {
-        let state = if heartbeat == Nanos(0) {
-            FeedState::Absent
-        } else if now.since(heartbeat) > FEED_LOST_AFTER {
-            FeedState::Lost
-        } else {
-            FeedState::Alive
-        };
-        if state != self.feed {
-            match state {
-                FeedState::Lost => tracing::warn!(silent_ns = now.since(heartbeat).0, "feed lost"),
-                FeedState::Alive => tracing::info!("feed alive"),
-                FeedState::Absent => {}
-            }
-            self.feed = state;
-        }
-    }
-
     /// Notes the time of a change of the state.
     pub(super) fn watch_state(&mut self, word: StateWord) {
         if word.state != self.state {
@@ -214,7 +196,9 @@ impl Status {
             policy: provenance.status(),
             input_guard: provenance.input_check_status(),
             degraded: self.degraded.clone(),
-            feed: self.feed,
+            feed: readings.feed,
+            peers: Some(readings.peers),
+            integrity: Some(readings.integrity),
             warm_up: self.warm_up.map(|warm_up| WarmUpStatus {
                 calls: warm_up.calls,
                 tail_ns: warm_up.tail.0,

@@ -1,26 +1,32 @@
 //! The supervisor: one loop over one channel of events, and a period for everything that sends no event.
 
 use super::causes::Causes;
+use super::disk::{Disk, Writing};
 use super::ending::{End, Ending};
 use super::error::DaemonError;
 use super::event::Event;
+use super::own_files::OwnFiles;
+use super::peers::Peers;
 use super::planted::panic_if_planted;
+use super::published_word::PublishedWord;
+use super::refusals::Refusals;
 use super::reloads::Reloads;
 use super::status::{self, ArmedMeter, LiveReadings, Status};
 use super::tail::MeasuredPolicy;
 use crate::agent_files::{ControlRequest, Pending, ReloadTarget};
+use crate::config::{OnFilesLost, OnGatewayLost};
 use crate::halt::{
-    AuditDetails, HaltKeeper, Latch, User, dismiss_caretaker, halt_for_good, halt_reason, is_halted_for_good,
-    prepare_to_end, report_unkept, state_of,
+    AuditDetails, HaltKeeper, Latch, User, dismiss_caretaker, latches, prepare_to_end, report_unkept,
 };
 use crate::os::{Request, Requested, ServiceManager};
-use crate::status::{ReloadOutcome, ReloadTicket, StatusPage};
+use crate::status::{IntegrityStatus, ReloadOutcome, ReloadTicket, StatusPage};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use escapement_engine::{Command, CommandWord, RunEnd, TickRecord, WarmUp};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
 use escapement_ring::directory::AgentDirectory;
 use escapement_ring::ring::{Consumer, Header};
 use escapement_ring::wire::{Reason, StateWord};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the supervisor reads records, heartbeats, the state word and the latch.
@@ -38,6 +44,12 @@ const TOUCH_BEFORE: Nanos = Nanos::from_micros(4_000);
 /// How long after the hang timeout an overdue policy counts as returned, if the guard has not ended the
 /// process.
 const RETURN_GRACE: Nanos = Nanos::from_millis(1_000);
+
+/// How long the process waits for a latch that is being written. A disk that takes longer has failed: the
+/// state word says halted, and the next start writes the latch.
+const LATCH_PATIENCE: Nanos = Nanos::from_millis(30_000);
+/// How long the process waits at its end for the audit lines and the status file before it.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a panic's report may take to be written before the process ends without it.
 const DEATH_GRACE: Nanos = Nanos::from_millis(10_000);
@@ -60,10 +72,16 @@ pub(super) struct Supervisor<'a> {
     pub(super) reloads: Reloads,
     pub(super) service: ServiceManager,
     pub(super) directory: &'a AgentDirectory,
-    pub(super) keeper: &'a HaltKeeper,
+    pub(super) keeper: &'a Arc<HaltKeeper>,
     pub(super) latch: Latch,
+    pub(super) word: PublishedWord,
+    pub(super) disk: Disk,
+    /// The latch of this process's halt, which is being written or is written.
+    pub(super) latch_writing: Option<Writing>,
+    pub(super) own_files: OwnFiles,
+    pub(super) peers: Peers,
+    pub(super) refusals: Refusals,
     pub(super) action_header: Header,
-    pub(super) observation_header: Header,
     pub(super) commands: &'a CommandWord,
     /// When a drain in progress turns into a stop, and a stop into a hang.
     pub(super) stop_by: Option<Nanos>,
@@ -87,7 +105,10 @@ impl Supervisor<'_> {
             self.take_records(records);
             self.unjudged.drain(..).for_each(|record| self.causes.note(&record));
             match event {
-                Ok(Event::EngineFailed(error)) => return Err(error),
+                Ok(Event::EngineFailed(error)) => {
+                    self.finish_the_latch();
+                    return Err(error);
+                }
                 Ok(Event::Ended(end)) => return Ok(self.on_ended(end)),
                 Ok(event) => self.on_event(event),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -105,7 +126,12 @@ impl Supervisor<'_> {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::ThreadWatched(thread, watch) => self.causes.watched(thread, *watch),
-            Event::Warmed { warm_up, keep_warm, degraded } => self.on_warmed(warm_up, keep_warm, degraded),
+            Event::Warmed { warm_up, keep_warm, degraded, armed } => {
+                if armed {
+                    self.word.armed();
+                }
+                self.on_warmed(warm_up, keep_warm, degraded);
+            }
             Event::Overdue(hang) => self.on_overdue(hang),
             Event::ReloadPrepared(prepared) => {
                 let outcome = self.reloads.on_prepared(*prepared);
@@ -121,13 +147,16 @@ impl Supervisor<'_> {
     /// Does everything that no event triggers.
     fn check_periodically(&mut self, now: Nanos, records: &mut Consumer) {
         self.service.feed_watchdog(now, Nanos(self.action_header.producer_heartbeat_ns()));
-        self.status.watch_feed(now, Nanos(self.observation_header.producer_heartbeat_ns()));
+        self.watch_peers(now);
+        self.watch_files(now);
         self.status.watch_state(self.word());
         let taken = self.reloads.collect();
         self.account_for_reload(taken);
         self.causes.judge(now);
         let refused = self.reloads.start_next();
         self.account_for_reload(refused);
+        let folded = self.refusals.due(now);
+        self.audit_refusal(folded);
         self.notice_halt(now, records);
         self.check_overdue(now);
     }
@@ -156,21 +185,20 @@ impl Supervisor<'_> {
     /// Notices a halt, and keeps it. The engine, the guard and the `halt` command set the state word. A
     /// `halt` command that was killed after its first step has left only a latch.
     fn notice_halt(&mut self, now: Nanos, records: &mut Consumer) {
+        self.word.check(now);
         if self.halt_by.is_some() {
             return;
         }
         if self.latch.is_engaged() {
-            halt_for_good(&self.action_header, Reason::Operator);
+            self.word.halt(Reason::Operator);
         }
-        if !self.is_halted() {
-            return;
-        }
+        let Some(reason) = self.word.halted() else { return };
         self.commands.request(Command::Halt);
-        // The halt is kept before the engine's thread ends. The latch names the last observation that was
+        // The halt is kept while the engine's thread ends. The latch names the last observation that was
         // answered; the records tell it, and the record of a halt comes directly after the state word.
         self.take_records(records);
         self.keep_the_halt();
-        let grace = match halt_reason(self.word()) {
+        let grace = match reason {
             Reason::Operator => HALT_GRACE,
             // The policy is late, and may still return. If it does not, the guard ends the process in time.
             Reason::GuardTakeover => self.reloads.running().config.hang_timeout.plus(STOP_GRACE),
@@ -183,12 +211,35 @@ impl Supervisor<'_> {
         self.halt_by = Some(now.plus(grace));
     }
 
-    fn is_halted(&self) -> bool {
-        self.word().is_halted()
+    fn word(&self) -> StateWord {
+        self.word.get()
     }
 
-    fn word(&self) -> StateWord {
-        state_of(&self.action_header)
+    /// Judges feed and gateway by their heartbeats, and answers a lost gateway.
+    fn watch_peers(&mut self, now: Nanos) {
+        let gateway = self.reloads.running().config.gateway;
+        let newly_lost = self.peers.watch(now, gateway.lost_after);
+        let answers = self.word().is_armed() && gateway.on_lost == OnGatewayLost::Halt;
+        if newly_lost && answers {
+            self.word.halt(Reason::GatewayLost);
+        }
+    }
+
+    /// Compares the files with what is open, and answers a loss.
+    fn watch_files(&mut self, now: Nanos) {
+        let found = self.own_files.check(now);
+        if found.run_file_gone {
+            let (run_file, directory) = (self.own_files.run_file().clone(), self.directory.clone());
+            self.disk.write("daemon.json", move || {
+                if let Err(error) = run_file.write(&directory) {
+                    tracing::warn!(%error, "daemon.json not written");
+                }
+            });
+        }
+        let on_lost = self.reloads.running().config.on_files_lost;
+        if found.newly_lost && on_lost == OnFilesLost::Halt {
+            self.word.halt(Reason::FilesLost);
+        }
     }
 
     fn on_warmed(&mut self, warm_up: WarmUp, keep_warm: ArmedMeter, degraded: Vec<String>) {
@@ -225,7 +276,7 @@ impl Supervisor<'_> {
                     tracing::warn!(why, "SIGHUP: not reloaded");
                 }
             }
-            Request::Halt => _ = halt_for_good(&self.action_header, Reason::Operator),
+            Request::Halt => self.word.halt(Reason::Operator),
         }
     }
 
@@ -244,7 +295,7 @@ impl Supervisor<'_> {
     }
 
     fn request_reload(&mut self, target: ReloadTarget, user: Option<User>) -> Result<u64, String> {
-        let ticket = self.reloads.request(target, user)?;
+        let ticket = self.reloads.request(target, user, MonotonicClock.now())?;
         if self.word().is_armed() {
             self.service.reloading();
         }
@@ -254,15 +305,10 @@ impl Supervisor<'_> {
     /// Records a reload's outcome in the log, the audit file and the service manager's status.
     fn account_for_reload(&mut self, outcome: Option<ReloadOutcome>) {
         let Some(outcome) = outcome else { return };
-        let line = AuditDetails {
-            text: outcome.refused.clone(),
-            user: outcome.user.clone(),
-            ..AuditDetails::default()
-        };
         match &outcome.refused {
-            Some(why) => {
-                tracing::error!(why, generation = outcome.revision, "not reloaded: nothing was changed");
-                self.keeper.note("reload_refused", &self.action_header, &line);
+            Some(_) => {
+                let refused = self.refusals.note(MonotonicClock.now(), &outcome);
+                self.audit_refusal(refused);
             }
             None => {
                 let deployment = self.reloads.running();
@@ -277,7 +323,8 @@ impl Supervisor<'_> {
                     waits_for_restart = outcome.waits_for_restart.join(", "),
                     "reloaded"
                 );
-                self.keeper.note("reload", &self.action_header, &line);
+                let line = AuditDetails { user: outcome.user.clone(), ..AuditDetails::default() };
+                self.audit("reload", &line);
             }
         }
         let word = self.word();
@@ -290,15 +337,36 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The engine has reported how it ended. An earlier halt by another thread or process keeps its reason.
+    /// Logs refused reloads, and adds their audit line.
+    fn audit_refusal(&mut self, refused: Option<AuditDetails>) {
+        let Some(line) = refused else { return };
+        let why = line.text.as_deref().unwrap_or_default();
+        tracing::error!(why, generation = self.reloads.revision(), "not reloaded: nothing was changed");
+        self.audit("reload_refused", &line);
+    }
+
+    /// Adds a line to the audit file, by the thread that writes to disk.
+    fn audit(&self, what: &'static str, line: &AuditDetails) {
+        let keeper = Arc::clone(self.keeper);
+        let line = line.line(what, &self.action_header);
+        self.disk.write(what, move || keeper.append(&line));
+    }
+
+    /// The engine has reported how it ended. What it reports decides: a peer may have changed the state word
+    /// meanwhile. An earlier halt by another thread or process keeps its reason.
     fn on_ended(&mut self, end: RunEnd) -> Ending {
+        match end {
+            RunEnd::Halted(reason) => self.word.halt(reason),
+            RunEnd::Violated(violation) => {
+                self.word.halt(Reason::ProtocolViolation);
+                tracing::error!(%violation, "a peer broke the ring protocol");
+            }
+            RunEnd::Drained | RunEnd::Stopped => {}
+        }
         self.keep_the_halt();
         self.clear_overdue();
         self.causes.close(MonotonicClock.now());
-        if let RunEnd::Violated(violation) = end {
-            tracing::error!(%violation, "a peer broke the ring protocol");
-        }
-        let end = if self.is_halted() { self.on_halted() } else { self.on_stopped() };
+        let end = if self.word.halted().is_some() { self.on_halted() } else { self.on_stopped() };
         let abandoned = self.reloads.have_a_thread();
         if abandoned {
             tracing::warn!("a thread still loads a policy for a reload; it is left behind");
@@ -323,14 +391,17 @@ impl Supervisor<'_> {
         self.dump();
         prepare_to_end();
         let at_ns = wall_clock_ns() + hang.since(MonotonicClock.now()).0;
-        self.keeper.prepare_for_a_hang(&self.action_header, self.status.last_sequence(), at_ns);
+        let (keeper, header) = (Arc::clone(self.keeper), self.action_header.clone());
+        let sequence = self.status.last_sequence();
+        self.disk.write("prepared latch", move || keeper.prepare_for_a_hang(&header, sequence, at_ns));
     }
 
     fn check_overdue(&mut self, now: Nanos) {
         let Some(Overdue { hang, touch }) = &mut self.overdue else { return };
         let hang = *hang;
         if touch.take_if(|touch| now >= *touch).is_some() {
-            self.keeper.touch_prepared();
+            let keeper = Arc::clone(self.keeper);
+            self.disk.write("prepared latch", move || keeper.touch_prepared());
         }
         if now > hang.plus(RETURN_GRACE) {
             self.clear_overdue();
@@ -344,7 +415,8 @@ impl Supervisor<'_> {
     /// takes longer then.)
     fn clear_overdue(&mut self) {
         if self.overdue.take().is_some() {
-            self.keeper.discard_prepared();
+            let keeper = Arc::clone(self.keeper);
+            self.disk.write("removal of a prepared latch", move || keeper.discard_prepared());
             dismiss_caretaker();
         }
     }
@@ -357,7 +429,7 @@ impl Supervisor<'_> {
     /// Ends an agent whose policy does not return. If the guard's takeover has halted the agent before, that
     /// reason stays in the latch; the process ends as hung all the same.
     fn on_hung(&mut self) -> Ending {
-        halt_for_good(&self.action_header, Reason::PolicyHung);
+        self.word.halt(Reason::PolicyHung);
         self.abandon_engine();
         Ending { end: End::Hung, abandoned: true }
     }
@@ -373,14 +445,19 @@ impl Supervisor<'_> {
 
     fn on_stopped(&mut self) -> End {
         self.dump();
+        self.flush();
         self.service.stopping("stopped");
         tracing::info!("stopped");
         End::Stopped
     }
 
     fn on_halted(&mut self) -> End {
-        let reason = halt_reason(self.word());
+        let reason = self.word.halted().unwrap_or(Reason::Operator);
         self.dump();
+        self.finish_the_latch();
+        self.flush();
+        // Whatever a peer wrote meanwhile, the process leaves the word as it has to be.
+        self.word.check(MonotonicClock.now());
         self.service.stopping("halted");
         tracing::error!(reason = reason.name(), "halted");
         match reason {
@@ -390,13 +467,48 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Writes the latch and the audit line of a halt that latches. Does so once, however often it is called.
+    /// Begins to write the latch and the audit line of a halt that latches. Does so once, however often it is
+    /// called. The process does not end before they are written, see [`Supervisor::finish_the_latch`].
     fn keep_the_halt(&mut self) {
-        if !is_halted_for_good(self.word()) {
+        let Some(reason) = self.word.halted().filter(|reason| latches(*reason)) else { return };
+        if self.latch_writing.is_some() {
             return;
         }
-        if let Err(error) = self.keeper.keep(&self.action_header, self.status.last_sequence()) {
-            report_unkept(&error);
+        let (keeper, header) = (Arc::clone(self.keeper), self.action_header.clone());
+        let sequence = self.status.last_sequence();
+        self.latch_writing = Some(Writing::start("latch", move || {
+            if let Err(error) = keeper.keep(&header, reason, sequence) {
+                report_unkept(&error);
+            }
+        }));
+    }
+
+    /// Waits until the latch is written, and feeds the watchdog meanwhile: it must not abort the process
+    /// before the halt is kept. The engine's heartbeat does not count, since the engine has halted.
+    fn finish_the_latch(&mut self) {
+        let begun = MonotonicClock.now();
+        let Some(writing) = self.latch_writing.take() else { return };
+        while !writing.is_done_within(PERIOD) {
+            let now = MonotonicClock.now();
+            if now.since(begun) > LATCH_PATIENCE {
+                tracing::error!(
+                    waited_ms = LATCH_PATIENCE.0 / 1_000_000,
+                    "THE HALT IS NOT KEPT: the disk does not answer; the state word says halted"
+                );
+                break;
+            }
+            self.word.check(now);
+            self.service.feed_watchdog(now, now);
+        }
+        self.latch_writing = Some(writing);
+    }
+
+    /// Waits until the thread that writes to disk has nothing left.
+    fn flush(&mut self) {
+        let folded = self.refusals.rest();
+        self.audit_refusal(folded);
+        if !self.disk.flush(FLUSH_PATIENCE) {
+            tracing::error!("the disk does not answer: audit lines or the status file may be missing");
         }
     }
 
@@ -407,27 +519,39 @@ impl Supervisor<'_> {
         self.service.stopping("draining");
         tracing::info!("draining");
         self.commands.request(Command::Drain);
+        self.word.drains();
         let timeout = self.reloads.running().config.drain_timeout;
         self.stop_by = Some(MonotonicClock.now().plus(timeout));
     }
 
     fn status_page(&mut self) -> StatusPage {
+        let now = MonotonicClock.now();
         let readings = LiveReadings {
             word: self.word(),
             heartbeat: Nanos(self.action_header.producer_heartbeat_ns()),
             latch: self.latch.read(),
             misses: self.causes.report(),
             overdue: self.overdue.is_some(),
+            feed: self.peers.feed(),
+            peers: self.peers.status(now),
+            integrity: IntegrityStatus {
+                state_word_restored: self.word.restored(),
+                files_lost: self.own_files.lost(),
+                lost_now: self.own_files.losses(),
+                run_file_rewritten: self.own_files.run_file_rewritten(),
+                refusals_folded: self.refusals.folded(),
+            },
         };
-        self.status.page(readings, self.reloads.running(), self.reloads.status(), MonotonicClock.now())
+        self.status.page(readings, self.reloads.running(), self.reloads.status(), now)
     }
 
     /// Writes the status file. A failure is only logged: a full disk must not end an agent.
     fn dump(&mut self) {
         let path = self.directory.path().join("status.json");
-        match status::write(&path, &self.status_page()) {
+        let page = self.status_page();
+        self.disk.write("status.json", move || match status::write(&path, &page) {
             Ok(()) => tracing::info!(path = %path.display(), "status written"),
             Err(error) => tracing::warn!(path = %path.display(), %error, "status not written"),
-        }
+        });
     }
 }

@@ -10,6 +10,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 const NAME: &str = "audit.jsonl";
+/// How much of the file's end is searched for a halt. A halt's line is among the last ones: the process ends
+/// after it. An audit file that has grown for years is not read as a whole.
+const SEARCHED_BYTES: u64 = 1 << 20;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,8 @@ impl Audit {
         if is_known { Ok(()) } else { self.append(&AuditLine::of_halt(halt)) }
     }
 
-    /// The halts in the file after its first `length` bytes. Lines that cannot be read are left out.
+    /// The halts in the file after its first `length` bytes, and within its last [`SEARCHED_BYTES`]. Lines
+    /// that cannot be read are left out.
     fn halts_since(&self, length: u64) -> Result<Vec<AuditLine>, StateError> {
         let path = self.directory.path().join(NAME);
         let mut text = Vec::new();
@@ -89,8 +93,9 @@ impl Audit {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             file => file
                 .and_then(|mut file| {
-                    file.seek(SeekFrom::Start(length))?;
-                    file.read_to_end(&mut text)
+                    let searched = file.metadata()?.len().saturating_sub(SEARCHED_BYTES);
+                    file.seek(SeekFrom::Start(searched.max(length)))?;
+                    file.take(SEARCHED_BYTES).read_to_end(&mut text)
                 })
                 .map_err(StateError::new(&path, "read the audit file"))?,
         };

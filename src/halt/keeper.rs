@@ -4,7 +4,7 @@
 use super::audit::{Audit, AuditLine};
 use super::kill_switch::kill_switch_pulled_by;
 use super::latch::{Halt, Latch, LatchState};
-use super::state_word::{halt_for_good, halt_reason, is_halted_for_good, latches, state_of};
+use super::state_word::{halt_for_good, is_halted_for_good, latches, state_of};
 use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
 use crate::hex::hex;
@@ -127,7 +127,8 @@ impl HaltKeeper {
                 let Some(header) = header.filter(|header| is_halted_for_good(state_of(header))) else {
                     return Ok(());
                 };
-                let (halt, line) = self.engage(header, None, None).map_err(StartRefused::State)?;
+                let reason = state_of(header).reason_name();
+                let (halt, line) = self.engage(header, reason, None, None).map_err(StartRefused::State)?;
                 line.iter().for_each(|line| self.append(line));
                 tracing::warn!(target: LOG_TARGET, "the agent was halted by its state word alone; its latch is written now");
                 halt.summary()
@@ -145,16 +146,17 @@ impl HaltKeeper {
         Err(StartRefused::Halted { summary })
     }
 
-    /// Writes the latch and the audit line of a halt that the state word says, after the observation
-    /// `sequence`. Does so once in a process, however often it is called. Everything is on disk when this
+    /// Writes the latch and the audit line of a halt for `reason`, after the observation `sequence`. The
+    /// caller knows the reason from its own memory: a peer may have changed the state word. Does so once in a process, however often it is called. Everything is on disk when this
     /// returns.
     ///
     /// # Errors
     /// Fails if the latch cannot be written.
-    pub fn keep(&self, header: &Header, sequence: Option<u64>) -> Result<(), StateError> {
+    pub fn keep(&self, header: &Header, reason: Reason, sequence: Option<u64>) -> Result<(), StateError> {
         let mut progress = self.progress();
         if !progress.kept {
-            let (_, line) = self.engage(header, sequence, progress.prepared.take())?;
+            let prepared = progress.prepared.take();
+            let (_, line) = self.engage(header, reason.name(), sequence, prepared)?;
             line.iter().for_each(|line| self.append(line));
             progress.kept = true;
         }
@@ -175,7 +177,11 @@ impl HaltKeeper {
         let kept = if progress.kept {
             Ok(())
         } else {
-            self.engage(header, sequence, progress.prepared.take()).map(|(_, line)| lines.extend(line))
+            let word = state_of(header);
+            let reason =
+                if is_halted_for_good(word) { word.reason_name() } else { Reason::PolicyHung.name() };
+            let engaged = self.engage(header, reason, sequence, progress.prepared.take());
+            engaged.map(|(_, line)| lines.extend(line))
         };
         progress.kept = kept.is_ok();
         let ended_already = std::mem::replace(&mut progress.ended, true);
@@ -239,15 +245,16 @@ impl HaltKeeper {
     fn engage(
         &self,
         header: &Header,
+        reason: &str,
         sequence: Option<u64>,
         prepared: Option<Halt>,
     ) -> Result<(Halt, Option<AuditLine>), StateError> {
         // The caller knows the sequence unless nothing was answered; then the prepared latch names it.
         let sequence = sequence.or_else(|| prepared.as_ref().and_then(|halt| halt.sequence));
         let latch = self.latch();
-        let word = state_of(header);
+        let is_an_operators = [Reason::Operator.name(), "unknown"].contains(&reason);
         let fits = |halt: &Halt| {
-            halt.reason == word.reason_name()
+            halt.reason == reason
                 && halt.sequence == sequence
                 && wall_clock_ns().abs_diff(halt.at_ns) <= MAX_PREPARED_OFFSET_NS
         };
@@ -264,8 +271,8 @@ impl HaltKeeper {
         let halt = Halt {
             text: text.filter(|_| engaged.is_some()),
             // A rule has no user.
-            user: kill_switch_pulled_by().filter(|_| halt_reason(word) == Reason::Operator).map(User::of),
-            ..halt_of(header, word.reason_name(), wall_clock_ns(), sequence)
+            user: kill_switch_pulled_by().filter(|_| is_an_operators).map(User::of),
+            ..halt_of(header, reason, wall_clock_ns(), sequence)
         };
         let Some(engaged) = engaged else {
             latch.keep()?;
@@ -291,7 +298,8 @@ impl HaltKeeper {
         self.append(&details.line(what, header));
     }
 
-    fn append(&self, line: &AuditLine) {
+    /// Adds a line that was made before. A failure is logged.
+    pub fn append(&self, line: &AuditLine) {
         if let Err(error) = Audit::of(&self.state).append(line) {
             report_unaudited(&line.what, &error);
         }
@@ -314,7 +322,8 @@ pub struct AuditDetails {
 }
 
 impl AuditDetails {
-    fn line(&self, what: &str, header: &Header) -> AuditLine {
+    /// The line of this moment.
+    pub fn line(&self, what: &str, header: &Header) -> AuditLine {
         let at_ns = wall_clock_ns();
         AuditLine {
             at: rfc3339(at_ns),

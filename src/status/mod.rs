@@ -4,6 +4,7 @@
 //! commands read it. Both use the types of this module, so that a field has one name and one meaning. Words
 //! and keys are part of the format and are never renamed.
 
+mod integrity;
 mod policy;
 mod reload;
 mod report;
@@ -13,6 +14,7 @@ use crate::halt::LatchState;
 use escapement_engine::telemetry::{CounterSnapshot, Percentiles};
 use serde::{Deserialize, Serialize};
 
+pub use integrity::{IntegrityStatus, PeersStatus, RingDepth};
 pub use policy::{
     FeatureStatus, InputCheckStatus, PassedOverStatus, PolicyKind, PolicyStatus, ProofStatus, SandboxStatus,
     WeightCandidateStatus,
@@ -45,6 +47,12 @@ pub struct StatusPage {
     pub degraded: Vec<String>,
     /// The feed, judged by its heartbeat.
     pub feed: FeedState,
+    /// The gateway, the heartbeats of both peers, and the depths of the rings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<PeersStatus>,
+    /// What other processes have changed that only the daemon may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<IntegrityStatus>,
     /// The policy's latencies before the agent was armed; `None` until then.
     pub warm_up: Option<WarmUpStatus>,
     /// How the engine stays warm while it is idle; `None` until the agent is armed.

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 /// The report of `escapement status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
-    /// The condition in one word: the state's name, or `dead`, `not answering` or `unknown`.
+    /// The condition in one word: the state's name, or `dead`, `not answering`,
+    /// `rings lost` or `unknown`.
     pub condition: String,
     /// The directory with the latch and the audit file.
     pub state_directory: PathBuf,

@@ -2,6 +2,7 @@
 //! it.
 
 mod killed;
+mod notice;
 mod race;
 mod status;
 mod switch;

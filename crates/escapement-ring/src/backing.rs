@@ -13,6 +13,10 @@ pub unsafe trait Backing: Send + Sync {
     fn base(&self) -> NonNull<u8>;
     /// The number of bytes.
     fn len(&self) -> usize;
+    /// The device and the inode of the file behind the bytes; `None` if no file is behind them.
+    fn file_identity(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -68,6 +68,8 @@ impl ShmError {
 #[derive(Debug)]
 pub struct MappedFile {
     map: MmapRaw,
+    /// Device and inode, from the descriptor that was mapped.
+    identity: (u64, u64),
 }
 
 // SAFETY: MmapRaw keeps the mapping, page-aligned and writable, at one address until it is dropped, and hands
@@ -79,6 +81,10 @@ unsafe impl Backing for MappedFile {
 
     fn len(&self) -> usize {
         self.map.len()
+    }
+
+    fn file_identity(&self) -> Option<(u64, u64)> {
+        Some(self.identity)
     }
 }
 
@@ -178,7 +184,7 @@ impl MappedFile {
             return Err(ShmError::NotAFile { path: path.to_owned() });
         }
         let map = options.map_raw(file).map_err(ShmError::system(path, "map"))?;
-        Ok(Self { map })
+        Ok(Self { map, identity: (metadata.dev(), metadata.ino()) })
     }
 }
 

@@ -111,6 +111,7 @@ fn running(page: &StatusPage, text: &mut Text) {
     deadline(page, text);
     let last = page.last_sequence.map(|sequence| format!(", last answered sequence {sequence}"));
     text.line("feed", format!("{}{}", page.feed.name(), last.unwrap_or_default()));
+    peers(page, text);
     outcomes(page, text);
     misses(page, text);
     keep_warm(page, text);
@@ -149,6 +150,34 @@ fn deadline(page: &StatusPage, text: &mut Text) {
     let waiting = last.map(|last| last.waits_for_restart.as_slice()).unwrap_or_default();
     if !waiting.is_empty() {
         text.line("", format!("needs a restart: {}", waiting.join(", ")));
+    }
+}
+
+/// The gateway, the rings, and what other processes have changed.
+fn peers(page: &StatusPage, text: &mut Text) {
+    if let Some(peers) = &page.peers {
+        let age = |age: Option<u64>| age.map_or("none".to_owned(), |age| format!("{} ago", duration(age)));
+        let lost = match peers.gateway_losses {
+            0 => String::new(),
+            count => format!(", lost {count} times"),
+        };
+        text.line("gateway", format!("{}{lost}", peers.gateway.name()));
+        let (feed, gateway) = (age(peers.feed_heartbeat_age_ns), age(peers.gateway_heartbeat_age_ns));
+        text.line("heartbeats", format!("feed {feed}, gateway {gateway}"));
+        let (observations, actions) = (peers.observations, peers.actions);
+        text.line(
+            "rings",
+            format!(
+                "{} of {} observations wait, {} of {} actions wait",
+                observations.depth, observations.capacity, actions.depth, actions.capacity
+            ),
+        );
+    }
+    let Some(integrity) = &page.integrity else { return };
+    text.list("LOST", integrity.lost_now.iter().cloned());
+    if integrity.state_word_restored > 0 {
+        let times = integrity.state_word_restored;
+        text.line("scribbled", format!("the state word was changed by a peer and restored {times} times"));
     }
 }
 

@@ -83,6 +83,13 @@ impl Header {
         self.region.word(STATE).store(state_word::pack(state, reason), Ordering::Release);
     }
 
+    /// Puts `state` and `reason` in the place of a word that a peer has changed. Returns false, and changes
+    /// nothing, if the word is not `found` any more. Leads out of *halted* too, so the caller must be the
+    /// daemon, and must know from its own memory what the word has to say.
+    pub fn restore_state(&self, found: (u32, u32), state: u32, reason: u32) -> bool {
+        state_word::restore(self.region.word(STATE), found, (state, reason))
+    }
+
     /// State and reason.
     ///
     /// SYNC POINT `STATE`, Acquire: partners are the transitions in `state_word` and [`Header::reset_state`].

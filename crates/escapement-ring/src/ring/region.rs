@@ -83,6 +83,12 @@ impl Region {
         &self.spec
     }
 
+    /// The device and the inode of the ring's file; `None` for a ring without a file. A file of the ring's
+    /// name that has other ones has taken the ring's place.
+    pub fn file_identity(&self) -> Option<(u64, u64)> {
+        self._backing.file_identity()
+    }
+
     /// The same ring, without demoting a slot's lines after a commit: for a ring whose two ends are on one
     /// core.
     pub(super) fn kept_close(self) -> Self {

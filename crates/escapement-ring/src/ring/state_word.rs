@@ -57,6 +57,13 @@ pub(super) fn begin(word: &AtomicU64, judged: (u32, u32), state: u32) -> Result<
         .map_err(unpack)
 }
 
+/// Replaces a word that a peer has changed, if it still is `found`. Returns whether it did.
+pub(super) fn restore(word: &AtomicU64, found: (u32, u32), to: (u32, u32)) -> bool {
+    let (found, to) = (pack(found.0, found.1), pack(to.0, to.1));
+    // SYNC POINT `STATE`, Release: as in `transit`.
+    word.compare_exchange(found, to, Ordering::Release, Ordering::Relaxed).is_ok()
+}
+
 /// Changes to a state that is not *halted*. Returns false, and changes nothing, if the word says halted.
 pub(super) fn advance(word: &AtomicU64, state: u32, reason: u32) -> bool {
     debug_assert!(state != HALTED, "a halt is not an advance");

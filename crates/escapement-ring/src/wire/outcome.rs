@@ -108,6 +108,10 @@ wire_numbers! {
         PolicyHung = 21, "policy_hung";
         /// The policy's carried state was reset, and this observation only warmed it up.
         BurnIn = 22, "burn_in";
+        /// A ring, its directory, the daemon's lock or the state directory was removed or replaced.
+        FilesLost = 25, "files_lost";
+        /// The gateway's heartbeat stopped.
+        GatewayLost = 26, "gateway_lost";
     }
 }
 

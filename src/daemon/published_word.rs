@@ -47,6 +47,9 @@ impl PublishedWord {
     pub(super) fn armed(&mut self) {
         if self.state == AgentState::Warming {
             self.state = AgentState::Armed;
+            // A word that was restored between the engine's step and this report says `warming` again.
+            let warming = (AgentState::Warming.number(), 0);
+            self.header.restore_state(warming, AgentState::Armed.number(), 0);
         }
     }
 

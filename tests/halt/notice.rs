@@ -77,6 +77,9 @@ fn a_halt_by_rule_is_not_lost_to_a_peer_that_overwrites_the_word() {
         });
         assert_eq!(exit.code(), Some(76), "{stderr}");
         assert_eq!(latch_content(&agent)["reason"], "protocol_violation");
+        // The word may still be the peer's; the latch decides about the start.
+        let (exit, stderr) = agent.start().wait();
+        assert_eq!(exit.code(), Some(80), "{stderr}");
         stays_halted(&agent, &["protocol_violation"]);
     }
 }
@@ -315,6 +318,8 @@ fn a_large_audit_file_is_searched_from_its_end() {
     let process: Process = agent.start_armed();
     process.signal(Signal::USR2);
     assert_eq!(process.wait().0.code(), Some(80));
+    // The crash of the machine has taken the lines about the halt, and a start adds them again, once.
+    file.set_len(1 << 40).unwrap();
     for _ in 0..2 {
         stays_halted(&agent, &["operator"]);
     }

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `assembly` | builds the engine, the guard and the supervisor from a configuration, and connects them |
 //! | `engine_thread`, `guard_thread`, `supervisor` | the three threads that run until the end |
+//! | `halting` | how the supervisor notices a halt, keeps it, and ends the agent |
 //! | `event` | what the other threads tell the supervisor |
 //! | `startup` | loads the policy at the start, and can be halted meanwhile |
 //! | `load`, `provenance`, `tail` | what is loaded, what vouches for it, and whether it is fast enough |
@@ -34,6 +35,7 @@ mod engine_thread;
 mod error;
 mod event;
 mod guard_thread;
+mod halting;
 mod load;
 mod own_files;
 mod peers;

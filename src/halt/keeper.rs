@@ -147,8 +147,9 @@ impl HaltKeeper {
     }
 
     /// Writes the latch and the audit line of a halt for `reason`, after the observation `sequence`. The
-    /// caller knows the reason from its own memory: a peer may have changed the state word. Does so once in a process, however often it is called. Everything is on disk when this
-    /// returns.
+    /// caller knows the reason from its own memory: a peer may have changed the state word.
+    ///
+    /// Does so once in a process, however often it is called. Everything is on disk when this returns.
     ///
     /// # Errors
     /// Fails if the latch cannot be written.

@@ -71,7 +71,8 @@ fn a_refused_file_ends_with_78_and_a_line_for_each_problem() {
     assert!(output.stdout.is_empty());
     let strikt = format!(
         "escapement: {file}:{}: agent.strikt = false: unknown key (is agent.strict meant?); \
-         allowed: name, root, state_root, strict, drain_timeout_ms, log\n",
+         allowed: name, root, state_root, strict, drain_timeout_ms, on_files_lost, \
+         log\n",
         line_of("strikt")
     );
     let range = format!(

@@ -84,9 +84,12 @@ fn a_halt_by_rule_is_not_lost_to_a_peer_that_overwrites_the_word() {
     }
 }
 
+/// What is done to the files of a running agent, and its name.
+type Removal = (&'static str, fn(&Agent));
+
 #[test]
 fn a_removed_or_replaced_file_halts_the_agent() {
-    let removals: [(&str, fn(&Agent)); 4] = [
+    let removals: [Removal; 4] = [
         ("a ring is removed", |agent| {
             std::fs::remove_file(agent.directory.path().join("observations.ring")).unwrap();
         }),

@@ -3,8 +3,8 @@
 //!
 //! The request is `{"request":"status"}` or `{"request":"reload","to":"configured"}`. The answer is
 //! `{"ok":…}` or `{"error":"…"}`. Both sides limit the size and the time of what they read, so neither can
-//! block the other. Each client has a thread of its own, so a silent one does not hold up the next. The socket's permissions decide who may connect (the agent's user and group); the kernel
-//! says who did.
+//! block the other. Each client has a thread of its own, so a silent one does not hold up the next. The
+//! socket's permissions decide who may connect (the agent's user and group); the kernel says who did.
 
 use crossbeam::channel::{Sender, bounded};
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};

@@ -1,5 +1,5 @@
-//! Who holds the lock on an agent's state directory, as the kernel says. A daemon whose rings were removed has
-//! no run file and no control socket, and still holds this lock.
+//! Who holds the lock on an agent's state directory, as the kernel says. A daemon whose rings were removed
+//! has no run file and no control socket, and still holds this lock.
 
 use super::state::StateDirectory;
 use std::os::unix::fs::MetadataExt;

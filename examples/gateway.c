@@ -19,7 +19,7 @@ const char *const program = "gateway";
 static bool is_known(const struct escapement_action *action)
 {
     return action->outcome >= ESCAPEMENT_OUTCOME_POLICY && action->outcome <= ESCAPEMENT_OUTCOME_FALLBACK
-        && action->reason <= ESCAPEMENT_REASON_BURN_IN;
+        && action->reason <= ESCAPEMENT_REASON_GATEWAY_LOST;
 }
 
 /* Check 2: the outcomes that carry an action. A record of a halt carries none. */

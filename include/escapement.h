@@ -115,7 +115,11 @@ enum escapement_reason {
     ESCAPEMENT_REASON_PANIC = 19,
     ESCAPEMENT_REASON_BUS_ERROR = 20,
     ESCAPEMENT_REASON_POLICY_HUNG = 21,
-    ESCAPEMENT_REASON_BURN_IN = 22
+    ESCAPEMENT_REASON_BURN_IN = 22,
+    ESCAPEMENT_REASON_STAMPED_AHEAD = 23,
+    ESCAPEMENT_REASON_CLOCK_FAULT = 24,
+    ESCAPEMENT_REASON_FILES_LOST = 25,
+    ESCAPEMENT_REASON_GATEWAY_LOST = 26
 };
 
 /* The low half of the state word. In which of these a gateway sends: docs/FORMATS.md, "What a gateway does". */

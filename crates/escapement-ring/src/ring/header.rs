@@ -71,7 +71,7 @@ impl Header {
     pub fn begin_epoch(&self, judged: (u32, u32), state: u32) -> Result<u64, (u32, u32)> {
         // The state is set first, so that no reader takes the last epoch's state for the new epoch's.
         state_word::begin(self.region.word(STATE), judged, state)?;
-        let epoch = self.epoch() + 1;
+        let epoch = self.epoch().wrapping_add(1);
         self.set_epoch(epoch);
         Ok(epoch)
     }

@@ -108,6 +108,10 @@ wire_numbers! {
         PolicyHung = 21, "policy_hung";
         /// The policy's carried state was reset, and this observation only warmed it up.
         BurnIn = 22, "burn_in";
+        /// The observation's `ts_publish_ns` lay further ahead of the agent's clock than `max_skew_us`.
+        StampedAhead = 23, "stamped_ahead";
+        /// The agent's clock went back, or left the kernel's timeline.
+        ClockFault = 24, "clock_fault";
     }
 }
 

@@ -109,7 +109,7 @@ impl Peer {
             self.publish(number);
             self.wait_for(1, seen);
         }
-        self.clock.discipline();
+        _ = self.clock.discipline();
     }
 }
 

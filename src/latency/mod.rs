@@ -230,7 +230,7 @@ pub fn measure_explained(
         }
         slice_medians_ns.push(of_slice.quantile_ns(0.5));
         inference.merge(&of_slice);
-        clock.discipline();
+        _ = clock.discipline();
     }
     Ok(LatencyReport {
         backend: policy.backend(),

@@ -129,6 +129,30 @@ fn a_second_gateway_is_refused() {
     assert!(text(&output).contains(&format!("(pid {})", std::process::id())), "{}", text(&output));
 }
 
+/// A feed that stamps the wall clock is refused without any age limit, counted, and named in the log.
+#[test]
+fn a_feed_that_stamps_the_wall_clock_is_refused_and_named() {
+    use escapement::clock::wall_clock_ns;
+    use escapement::wire::{Outcome, Reason};
+    let agent = Agent::new(&[]);
+    let daemon = agent.start_armed();
+    let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+    let mut verdict = || {
+        let (action, _) = escapement_test_support::next_action::<2>(&mut gateway);
+        (action.outcome, action.reason)
+    };
+    feed.commit_stamped(&[0.0; 4], wall_clock_ns() - 86_400_000_000_000);
+    let refused = (Outcome::SafeDefault.number(), Reason::StampedAhead.number());
+    assert_eq!(verdict(), refused, "a stamp of yesterday's wall clock");
+    // The neighbour: the next observation, with the right clock.
+    feed.commit(&[0.0; 4]);
+    assert_eq!(verdict(), (Outcome::Policy.number(), Reason::None.number()));
+    let (status, log) = daemon.stop();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("stamped ahead of the clock") && log.contains("CLOCK_REALTIME"), "{log}");
+    assert_eq!(agent.status()["counters"]["outcomes"]["stamped_ahead"], 1);
+}
+
 /// How often the tests of a gateway in trouble are repeated.
 fn rounds() -> u64 {
     if std::env::var_os("ESCAPEMENT_LONG").is_some() { 20 } else { 1 }

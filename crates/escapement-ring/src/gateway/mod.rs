@@ -42,7 +42,7 @@ pub use check::{Condition, Limits, MAX_COMMIT_SKEW, Present, Received, Withheld}
 pub use ledger::{Account, Ledger};
 pub use log::{ActionLog, LogError, LogSummary, check_log};
 
-use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::clock::{Clock, MonotonicClock};
 use crate::directory::{AgentDirectory, DirectoryError, RingFile};
 use crate::ring::{
     Consumer, Header, HeapRegion, MIN_CAPACITY, Peek, Producer, ProtocolViolation, Region, Spec,

@@ -1,7 +1,7 @@
 //! The gateway against an action ring that a test writes.
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{ManualClock, Nanos};
 use crate::ring::{HeapRegion, Producer};
 use crate::wire::AgentState;
 use std::cell::Cell;

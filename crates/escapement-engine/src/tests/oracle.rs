@@ -17,7 +17,6 @@ pub(super) enum Planted {
     MissesAreForgottenOnRefusal,
     GapsGoUnnoticed,
     StampsAheadAreFresh,
-    RestartsAlwaysExcuse,
     SkippedCountAsAGap,
     TornFramesAreBelieved,
     HaltGoesOn,
@@ -26,7 +25,7 @@ pub(super) enum Planted {
 }
 
 impl Planted {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::InferenceLateAtItsDeadline,
         Self::EndToEndLateAtItsDeadline,
         Self::StaleAtTheMaximumAge,
@@ -36,7 +35,6 @@ impl Planted {
         Self::MissesAreForgottenOnRefusal,
         Self::GapsGoUnnoticed,
         Self::StampsAheadAreFresh,
-        Self::RestartsAlwaysExcuse,
         Self::SkippedCountAsAGap,
         Self::TornFramesAreBelieved,
         Self::HaltGoesOn,
@@ -260,7 +258,7 @@ impl Oracle {
         };
         self.followed = Some((sequence, self.position));
         let recent = self.excused.iter().filter(|at| self.position - **at < 1024).count();
-        let may_excuse = recent < 8 || self.planted == Planted::RestartsAlwaysExcuse;
+        let may_excuse = recent < 8;
         let broken = match broken {
             Some(_) if published.flags & ObservationFlags::RESTART != 0 && may_excuse => {
                 self.excused.push(self.position);

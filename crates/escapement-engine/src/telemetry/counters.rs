@@ -80,11 +80,15 @@ pub struct CounterSnapshot {
     pub stale: u64,
     /// Observations whose sequence number did not follow the last one.
     pub sequence_gaps: u64,
-    /// Observations with the restart flag.
-    #[serde(default)]
+    /// Observations with the restart flag. Left out of a report if zero.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u64,
     /// Actions by the name of their reason, which is `policy` for the policy's own. Zeros are left out.
     pub outcomes: std::collections::BTreeMap<String, u64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Counters {

@@ -200,8 +200,9 @@ mod tests {
         let timeline = Timeline::new((0, 0), (26_000_000, 10_000_000));
         assert_eq!(timeline.check(52_000_000, 20_000_000), Ok(()));
         assert_eq!(timeline.check(25_999_999, 20_000_000), Err(ClockFault::WentBack));
-        assert_eq!(timeline.check(52_000_000, 20_000_000 - MAX_AHEAD_NS), Ok(()));
-        let fault = timeline.check(52_000_000, 19_999_999 - MAX_AHEAD_NS);
+        let reads = timeline.at(52_000_000);
+        assert_eq!(timeline.check(52_000_000, reads - MAX_AHEAD_NS), Ok(()));
+        let fault = timeline.check(52_000_000, reads - MAX_AHEAD_NS - 1);
         assert_eq!(fault, Err(ClockFault::Ahead { ns: MAX_AHEAD_NS + 1 }));
         // A clock that is behind is stepped forwards.
         assert_eq!(timeline.check(52_000_000, 20_000_000_000), Ok(()));

@@ -68,7 +68,7 @@ fn measure(clock: &MachineClock, checked: Checked, ticks: u64) -> (Percentiles, 
         let answered = rig.answer_all();
         let ended = clock.now();
         assert_eq!(answered, CAPACITY, "every observation is answered");
-        rig.engine.discipline_clock();
+        rig.engine.discipline_clock().expect("the clock is sound");
         let measured = batch >= warm_up;
         if measured {
             outside.record(ended.since(begun).0 / CAPACITY);

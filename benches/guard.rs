@@ -167,7 +167,7 @@ fn lateness(wake: GuardWake, ticks: u64, guard_core: Option<usize>) {
         while actions < ticks {
             rig.fill(Checked::No);
             assert_eq!(rig.answer_all(), CAPACITY, "every observation is answered");
-            rig.engine.discipline_clock();
+            rig.engine.discipline_clock().expect("the clock is sound");
             rig.drain(|record| {
                 // A record without an outcome says how long a policy took whose tick the guard answered.
                 if record.outcome == 0 {

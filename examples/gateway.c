@@ -1,50 +1,25 @@
 /* An order gateway written from docs/FORMATS.md and include/escapement.h alone.
  *
- *   gateway DIRECTORY COUNT HEARTBEAT_TIMEOUT_MS
+ *   gateway DIRECTORY COUNT HEARTBEAT_TIMEOUT_MS MAX_ACTION_AGE_MS
  *
  * takes COUNT actions, makes every check of "What a gateway does" before each send, and prints how many it would have
- * sent and how many it withheld. It gives up after ten seconds without an action. Ends with 0, or with 1 and a line on
- * stderr.
+ * sent, how many it withheld, and a line for each reason. It gives up after ten seconds without an action. Ends with 0,
+ * or with 1 and a line on stderr.
  *
  *   cc -std=c11 -I include examples/gateway.c -o gateway */
 #define _POSIX_C_SOURCE 200809L
 #define _DEFAULT_SOURCE
 #include "rings.h"
 
-#include <stdbool.h>
-
 const char *const program = "gateway";
-
-/* Whether the numbers of the frame are ones that this program knows. */
-static bool is_known(const struct escapement_action *action)
-{
-    return action->outcome >= ESCAPEMENT_OUTCOME_POLICY && action->outcome <= ESCAPEMENT_OUTCOME_FALLBACK
-        && action->reason <= ESCAPEMENT_REASON_GATEWAY_LOST;
-}
-
-/* Check 2: the outcomes that carry an action. A record of a halt carries none. */
-static bool carries_an_action(const struct escapement_action *action)
-{
-    return action->outcome == ESCAPEMENT_OUTCOME_POLICY || action->outcome == ESCAPEMENT_OUTCOME_FALLBACK
-        || action->outcome == ESCAPEMENT_OUTCOME_SAFE_DEFAULT;
-}
-
-/* Checks 4 and 5: the agent is armed, and it is alive. */
-static bool is_in_charge(struct escapement_region *region, uint64_t timeout_ns)
-{
-    uint64_t state = atomic_load_explicit(&region->state, memory_order_acquire);
-    if ((uint32_t)state != ESCAPEMENT_STATE_ARMED)
-        return false;
-    uint64_t heartbeat = atomic_load_explicit(&region->producer_heartbeat_ns, memory_order_relaxed);
-    uint64_t now = nanoseconds(CLOCK_MONOTONIC);
-    return now < heartbeat || now - heartbeat <= timeout_ns;
-}
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
-        refuse("usage: gateway DIRECTORY COUNT HEARTBEAT_TIMEOUT_MS");
-    const uint64_t count = strtoull(argv[2], NULL, 10), timeout_ns = strtoull(argv[3], NULL, 10) * 1000000u;
+    if (argc != 5)
+        refuse("usage: gateway DIRECTORY COUNT HEARTBEAT_TIMEOUT_MS MAX_ACTION_AGE_MS");
+    const uint64_t count = strtoull(argv[2], NULL, 10);
+    const struct escapement_limits limits = { strtoull(argv[3], NULL, 10) * 1000000u,
+                                              strtoull(argv[4], NULL, 10) * 1000000u };
     static struct escapement_region header;
     take_role(argv[1], "tap");
     struct escapement_region *region = open_region(argv[1], ESCAPEMENT_KIND_ACTION, &header);
@@ -56,6 +31,7 @@ int main(int argc, char **argv)
     if (position > ESCAPEMENT_MAX_POSITION)
         refuse("an impossible position");
     uint64_t seen = position, sent = 0, withheld = 0, last_sent = 0, last_action = nanoseconds(CLOCK_MONOTONIC);
+    uint64_t reasons[ESCAPEMENT_WITHHELD_TOO_OLD + 1] = { 0 };
     while (sent + withheld < count) {
         atomic_store_explicit(&region->consumer_heartbeat_ns, nanoseconds(CLOCK_MONOTONIC), memory_order_relaxed);
         if (position == seen) {
@@ -75,9 +51,12 @@ int main(int argc, char **argv)
             (const uint8_t *)region + ESCAPEMENT_DATA_OFFSET + (position & (header.capacity - 1)) * header.slot_size;
         memcpy(action, slot, sizeof *action + 4 * (size_t)header.dimension);
         bool is_whole = action->checksum == crc32c(action, 76, action->payload, 4 * (size_t)header.dimension);
-        bool is_new = sent == 0 || action->position > last_sent;
-        if (is_whole && is_known(action) && carries_an_action(action) && is_new && is_in_charge(region, timeout_ns)) {
-            /* Your order goes out here, built from action->payload. */
+        enum escapement_withheld why = escapement_check(region, header.generation, action, is_whole,
+                                                        sent == 0 ? NULL : &last_sent, &limits,
+                                                        nanoseconds(CLOCK_MONOTONIC));
+        reasons[why]++;
+        if (why == ESCAPEMENT_SEND) {
+            /* Your order goes out here, built from action->payload. Whatever takes long belongs before the check. */
             last_sent = action->position;
             sent++;
         } else {
@@ -88,6 +67,9 @@ int main(int argc, char **argv)
         last_action = nanoseconds(CLOCK_MONOTONIC);
     }
     printf("%llu actions to send, %llu withheld\n", (unsigned long long)sent, (unsigned long long)withheld);
+    for (int why = ESCAPEMENT_WITHHELD_TORN; why <= ESCAPEMENT_WITHHELD_TOO_OLD; why++)
+        if (reasons[why] > 0)
+            printf("%s %llu\n", escapement_withheld_name(why), (unsigned long long)reasons[why]);
     free(action);
     return 0;
 }

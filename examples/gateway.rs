@@ -7,13 +7,15 @@
 
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::{AgentDirectory, Role};
-use escapement_ring::gateway::Gateway;
+use escapement_ring::gateway::{Gateway, Limits};
 use escapement_ring::ring::ProtocolViolation;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// An agent whose heartbeat is older than this is treated as dead.
-const HEARTBEAT_TIMEOUT: Nanos = Nanos::from_millis(100);
+/// An agent whose heartbeat is older than 100 ms is treated as dead. An action that was committed more than
+/// 20 ms ago is an order of the past. Choose the second limit by how fast your market moves.
+const LIMITS: Limits =
+    Limits { heartbeat_timeout: Nanos::from_millis(100), max_action_age: Nanos::from_millis(20) };
 /// Without an action for this long, the example gives up.
 const PATIENCE: Nanos = Nanos::from_millis(10_000);
 
@@ -39,20 +41,22 @@ fn run(directory: &Path, count: u64) -> Result<(u64, u64), Box<dyn std::error::E
     let clock = MonotonicClock;
     let agent = AgentDirectory::at(directory);
     let _role = agent.acquire(Role::Tap)?;
-    let mut gateway = Gateway::attach(&agent, HEARTBEAT_TIMEOUT)?;
+    let mut gateway = Gateway::attach(&agent, LIMITS)?;
 
     let (mut sent, mut withheld) = (0, 0);
     let mut last_action = clock.now();
     while sent + withheld < count {
         gateway.beat();
         let taken = gateway.take(|action| {
-            // `may_be_sent` holds every check: checksum, outcome, the agent's state and its heartbeat. They
-            // were made after the action was copied out of the ring.
-            if action.may_be_sent() {
+            // `check` makes every check: checksum, outcome, the agent's state and heartbeat, epoch, generation
+            // and age. It judges what was read after the action was copied out of the ring.
+            match action.check() {
                 // Your order goes out here, built from `action.payload`.
-                sent += 1;
-            } else {
-                withheld += 1;
+                Ok(()) => sent += 1,
+                Err(why) => {
+                    eprintln!("gateway: position {} not sent: {}", action.header.position, why.name());
+                    withheld += 1;
+                }
             }
             Ok::<_, ProtocolViolation>(())
         })?;

@@ -4,6 +4,7 @@
 #define ESCAPEMENT_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -131,6 +132,77 @@ enum escapement_state {
     ESCAPEMENT_STATE_DRAINING = 5,
     ESCAPEMENT_STATE_STOPPED = 6
 };
+
+/* What a gateway still accepts. Both limits are in nanoseconds, and neither has a default. */
+struct escapement_limits {
+    uint64_t heartbeat_timeout_ns;
+    uint64_t max_action_age_ns;
+};
+
+/* An action whose commit lies further ahead of the gateway's clock than this has no age that can be trusted. */
+#define ESCAPEMENT_MAX_COMMIT_SKEW_NS UINT64_C(1000000)
+
+/* Why an action may not be sent. Not on the wire. */
+enum escapement_withheld {
+    ESCAPEMENT_SEND = 0,
+    ESCAPEMENT_WITHHELD_TORN,
+    ESCAPEMENT_WITHHELD_OUTCOME,
+    ESCAPEMENT_WITHHELD_REPEATED,
+    ESCAPEMENT_WITHHELD_NOT_ARMED,
+    ESCAPEMENT_WITHHELD_SILENT,
+    ESCAPEMENT_WITHHELD_OTHER_GENERATION,
+    ESCAPEMENT_WITHHELD_PAST_EPOCH,
+    ESCAPEMENT_WITHHELD_STAMPED_AHEAD,
+    ESCAPEMENT_WITHHELD_TOO_OLD
+};
+
+/* The checks of docs/FORMATS.md, "What a gateway does", in their order. `action` is a copy out of the ring. The caller
+ * computes the checksum (`is_whole`) and knows the position of the last action sent (`last_sent`, NULL for none) and
+ * the ring's generation when it was opened. `now_ns` is CLOCK_MONOTONIC, read after the copy. */
+static inline enum escapement_withheld escapement_check(struct escapement_region *region, uint64_t generation,
+                                                        const struct escapement_action *action, bool is_whole,
+                                                        const uint64_t *last_sent,
+                                                        const struct escapement_limits *limits, uint64_t now_ns)
+{
+    if (!is_whole || action->outcome < ESCAPEMENT_OUTCOME_POLICY || action->outcome > ESCAPEMENT_OUTCOME_FALLBACK
+        || action->reason > ESCAPEMENT_REASON_GATEWAY_LOST)
+        return ESCAPEMENT_WITHHELD_TORN;
+    if (action->outcome == ESCAPEMENT_OUTCOME_HALT)
+        return ESCAPEMENT_WITHHELD_OUTCOME;
+    if (last_sent != NULL && action->position <= *last_sent)
+        return ESCAPEMENT_WITHHELD_REPEATED;
+    /* The state comes first: whoever sees an epoch's `armed` also sees that epoch's number. */
+    if ((uint32_t)atomic_load_explicit(&region->state, memory_order_acquire) != ESCAPEMENT_STATE_ARMED)
+        return ESCAPEMENT_WITHHELD_NOT_ARMED;
+    uint64_t heartbeat = atomic_load_explicit(&region->producer_heartbeat_ns, memory_order_relaxed);
+    if (now_ns > heartbeat && now_ns - heartbeat > limits->heartbeat_timeout_ns)
+        return ESCAPEMENT_WITHHELD_SILENT;
+    if (*(const volatile uint64_t *)&region->generation != generation)
+        return ESCAPEMENT_WITHHELD_OTHER_GENERATION;
+    if (action->epoch != atomic_load_explicit(&region->epoch, memory_order_relaxed))
+        return ESCAPEMENT_WITHHELD_PAST_EPOCH;
+    uint64_t committed = action->ts_commit_ns;
+    if (committed > now_ns)
+        return committed - now_ns > ESCAPEMENT_MAX_COMMIT_SKEW_NS ? ESCAPEMENT_WITHHELD_STAMPED_AHEAD : ESCAPEMENT_SEND;
+    return now_ns - committed > limits->max_action_age_ns ? ESCAPEMENT_WITHHELD_TOO_OLD : ESCAPEMENT_SEND;
+}
+
+static inline const char *escapement_withheld_name(enum escapement_withheld why)
+{
+    switch (why) {
+    case ESCAPEMENT_SEND: return "send";
+    case ESCAPEMENT_WITHHELD_TORN: return "torn";
+    case ESCAPEMENT_WITHHELD_OUTCOME: return "halt";
+    case ESCAPEMENT_WITHHELD_REPEATED: return "repeated";
+    case ESCAPEMENT_WITHHELD_NOT_ARMED: return "not_armed";
+    case ESCAPEMENT_WITHHELD_SILENT: return "silent";
+    case ESCAPEMENT_WITHHELD_OTHER_GENERATION: return "other_generation";
+    case ESCAPEMENT_WITHHELD_PAST_EPOCH: return "past_epoch";
+    case ESCAPEMENT_WITHHELD_STAMPED_AHEAD: return "stamped_ahead";
+    case ESCAPEMENT_WITHHELD_TOO_OLD: return "too_old";
+    }
+    return "unknown";
+}
 
 _Static_assert(sizeof(_Atomic uint64_t) == 8, "positions are plain 8-byte words");
 _Static_assert(offsetof(struct escapement_region, header_checksum) == 60, "fixed header");

@@ -11,7 +11,12 @@
 //! It ends at SIGTERM or SIGINT, after `--count` actions or `--seconds`, or when the agent has stopped or
 //! halted and all its actions are taken. With `--follow` it waits for the next start instead. A killed agent
 //! has not stopped: the tap waits for its successor. At the end the tap prints counts by outcome and reason,
-//! latencies and the ledger, as tables or as JSON (`--json`). It exits with 1 if the ledger does not hold.
+//! latencies, how many actions it would have sent and why it withheld the others, and the ledger, as tables
+//! or as JSON (`--json`). It exits with 1 if the ledger does not hold.
+//!
+//! **Withheld.** An action is withheld if it is `torn`, the record of a `halt`, of an earlier start of the
+//! agent (`past_epoch`), older than `--max-action-age-ms` (`too_old`), stamped more than a millisecond ahead
+//! (`stamped_ahead`), or if the agent is not `armed` or is `silent`.
 //!
 //! **The ledger.** Every action names the position of the observation that it answers. The position grows by
 //! one from each action to the next, and by `n + 1` if `n` observations were skipped. At the end,
@@ -31,7 +36,7 @@ use crate::os::pin_to;
 use escapement_reference::tap::{Plan, Tap};
 use escapement_ring::clock::Nanos;
 use escapement_ring::directory::Role;
-use escapement_ring::gateway::{Account, ActionLog, Gateway, LogError, check_log};
+use escapement_ring::gateway::{Account, ActionLog, Gateway, Limits, LogError, check_log};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +63,9 @@ pub(super) struct Arguments {
     /// Treat the agent as lost if its heartbeat is older than this
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     heartbeat_timeout_ms: u64,
+    /// Withhold an action that was committed longer ago than this
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    max_action_age_ms: u64,
     /// Wait this long for the agent's rings to appear, or for an ended agent to start again
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "10")]
     wait: Duration,
@@ -90,17 +98,20 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
                 .map_err(|error| Failure::from_io(path, &error))
         })
         .transpose()?;
-    let timeout = Nanos::from_millis(arguments.heartbeat_timeout_ms);
+    let limits = Limits {
+        heartbeat_timeout: Nanos::from_millis(arguments.heartbeat_timeout_ms),
+        max_action_age: Nanos::from_millis(arguments.max_action_age_ms),
+    };
     let attached = once_there(&mut stop, arguments.wait, || {
         let role = take_role(&directory, Role::Tap)?;
-        Ok((role, Gateway::attach(&directory, timeout)?))
+        Ok((role, Gateway::attach(&directory, limits)?))
     })?;
     let Some((_role, gateway)) = attached else { return Ok(ExitCode::Ok) };
     let plan = Plan {
         count: arguments.count,
         seconds: arguments.seconds,
         follow: arguments.follow,
-        heartbeat_timeout: timeout,
+        limits,
         wait: arguments.wait,
         spin: arguments.spin,
     };

@@ -197,7 +197,9 @@ fn failed(error: LatencyError) -> Failure {
     let code = match error {
         LatencyError::Policy(_) | LatencyError::Fault { .. } => ExitCode::Bundle,
         LatencyError::Feed(_) => ExitCode::Protocol,
-        LatencyError::NoArrivals(_) | LatencyError::Interrupted => ExitCode::Temporary,
+        LatencyError::NoArrivals(_) | LatencyError::Clock(_) | LatencyError::Interrupted => {
+            ExitCode::Temporary
+        }
     };
     Failure::new(code, error.to_string())
 }

@@ -64,6 +64,7 @@ pub(super) fn check(document: &Document<'_>, raw: &Raw, directory: &Path) -> Opt
         settings: Settings {
             enforce: raw.deadline.enforce.value,
             deadlines,
+            max_skew: Nanos::from_micros(raw.observation.max_skew_us.value),
             on_miss: raw.deadline.on_miss.value,
             miss_budget,
             error_budget,

@@ -146,6 +146,9 @@ config_keys! {
         /// What a break in the feed's sequence numbers leads to.
         on_gap: OnGap = default(one_of::<OnGap>(), OnGap::SafeDefault);
             reload next_tick, text shown, json |config| config.settings.on_gap.name();
+        /// How far a stamp may lie ahead of the agent's clock.
+        max_skew_us: u64 = default(Whole(0, 1_000_000), 1_000);
+            reload next_tick, text omitted, json |config| config.settings.max_skew.0 / 1_000;
         /// The lower limit of each feature.
         low: Numbers = default(FEATURE_LOW, Numbers::Every(f32::NEG_INFINITY));
             reload next_tick, text shown, json |config| limits(&config.settings.observation_bounds).0;

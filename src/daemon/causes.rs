@@ -6,7 +6,8 @@ use super::planted::moved_in_time_if_planted;
 use crate::evidence::{Cause, GapReader, LogRateLimit, Miss, MissReport, Misses, PolicyTimes, Timeline};
 use crate::evidence::{ThreadWatch, WatchError, steal_is_accounted};
 use escapement_engine::{Deadlines, TickRecord};
-use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos, wall_clock_ns};
+use escapement_ring::wire::Reason;
 
 /// The misses of the running engine, and the evidence about them.
 pub(super) struct Causes {
@@ -15,6 +16,7 @@ pub(super) struct Causes {
     guard: Option<(ThreadWatch, Timeline)>,
     gaps: GapReader,
     rate_limit: LogRateLimit,
+    stamps_rate_limit: LogRateLimit,
     cannot_tell: Vec<String>,
     /// Whether it is known what the policy takes. A miss is not judged before.
     is_measured: bool,
@@ -41,6 +43,7 @@ impl Causes {
             guard: None,
             gaps,
             rate_limit: LogRateLimit::default(),
+            stamps_rate_limit: LogRateLimit::default(),
             cannot_tell,
             is_measured: false,
             has_fixed_work: false,
@@ -74,6 +77,18 @@ impl Causes {
 
     pub(super) fn note(&mut self, record: &TickRecord) {
         self.misses.note(&moved_in_time_if_planted(record));
+        if record.reason == Reason::StampedAhead.number()
+            && let Some(suppressed) = self.stamps_rate_limit.allow(MonotonicClock.now())
+        {
+            let (stamp, peeked) = (record.ts_publish_ns, record.ts_peek_ns);
+            tracing::warn!(
+                sequence = record.sequence,
+                ahead_ns = stamp.saturating_sub(peeked),
+                likely = likely_clock(stamp, wall_clock_ns()),
+                suppressed,
+                "stamped ahead of the clock: refused"
+            );
+        }
     }
 
     /// Takes in what the policy takes that was warmed up at the start.
@@ -142,6 +157,20 @@ impl Causes {
     }
 }
 
+/// Says which clock a stamp ahead of `CLOCK_MONOTONIC` is likely of.
+fn likely_clock(stamp: u64, wall_ns: u64) -> &'static str {
+    // Long enough for a backlog and for zones that were added by mistake. A machine that has been up since
+    // the epoch, less this, does not exist.
+    const NEAR_NS: u64 = 400 * 86_400 * 1_000_000_000;
+    if stamp.abs_diff(wall_ns) < NEAR_NS {
+        "CLOCK_REALTIME; the stamp must be of CLOCK_MONOTONIC"
+    } else if stamp < wall_ns {
+        "CLOCK_MONOTONIC of another time namespace or machine, or CLOCK_BOOTTIME"
+    } else {
+        "no clock of this machine: perhaps another unit, or a word that was never set"
+    }
+}
+
 fn log(miss: &Miss, now: Nanos, rate_limit: &mut LogRateLimit) {
     let Some(suppressed) = rate_limit.allow(now) else { return };
     let Miss { sequence, reason, cause, evidence, .. } = miss;
@@ -168,4 +197,19 @@ fn log(miss: &Miss, now: Nanos, rate_limit: &mut LogRateLimit) {
         suppressed,
         "missed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::likely_clock;
+
+    #[test]
+    fn a_stamp_ahead_is_named_by_the_clock_that_it_resembles() {
+        let (day, now) = (86_400_000_000_000, 1_790_000_000_000_000_000);
+        for stamp in [now, now - day, now + day] {
+            assert!(likely_clock(stamp, now).starts_with("CLOCK_REALTIME"));
+        }
+        assert!(likely_clock(30 * day, now).contains("time namespace"));
+        assert!(likely_clock(u64::MAX, now).starts_with("no clock"));
+    }
 }

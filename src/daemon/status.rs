@@ -159,8 +159,11 @@ impl Status {
             self.guard_lateness.record(record.ts_done_ns.saturating_sub(record.deadline_ns));
         }
         self.last_sequence = Some(record.sequence);
-        self.queue.record(record.ts_peek_ns.saturating_sub(record.ts_publish_ns));
-        self.tick_to_action.record(record.ts_commit_ns.saturating_sub(record.ts_publish_ns));
+        // A stamp ahead of the clock has no latency. Zero would be a wrong one.
+        if record.reason != Reason::StampedAhead.number() {
+            self.queue.record(record.ts_peek_ns.saturating_sub(record.ts_publish_ns));
+            self.tick_to_action.record(record.ts_commit_ns.saturating_sub(record.ts_publish_ns));
+        }
         if record.inference_ns > 0 && !guards {
             self.inference.record(record.inference_ns);
         }

@@ -38,7 +38,7 @@ pub(super) fn back_to_back(
             collector.hiccup(excess_of_busy_loop(clock, Nanos(warm_up.p50)));
         }
         if collector.left() % DISCIPLINE_EVERY < BLOCK {
-            clock.discipline();
+            clock.discipline()?;
             if observer.is_over(clock.now()) {
                 return Err(LatencyError::Interrupted);
             }

@@ -41,7 +41,7 @@ use back_to_back::back_to_back;
 use caller::Caller;
 use escapement_engine::telemetry::Percentiles;
 use escapement_policy::denormals::FlushDenormals;
-use escapement_ring::clock::{Clock, Nanos};
+use escapement_ring::clock::{Clock, ClockFault, Nanos};
 use escapement_ring::ring::ProtocolViolation;
 use paced::paced;
 
@@ -95,6 +95,9 @@ pub enum LatencyError {
     /// The feed's process sends nothing.
     #[error("the feed: no observation for {} s", .0.0 / 1_000_000_000)]
     NoArrivals(Nanos),
+    /// The clock went back, so that the times mean nothing.
+    #[error("the clock: {0}")]
+    Clock(#[from] ClockFault),
     /// The caller asked for an end.
     #[error("interrupted")]
     Interrupted,

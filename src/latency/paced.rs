@@ -173,7 +173,7 @@ pub(super) fn paced(
             hiccup_at = None;
             now = clock.now();
         } else if now.since(disciplined) >= DISCIPLINE_EVERY {
-            clock.discipline();
+            clock.discipline()?;
             if now.since(explained) >= EXPLAIN_EVERY {
                 observer.explain(warm_up, &[], collector.misses());
                 explained = now;

@@ -88,9 +88,8 @@ fn feed_and_gateway_in_c_run_an_agent() {
     let directory = tempfile::tempdir().expect("a directory");
     let Some(producer) = compiled("producer", directory.path()) else { return };
     let Some(gateway) = compiled("gateway", directory.path()) else { return };
-    // The producer takes the first sequence number, the gateway a heartbeat timeout that no busy machine
-    // exceeds.
-    let (_, taken) = run_beside_an_agent((&producer, &["1"]), (&gateway, &["60000"]));
+    // The producer takes the first sequence number, the gateway limits that no busy machine exceeds.
+    let (_, taken) = run_beside_an_agent((&producer, &["1"]), (&gateway, &["60000", "60000"]));
     assert_eq!(taken, format!("{COUNT} actions to send, 0 withheld\n"));
 }
 
@@ -128,4 +127,105 @@ fn a_second_gateway_is_refused() {
         Command::new(example("gateway")).arg(agent.directory.path()).arg("1").output().expect("it runs");
     assert!(!output.status.success());
     assert!(text(&output).contains(&format!("(pid {})", std::process::id())), "{}", text(&output));
+}
+
+/// A feed that stamps the wall clock is refused without any age limit, counted, and named in the log.
+#[test]
+fn a_feed_that_stamps_the_wall_clock_is_refused_and_named() {
+    use escapement::clock::wall_clock_ns;
+    use escapement::wire::{Outcome, Reason};
+    let agent = Agent::new(&[]);
+    let daemon = agent.start_armed();
+    let (mut feed, mut gateway) = (agent.feed(), agent.gateway());
+    let mut verdict = || {
+        let (action, _) = escapement_test_support::next_action::<2>(&mut gateway);
+        (action.outcome, action.reason)
+    };
+    feed.commit_stamped(&[0.0; 4], wall_clock_ns() - 86_400_000_000_000);
+    let refused = (Outcome::SafeDefault.number(), Reason::StampedAhead.number());
+    assert_eq!(verdict(), refused, "a stamp of yesterday's wall clock");
+    // The neighbour: the next observation, with the right clock.
+    feed.commit(&[0.0; 4]);
+    assert_eq!(verdict(), (Outcome::Policy.number(), Reason::None.number()));
+    let (status, log) = daemon.stop();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("stamped ahead of the clock") && log.contains("CLOCK_REALTIME"), "{log}");
+    assert_eq!(agent.status()["counters"]["outcomes"]["stamped_ahead"], 1);
+}
+
+/// How often the tests of a gateway in trouble are repeated.
+fn rounds() -> u64 {
+    if std::env::var_os("ESCAPEMENT_LONG").is_some() { 20 } else { 1 }
+}
+
+fn publish(producer: &Path, agent: &Agent, first: u64) {
+    let arguments = [COUNT.to_string(), first.to_string()];
+    let fed = Command::new(producer).arg(agent.directory.path()).args(arguments).output();
+    let fed = fed.expect("the feed runs");
+    assert!(fed.status.success(), "{}", text(&fed));
+}
+
+/// The command of a gateway in C that takes `COUNT` actions, at most two seconds old.
+fn gateway_of(gateway: &Path, agent: &Agent) -> Command {
+    let mut command = Command::new(gateway);
+    command.arg(agent.directory.path()).args([&COUNT.to_string(), "60000", "2000"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A gateway that was stopped for three seconds sends nothing of that time, and goes on with what is new.
+#[test]
+fn a_stopped_gateway_in_c_sends_nothing_of_the_past() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(producer) = compiled("producer", directory.path()) else { return };
+    let Some(gateway) = compiled("gateway", directory.path()) else { return };
+    let agent = Agent::new(&[]);
+    let mut daemon = agent.start_armed();
+    for round in 0..rounds() {
+        let child = gateway_of(&gateway, &agent).spawn().expect("the gateway starts");
+        let signal = |name: &str| {
+            let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+            assert!(sent.expect("kill runs").success());
+        };
+        signal("-STOP");
+        publish(&producer, &agent, 1 + 2 * round * COUNT);
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        signal("-CONT");
+        let output = child.wait_with_output().expect("the gateway ends");
+        assert_eq!(text(&output), format!("0 actions to send, {COUNT} withheld\ntoo_old {COUNT}\n"));
+        // The neighbour: the same gateway, not stopped.
+        let child = gateway_of(&gateway, &agent).spawn().expect("the gateway starts");
+        publish(&producer, &agent, 1 + (2 * round + 1) * COUNT);
+        let output = child.wait_with_output().expect("the gateway ends");
+        assert_eq!(text(&output), format!("{COUNT} actions to send, 0 withheld\n"));
+    }
+    daemon.kill();
+}
+
+/// After a restart of the agent nothing of its last life is sent, however young it is.
+#[test]
+fn a_gateway_in_c_sends_nothing_of_an_earlier_epoch() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(producer) = compiled("producer", directory.path()) else { return };
+    let Some(gateway) = compiled("gateway", directory.path()) else { return };
+    for _ in 0..rounds() {
+        let agent = Agent::new(&[]);
+        let mut daemon = agent.start_armed();
+        publish(&producer, &agent, 1);
+        let actions = agent.directory.attach(escapement::directory::RingFile::Actions).expect("a ring");
+        while actions.positions().0 < COUNT {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        daemon.kill();
+        let mut daemon = agent.start_armed();
+        let mut command = Command::new(&gateway);
+        command.arg(agent.directory.path()).args([&COUNT.to_string(), "60000", "3600000"]);
+        let output = command.output().expect("the gateway runs");
+        assert_eq!(text(&output), format!("0 actions to send, {COUNT} withheld\npast_epoch {COUNT}\n"));
+        let child = gateway_of(&gateway, &agent).spawn().expect("the gateway starts");
+        publish(&producer, &agent, 1 + COUNT);
+        let output = child.wait_with_output().expect("the gateway ends");
+        assert_eq!(text(&output), format!("{COUNT} actions to send, 0 withheld\n"));
+        daemon.kill();
+    }
 }

@@ -117,6 +117,7 @@ const CHANGES: &[(&str, &[(&str, &str)])] = &[
     ("engine.keep_warm_us", &[("engine.keep_warm_us", "0")]),
     ("deadline.inference_us", &[("deadline.inference_us", "900000")]),
     ("deadline.end_to_end_us", &[("deadline.end_to_end_us", "1100000")]),
+    ("observation.max_skew_us", &[("observation.max_skew_us", "2000")]),
     ("deadline.max_age_us", &[("deadline.max_age_us", "5000000")]),
     ("deadline.hang_timeout_ms", &[("deadline.hang_timeout_ms", "20000")]),
     ("deadline.on_miss", &[("deadline.on_miss", "\"safe_default\"")]),

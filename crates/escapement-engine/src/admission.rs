@@ -10,12 +10,21 @@ use escapement_ring::wire::{ActionFlags, ObservationFlags, ObservationHeader, Re
 pub(super) struct Admission {
     /// Sequence and ring position of the last observation that was followed.
     last: Option<(u64, u64)>,
+    /// The ring positions of the last breaks that a restart has excused, as a ring of their own; each plus
+    /// one, and zero for none.
+    excused: [u64; RESTARTS],
+    next_excuse: usize,
 }
+
+/// How many breaks restarts may excuse among the last [`RESTART_WINDOW`] positions. A feed that restarts in
+/// earnest needs far more than a hundred observations for each restart.
+const RESTARTS: usize = 8;
+const RESTART_WINDOW: u64 = 1024;
 
 impl Admission {
     /// Creates an admission that continues from an observation answered before a restart.
     pub(super) fn resumed(last: Option<(u64, u64)>) -> Self {
-        Self { last }
+        Self { last, ..Self::default() }
     }
 
     /// Returns why the policy must not see this observation, or `None` if it may. Sets the flags that go into
@@ -33,6 +42,11 @@ impl Admission {
             return Some(Reason::ObservationTorn);
         }
         let sequence_break = self.follow(frame);
+        if frame.header.ts_publish_ns > peeked.plus(settings.max_skew).0 {
+            // First of all, so that it is always named: the age limit can say nothing about such a stamp.
+            flag_gap(sequence_break, flags);
+            return Some(Reason::StampedAhead);
+        }
         if sequence_break.is_some() {
             *flags |= ActionFlags::GAP;
         }
@@ -51,6 +65,22 @@ impl Admission {
         (settings.enforce && *flags & ActionFlags::STALE != 0).then_some(Reason::Stale)
     }
 
+    /// Returns whether this frame's restart flag excuses a break, and counts it. A feed that sets the flag on
+    /// every frame must not silence the sequence checks, so it excuses only some.
+    #[cold]
+    fn restart_excuses(&mut self, frame: &Frame<'_>) -> bool {
+        if frame.header.flags & ObservationFlags::RESTART == 0 {
+            return false;
+        }
+        let oldest = &mut self.excused[self.next_excuse];
+        if *oldest != 0 && frame.position.wrapping_sub(*oldest - 1) < RESTART_WINDOW {
+            return false;
+        }
+        *oldest = frame.position + 1;
+        self.next_excuse = (self.next_excuse + 1) % RESTARTS;
+        true
+    }
+
     /// Compares how far the sequence moved with how far the position moved, so that observations which this
     /// side skipped on purpose are not reported as a gap. A feed that restarted within a skipped stretch
     /// still shows as a break, because its restart flag was never read.
@@ -59,12 +89,9 @@ impl Admission {
         let sequence = frame.header.sequence;
         let last = self.last.replace((sequence, frame.position));
         let (last_sequence, last_position) = last?;
-        if frame.header.flags & ObservationFlags::RESTART != 0 {
-            return None;
-        }
         let moved = frame.position.wrapping_sub(last_position);
         let due = last_sequence.wrapping_add(moved);
-        if sequence == due {
+        if sequence == due || self.restart_excuses(frame) {
             None
         } else if sequence == last_sequence {
             Some(Reason::SequenceDuplicate)
@@ -75,6 +102,13 @@ impl Admission {
             // due. In the second case numbers were repeated among the skipped ones, and none is missing.
             Some(Reason::SequenceReordered)
         }
+    }
+}
+
+#[cold]
+fn flag_gap(sequence_break: Option<Reason>, flags: &mut u32) {
+    if sequence_break.is_some() {
+        *flags |= ActionFlags::GAP;
     }
 }
 

@@ -25,20 +25,21 @@ impl Deadlines {
         self.inference.min(self.end_to_end)
     }
 
-    /// Returns true if the inference took too long.
+    /// Returns true if the inference took too long. It also did if the clock went back meanwhile: the
+    /// difference wraps around, and is longer than any deadline.
     #[inline]
     pub fn inference_is_late(&self, called: Nanos, returned: Nanos) -> bool {
-        returned.since(called) > self.inference
+        returned.0.wrapping_sub(called.0) > self.inference.0
     }
 
-    /// Returns true if the tick took too long.
+    /// Returns true if the tick took too long, or if the clock went back meanwhile.
     #[inline]
     pub fn end_to_end_is_late(&self, peeked: Nanos, about_to_commit: Nanos) -> bool {
-        about_to_commit.since(peeked) > self.end_to_end
+        about_to_commit.0.wrapping_sub(peeked.0) > self.end_to_end.0
     }
 
     /// Returns true if the observation was too old when it was peeked. A stamp in the future counts as age
-    /// zero.
+    /// zero; admission refuses it before, if it lies further ahead than the clocks may differ.
     #[inline]
     pub fn is_stale(&self, published: Nanos, peeked: Nanos) -> bool {
         self.max_age.is_some_and(|max_age| peeked.since(published) > max_age)

@@ -33,6 +33,7 @@
 //! # let settings = Settings {
 //! #     enforce: true,
 //! #     deadlines: Deadlines { inference: limit, end_to_end: limit, max_age: None },
+//! #     max_skew: Nanos::from_millis(1),
 //! #     on_miss: OnMiss::SafeDefault,
 //! #     miss_budget: BudgetSpec::NONE,
 //! #     error_budget: BudgetSpec::NONE,

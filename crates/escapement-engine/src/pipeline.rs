@@ -117,6 +117,9 @@ impl<C: Clock> Pipeline<C> {
         }
         let begins_episode = tick.observation.flags & ObservationFlags::RESTART != 0
             && refused != Some(Reason::ObservationTorn);
+        if begins_episode {
+            self.session.counters.count_restart();
+        }
         let is_broken = tick.flags & ActionFlags::GAP != 0 || tick.skipped > 0;
         if let Some(carried) = &mut self.session.carried {
             if is_broken {
@@ -179,10 +182,14 @@ impl<C: Clock> Pipeline<C> {
         if deadlines.inference_is_late(tick.called, returned) {
             found.flags |= ActionFlags::INFERENCE_LATE;
         }
+        let went_back = returned < tick.called;
         found.refused = check_answer(answer, action, &self.settings.action_bounds);
         found.policy_failed = found.refused.is_some();
         if found.refused.is_none() && self.session.carried.as_mut().is_some_and(CarriedState::is_burning_in) {
             found.refused = Some(Reason::BurnIn);
+        }
+        if went_back {
+            found.refused = Some(Reason::ClockFault);
         }
     }
 
@@ -202,6 +209,9 @@ impl<C: Clock> Pipeline<C> {
         found.at = self.clock.now();
         if deadlines.end_to_end_is_late(tick.peeked, found.at) {
             found.flags |= ActionFlags::END_TO_END_LATE;
+            if found.at < tick.peeked {
+                found.refused = Some(Reason::ClockFault);
+            }
         }
         let mut leaves = found.refused.is_none() && found.missed(&self.settings).is_none();
         // Sealed before the responder is taken back, so that only the copy lies between that and the commit.
@@ -221,6 +231,9 @@ impl<C: Clock> Pipeline<C> {
                 let taken_back = self.clock.now();
                 if leaves && self.settings.enforce && deadlines.end_to_end_is_late(tick.peeked, taken_back) {
                     leaves = false;
+                    if taken_back < tick.peeked {
+                        found.refused = Some(Reason::ClockFault);
+                    }
                     found.at = taken_back;
                     found.flags |= ActionFlags::END_TO_END_LATE;
                 }
@@ -278,7 +291,8 @@ impl<C: Clock> Pipeline<C> {
                 self.session.halted = Some(reason);
                 Progress::Halted(reason)
             }
-            None => Progress::Done(lost.returned),
+            // A new reading: the caller has read the clock since the policy returned.
+            None => Progress::Done(self.clock.now()),
         }
     }
 

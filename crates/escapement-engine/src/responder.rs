@@ -108,6 +108,10 @@ impl Responder {
     fn judge(&mut self, missed: Option<Reason>, refused: Option<Reason>, policy_failed: bool) -> Verdict {
         let misses_exceeded = self.misses.note(missed.is_some());
         let errors_exceeded = self.errors.note(policy_failed);
+        if refused == Some(Reason::ClockFault) {
+            // Neither deadline can be measured any more.
+            return Verdict { outcome: Outcome::Halt, reason: Reason::ClockFault };
+        }
         match missed {
             Some(reason) if misses_exceeded && self.settings.on_miss == OnMiss::Halt => {
                 return Verdict { outcome: Outcome::Halt, reason };

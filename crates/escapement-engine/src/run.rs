@@ -30,6 +30,10 @@ const DISCIPLINE_EVERY: Nanos = Nanos::from_millis(100);
 /// How long a stream without a pause may delay that.
 const DISCIPLINE_AT_LATEST: Nanos = Nanos::from_millis(1_000);
 
+/// How far a reading may lie before the last one. An unfenced reading can come a little early. Anything more
+/// is a clock that went back.
+const BACKSTEP: Nanos = Nanos::from_micros(1);
+
 /// Runs the engine on the calling thread until it halts or is told to end.
 ///
 /// While it runs, this thread writes the states `draining` and, if the engine itself halts, `halted`. The
@@ -62,6 +66,7 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
         }
         engine.apply_offered_update();
         let mut was_idle = false;
+        let before = now;
         match engine.tick() {
             Progress::Done(done) => {
                 idle.reset();
@@ -84,14 +89,25 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
             Progress::Halted(reason) => return RunEnd::Halted(reason),
             Progress::Violated(violation) => return RunEnd::Violated(violation),
         }
+        if now.plus(BACKSTEP) < before {
+            return clock_fault(engine);
+        }
         if now.since(beaten) >= BEAT_EVERY {
             engine.beat(now);
             beaten = now;
         }
         let due = if was_idle { DISCIPLINE_EVERY } else { DISCIPLINE_AT_LATEST };
         if now.since(disciplined) >= due {
-            engine.discipline_clock();
+            if engine.discipline_clock().is_err() {
+                return clock_fault(engine);
+            }
             disciplined = now;
         }
     }
+}
+
+#[cold]
+fn clock_fault<C: Clock>(engine: &mut Engine<C>) -> RunEnd {
+    engine.halt(Reason::ClockFault);
+    RunEnd::Halted(Reason::ClockFault)
 }

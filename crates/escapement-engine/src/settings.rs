@@ -58,6 +58,9 @@ pub struct Settings {
     pub enforce: bool,
     /// The two deadlines, and the maximum age of an observation.
     pub deadlines: Deadlines,
+    /// How far an observation's stamp may lie ahead of the clock. Beyond it the observation is refused,
+    /// enforced or not: its age is unknown.
+    pub max_skew: Nanos,
     /// What an enforced miss leads to.
     pub on_miss: OnMiss,
     /// How many misses are forgiven before [`OnMiss::Halt`] halts.

@@ -29,6 +29,7 @@ use zerocopy::IntoBytes;
 
 const INFERENCE: u64 = 100_000;
 const END_TO_END: u64 = 150_000;
+const MAX_SKEW: u64 = 30_000;
 const MAX_AGE: u64 = 1_000_000;
 /// What the policy answers, what replaces it, and what a halt record carries. All three differ.
 const ANSWER: f32 = 0.5;
@@ -163,6 +164,7 @@ impl Bytes {
 #[derive(Debug, Clone)]
 struct Published {
     sequence: u64,
+    /// Negative, wrapped around, for a stamp in the future.
     age: u64,
     flags: u32,
     torn: bool,
@@ -211,6 +213,7 @@ fn settings(dimensions: Dimensions) -> Settings {
             end_to_end: Nanos(END_TO_END),
             max_age: Some(Nanos(MAX_AGE)),
         },
+        max_skew: Nanos(MAX_SKEW),
         on_miss: OnMiss::SafeDefault,
         miss_budget: BudgetSpec::NONE,
         error_budget: BudgetSpec { misses: 1000, window: 1000 },
@@ -306,7 +309,7 @@ impl Rig {
         let header = ObservationHeader {
             sequence: published.sequence,
             ts_event_ns: published.sequence.wrapping_mul(7),
-            ts_publish_ns: self.clock.manual.now().0 - published.age,
+            ts_publish_ns: self.clock.manual.now().0.wrapping_sub(published.age),
             flags: published.flags,
             checksum: 0,
         };

@@ -20,7 +20,7 @@ use super::update::{PolicyExtras, Update};
 use super::verdict::{InFlight, Verdict};
 use crate::lease::{LeaseClaimant, Receiver, lease};
 use crate::telemetry::Counters;
-use escapement_ring::clock::{Clock, LeadingClock, Nanos};
+use escapement_ring::clock::{Clock, ClockFault, LeadingClock, Nanos};
 use escapement_ring::ring::{ClaimError, Consumer, Header, Producer};
 use escapement_ring::wire::{AgentState, Reason};
 use std::sync::Arc;
@@ -237,8 +237,11 @@ impl<C: Clock> Engine<C> {
     }
 
     /// Corrects the clock to the kernel's timeline. The caller must do this between ticks only.
-    pub fn discipline_clock(&mut self) {
-        self.pipeline.clock.discipline();
+    ///
+    /// # Errors
+    /// Fails if the clock went back, or runs far ahead of the kernel's. Nothing can be timed with it then.
+    pub fn discipline_clock(&mut self) -> Result<(), ClockFault> {
+        self.pipeline.clock.discipline()
     }
 
     /// Returns what the policy said about its latest fault.

@@ -64,7 +64,27 @@ pub trait Clock {
 
     /// Compares with the kernel's clock and corrects the rate. Must be called between ticks, never inside
     /// one, so that no interval sees a change of rate.
-    fn discipline(&mut self) {}
+    ///
+    /// # Errors
+    /// Fails if this clock went back, or runs so far ahead of the kernel's that it could return only by going
+    /// back.
+    fn discipline(&mut self) -> Result<(), ClockFault> {
+        Ok(())
+    }
+}
+
+/// Why a clock cannot be trusted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClockFault {
+    /// The counter is lower than at the last correction. Readings stand still until it is there again.
+    #[error("the time-stamp counter went back")]
+    WentBack,
+    /// The clock reads far more than the kernel's.
+    #[error("the time-stamp counter is {ns} ns ahead of CLOCK_MONOTONIC")]
+    Ahead {
+        /// By how much, in nanoseconds.
+        ns: u64,
+    },
 }
 
 /// A clock that other threads can follow.
@@ -164,6 +184,11 @@ impl ManualClock {
     /// A clock that reads `start` until it is moved.
     pub fn new(start: Nanos) -> Self {
         Self { instant: Arc::new(AtomicU64::new(start.0)) }
+    }
+
+    /// Moves the clock, and every clone of it, to this instant: also back, as no real clock may.
+    pub fn set(&self, instant: Nanos) {
+        self.instant.store(instant.0, Ordering::Relaxed);
     }
 
     /// Moves the clock, and every clone of it, later by `distance`.
@@ -282,10 +307,16 @@ impl Clock for TscClock {
         Nanos(self.timeline.at(unsafe { core::arch::x86_64::_rdtsc() }))
     }
 
-    fn discipline(&mut self) {
-        let (count, true_ns) = Self::paired_reading();
+    fn discipline(&mut self) -> Result<(), ClockFault> {
+        let (mut count, mut true_ns) = Self::paired_reading();
+        if self.timeline.check(count, true_ns).is_err() {
+            // The thread may have been stopped between the two readings of a pair, so a fault must show twice.
+            (count, true_ns) = Self::paired_reading();
+            self.timeline.check(count, true_ns)?;
+        }
         self.timeline.correct(count, true_ns);
         self.published.publish(&self.timeline);
+        Ok(())
     }
 }
 
@@ -377,7 +408,7 @@ impl Clock for MachineClock {
         }
     }
 
-    fn discipline(&mut self) {
+    fn discipline(&mut self) -> Result<(), ClockFault> {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Tsc(clock) => clock.discipline(),
@@ -395,7 +426,7 @@ mod tests {
         let mut clock = MachineClock::new();
         for _ in 0..3 {
             std::thread::sleep(Duration::from_millis(5));
-            clock.discipline();
+            clock.discipline().unwrap();
         }
         // The two clocks cannot be read at one instant, so bracket: kernel, ours, kernel. The slack allows
         // for the calibration error of one interval.

@@ -44,6 +44,7 @@ fn settings() -> Settings {
             end_to_end: Nanos::from_millis(60_000),
             max_age: Some(Nanos::from_millis(60_000)),
         },
+        max_skew: Nanos::from_millis(1),
         on_miss: OnMiss::SafeDefault,
         miss_budget: BudgetSpec { misses: 10, window: 1000 },
         error_budget: BudgetSpec { misses: 10, window: 1000 },

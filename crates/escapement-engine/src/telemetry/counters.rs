@@ -51,6 +51,7 @@ struct Page {
     end_to_end_late: Counter,
     stale: Counter,
     sequence_gaps: Counter,
+    restarts: Counter,
     reasons: [Counter; REASON_SLOTS],
 }
 
@@ -79,8 +80,15 @@ pub struct CounterSnapshot {
     pub stale: u64,
     /// Observations whose sequence number did not follow the last one.
     pub sequence_gaps: u64,
+    /// Observations with the restart flag. Left out of a report if zero.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u64,
     /// Actions by the name of their reason, which is `policy` for the policy's own. Zeros are left out.
     pub outcomes: std::collections::BTreeMap<String, u64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Counters {
@@ -149,6 +157,12 @@ impl Counters {
         self.page.sequence_gaps.add(1);
     }
 
+    /// Counts an observation with the restart flag.
+    #[inline]
+    pub fn count_restart(&self) {
+        self.page.restarts.add(1);
+    }
+
     /// Copies every counter.
     pub fn snapshot(&self) -> CounterSnapshot {
         let page = &self.page;
@@ -169,6 +183,7 @@ impl Counters {
             end_to_end_late: page.end_to_end_late.get(),
             stale: page.stale.get(),
             sequence_gaps: page.sequence_gaps.get(),
+            restarts: page.restarts.get(),
             outcomes,
         }
     }

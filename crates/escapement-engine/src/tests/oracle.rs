@@ -16,6 +16,7 @@ pub(super) enum Planted {
     ErrorBudgetOneTooStrict,
     MissesAreForgottenOnRefusal,
     GapsGoUnnoticed,
+    StampsAheadAreFresh,
     SkippedCountAsAGap,
     TornFramesAreBelieved,
     HaltGoesOn,
@@ -24,7 +25,7 @@ pub(super) enum Planted {
 }
 
 impl Planted {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::InferenceLateAtItsDeadline,
         Self::EndToEndLateAtItsDeadline,
         Self::StaleAtTheMaximumAge,
@@ -33,6 +34,7 @@ impl Planted {
         Self::ErrorBudgetOneTooStrict,
         Self::MissesAreForgottenOnRefusal,
         Self::GapsGoUnnoticed,
+        Self::StampsAheadAreFresh,
         Self::SkippedCountAsAGap,
         Self::TornFramesAreBelieved,
         Self::HaltGoesOn,
@@ -86,6 +88,8 @@ pub(super) struct Oracle {
     position: u64,
     epoch: u32,
     followed: Option<(u64, u64)>,
+    /// Positions of the breaks that a restart has excused.
+    excused: Vec<u64>,
     last_answer: Option<Expected>,
     misses: Vec<bool>,
     errors: Vec<bool>,
@@ -107,6 +111,7 @@ impl Oracle {
             position: 0,
             epoch: 1,
             followed: None,
+            excused: Vec::new(),
             last_answer: None,
             misses: Vec::new(),
             errors: Vec::new(),
@@ -120,6 +125,7 @@ impl Oracle {
         self.epoch += 1;
         self.misses.clear();
         self.errors.clear();
+        self.excused.clear();
         let last = self.last_answer.filter(|last| last.reason != Reason::ObservationTorn);
         self.followed = last.map(|last| (last.sequence, last.position));
         let answered = self.answered_last.take();
@@ -237,7 +243,6 @@ impl Oracle {
         }
         let sequence = published.sequence;
         let broken = match self.followed {
-            _ if published.flags & ObservationFlags::RESTART != 0 => None,
             _ if self.planted == Planted::GapsGoUnnoticed => None,
             None => None,
             Some((last, last_position)) => {
@@ -252,10 +257,24 @@ impl Oracle {
             }
         };
         self.followed = Some((sequence, self.position));
+        let recent = self.excused.iter().filter(|at| self.position - **at < 1024).count();
+        let may_excuse = recent < 8;
+        let broken = match broken {
+            Some(_) if published.flags & ObservationFlags::RESTART != 0 && may_excuse => {
+                self.excused.push(self.position);
+                None
+            }
+            other => other,
+        };
         if broken.is_some() {
             *flags |= ActionFlags::GAP;
         }
-        let age = peeked - waiting.ts_publish_ns + u64::from(self.planted == Planted::StaleAtTheMaximumAge);
+        let ahead = waiting.ts_publish_ns.saturating_sub(peeked);
+        if ahead > MAX_SKEW && self.planted != Planted::StampsAheadAreFresh {
+            return Some(Reason::StampedAhead);
+        }
+        let age = peeked.saturating_sub(waiting.ts_publish_ns)
+            + u64::from(self.planted == Planted::StaleAtTheMaximumAge);
         let stale = self.settings.deadlines.max_age.is_some() && age > MAX_AGE;
         if stale {
             *flags |= ActionFlags::STALE;

@@ -103,6 +103,32 @@ fn follow(on_gap: OnGap, stream: &[(u64, u32)]) -> Vec<(Reason, bool)> {
     verdicts
 }
 
+/// A feed that sets the restart flag on every frame switches the sequence checks off for eight breaks only.
+#[test]
+fn restarts_excuse_only_some_breaks() {
+    let restart = ObservationFlags::RESTART;
+    let stream: Vec<(u64, u32)> = (0..20).map(|number| (10 + 5 * number, restart)).collect();
+    let found = follow(OnGap::SafeDefault, &stream);
+    // The first observation is no break at all.
+    assert!(found[..9].iter().all(|verdict| *verdict == (Reason::None, false)), "{found:?}");
+    assert!(found[9..].iter().all(|verdict| *verdict == (Reason::SequenceGap, true)), "{found:?}");
+    // The neighbour: flags on a sequence without breaks use nothing up.
+    let mut stream: Vec<(u64, u32)> = (0..50).map(|number| (10 + number, restart)).collect();
+    stream.push((500, restart));
+    assert!(follow(OnGap::SafeDefault, &stream).iter().all(|verdict| *verdict == (Reason::None, false)));
+    // And what was excused long ago counts no more.
+    let long = |index: u64| if index % 200 == 199 { (1_000 * index, restart) } else { (0, 0) };
+    let mut last = 0;
+    let stream: Vec<(u64, u32)> = (0..4_000)
+        .map(|index| {
+            let (sequence, flags) = long(index);
+            last = if flags == 0 { last + 1 } else { sequence };
+            (last, flags)
+        })
+        .collect();
+    assert!(follow(OnGap::SafeDefault, &stream).iter().all(|verdict| *verdict == (Reason::None, false)));
+}
+
 #[test]
 fn breaks_in_the_sequence_are_told_apart() {
     let none = (Reason::None, false);

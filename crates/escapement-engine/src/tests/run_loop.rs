@@ -77,6 +77,19 @@ fn a_stop_leaves_the_rest_in_the_ring() {
     assert_eq!((rig.counted().observations, rig.feed.released().unwrap()), (0, 0));
 }
 
+/// A clock that goes back between ticks ends the loop with a halt.
+#[test]
+fn a_clock_that_goes_back_halts_the_loop() {
+    let mut rig = Rig::new(forever);
+    let clock = rig.clock.manual.clone();
+    let end = run_beside(&mut rig, BACKOFF, |_, _, _| {
+        std::thread::sleep(Duration::from_millis(2));
+        clock.set(Nanos(clock.now().0 - 5_000));
+    });
+    assert_eq!(end, RunEnd::Halted(Reason::ClockFault));
+    assert_eq!(rig.actions.state(), (Some(AgentState::Halted), Some(Reason::ClockFault)));
+}
+
 #[test]
 fn a_halt_ends_an_idle_loop_and_a_late_drain_does_not_undo_it() {
     let mut rig = Rig::new(forever);

@@ -50,8 +50,12 @@ fn step() -> impl Strategy<Value = Step> {
 fn event() -> impl Strategy<Value = Event> {
     let publish = (
         prop_oneof![20 => Just(1i64), 1 => -3..4i64],
-        prop_oneof![15 => Just(0), 2 => around(&[MAX_AGE])],
-        prop::bool::weighted(0.02),
+        prop_oneof![
+            60 => Just(0),
+            8 => around(&[MAX_AGE]),
+            1 => around(&[MAX_SKEW, 1 << 60]).prop_map(|ahead| 0u64.wrapping_sub(ahead)),
+        ],
+        prop::bool::weighted(0.5),
         prop::bool::weighted(0.03),
         prop::option::weighted(0.05, (0..NARROW.observation, select(&BAD[..]))),
     )
@@ -124,7 +128,7 @@ fn play(settings: &Settings, events: &[Event], planted: Planted, seen: &Seen) ->
                 if room {
                     last_sequence = sequence;
                     published += 1;
-                    let ts_publish_ns = oracle.now - age;
+                    let ts_publish_ns = oracle.now.wrapping_sub(*age);
                     oracle.waiting.push_back(Waiting { published: observation, ts_publish_ns });
                 }
             }

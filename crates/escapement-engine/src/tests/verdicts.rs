@@ -143,6 +143,46 @@ fn a_stamp_in_the_future_is_no_age() {
     assert_eq!((sent.verdict(), sent.header.queue_ns), ((Outcome::Policy, Reason::None), 0));
 }
 
+/// Up to the skew a stamp ahead counts as age zero. Beyond it the observation is refused, enforced or not,
+/// also without a maximum age.
+#[test]
+fn a_stamp_ahead_of_the_clock_is_refused_beyond_the_skew() {
+    let refused = (Outcome::SafeDefault, Reason::StampedAhead);
+    for (ahead, verdict) in [
+        (1, (Outcome::Policy, Reason::None)),
+        (MAX_SKEW, (Outcome::Policy, Reason::None)),
+        (MAX_SKEW + 1, refused),
+        (1_700_000_000_000_000_000, refused),
+        (1 << 63, refused),
+    ] {
+        for (enforce, max_age) in [(true, Some(Nanos(MAX_AGE))), (true, None), (false, None)] {
+            let mut rig = Rig::new(|settings| {
+                settings.enforce = enforce;
+                settings.deadlines.max_age = max_age;
+            });
+            let observation = Published { age: 0u64.wrapping_sub(ahead), ..rig.ordinary() };
+            assert_eq!(rig.answer(&observation).verdict(), verdict, "{ahead} ahead, enforce={enforce}");
+            let counted = rig.counted().outcomes.get("stamped_ahead").copied().unwrap_or(0);
+            assert_eq!(counted, u64::from(verdict == refused));
+        }
+    }
+}
+
+/// A clock that goes back while the policy computes or after it halts the agent. No latency of zero leaves.
+#[test]
+fn a_clock_that_goes_back_within_a_tick_halts() {
+    for enforce in [true, false] {
+        for back in [1, 50_000] {
+            let mut rig = Rig::new(|settings| settings.enforce = enforce);
+            rig.script(Step::new(0u64.wrapping_sub(back), 0, Ok(vec![ANSWER; 2])));
+            let observation = rig.ordinary();
+            let sent = rig.answer(&observation);
+            assert_eq!(sent.verdict(), (Outcome::Halt, Reason::ClockFault), "{back} ns, enforce={enforce}");
+            assert_eq!(rig.actions.state(), (Some(AgentState::Halted), Some(Reason::ClockFault)));
+        }
+    }
+}
+
 /// A tick that is late and also refused for another reason is a miss, and an enforced halt comes first.
 #[test]
 fn a_late_refusal_is_a_miss() {

@@ -10,7 +10,7 @@ use crate::progress::ProgressLine;
 use crate::stop::StopSignals;
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::directory::AgentDirectory;
-use escapement_ring::gateway::{Account, ActionLog, AttachError, Condition, Gateway};
+use escapement_ring::gateway::{Account, ActionLog, AttachError, Condition, Gateway, Limits};
 use report::Tally;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub struct Plan {
     pub seconds: Option<Duration>,
     /// Whether to wait for the next start when the agent stops or halts.
     pub follow: bool,
-    /// The age of a heartbeat above which the agent counts as lost.
-    pub heartbeat_timeout: Nanos,
+    /// The gateway's limits on the age of a heartbeat and of an action.
+    pub limits: Limits,
     /// How long an agent that had ended before the tap came may take to start again.
     pub wait: Duration,
     /// Whether to wait by burning a core instead of sleeping.
@@ -184,8 +184,7 @@ impl<'a> Tap<'a> {
         if !self.gateway.is_replaced(self.directory) {
             return Ok(false);
         }
-        let timeout = self.plan.heartbeat_timeout;
-        match Gateway::attach(self.directory, timeout) {
+        match Gateway::attach(self.directory, self.plan.limits) {
             Ok(next) => {
                 self.closed += self.gateway.account();
                 self.gateway = next;

@@ -31,8 +31,8 @@ pub struct TapReport {
     pub latency_ns: Latencies,
     /// Actions that a gateway would have sent.
     pub sent: u64,
-    /// Actions that it would have withheld, by reason: the agent's condition, `torn`, or `halt` for the
-    /// record of a halt.
+    /// Actions that it would have withheld, by the name of the reason
+    /// ([`Withheld`](escapement_ring::gateway::Withheld)).
     pub withheld: BTreeMap<String, u64>,
 }
 
@@ -49,22 +49,19 @@ pub struct Latencies {
 
 impl Tally {
     pub fn note(&mut self, received: &Received<'_>) {
-        if received.may_be_sent() {
-            self.sent += 1;
-        } else {
-            let why = match received.verdict {
-                None => "torn",
-                Some((Outcome::Halt, _)) => Outcome::Halt.name(),
-                Some(_) => received.condition.name(),
-            };
-            *self.withheld.entry(why).or_default() += 1;
+        match received.check() {
+            Ok(()) => self.sent += 1,
+            Err(why) => *self.withheld.entry(why.name()).or_default() += 1,
         }
         let Some((outcome, reason)) = received.verdict else { return };
         // Outcome numbers begin at 1, reason numbers at 0, both without gaps. A test checks that.
         self.verdicts[usize::from(outcome.number()) - 1][usize::from(reason.number())] += 1;
         let header = &received.header;
-        self.queue.record(header.queue_ns);
-        self.tick_to_action.record(header.ts_commit_ns.saturating_sub(header.ts_publish_ns));
+        // A stamp ahead of the agent's clock has no latency. Zero would be a wrong one.
+        if reason != Reason::StampedAhead {
+            self.queue.record(header.queue_ns);
+            self.tick_to_action.record(header.ts_commit_ns.saturating_sub(header.ts_publish_ns));
+        }
         if header.inference_ns > 0 {
             self.inference.record(header.inference_ns);
         }
@@ -132,6 +129,10 @@ impl TapReport {
             }
             text.push('\n');
         }
+        let _ = write!(text, "\nsent {}", self.sent);
+        for (why, count) in &self.withheld {
+            let _ = write!(text, ", withheld as {why} {count}");
+        }
         text.push('\n');
         text.push_str(&ledger_line(&self.ledger));
         text
@@ -161,7 +162,8 @@ fn ledger_line(ledger: &Account) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use escapement_ring::gateway::Condition;
+    use escapement_ring::clock::Nanos;
+    use escapement_ring::gateway::{Condition, Present};
     use escapement_ring::wire::ActionHeader;
 
     fn received(verdict: Option<(Outcome, Reason)>, condition: Condition) -> Received<'static> {
@@ -172,7 +174,9 @@ mod tests {
             inference_ns: if verdict == Some((Outcome::Policy, Reason::None)) { 120 } else { 0 },
             ..ActionHeader::default()
         };
-        Received { generation: 1, ring_position: 0, header, payload: &[], verdict, condition }
+        let (now, max_action_age) = (Nanos(400), Nanos(100));
+        let present = Present { condition, generation: 1, epoch: 0, now, max_action_age };
+        Received { generation: 1, ring_position: 0, header, payload: &[], verdict, present }
     }
 
     #[test]
@@ -194,19 +198,21 @@ mod tests {
         tally.note(&received(Some((Outcome::Halt, Reason::InferenceLate)), Condition::Armed));
         tally.note(&received(Some((Outcome::Policy, Reason::None)), silent));
         tally.note(&received(None, Condition::Armed));
-        let report = tally.report(Account { actions: 4, observations: 4, torn: 1, ..Account::default() });
-        assert_eq!((report.outcomes["policy"], report.outcomes["inference_late"]), (2, 2));
+        let late = received(Some((Outcome::Policy, Reason::None)), Condition::Armed);
+        tally.note(&Received { present: Present { now: Nanos(451), ..late.present }, ..late });
+        tally.note(&Received { present: Present { epoch: 2, ..late.present }, ..late });
+        let report = tally.report(Account { actions: 6, observations: 6, torn: 1, ..Account::default() });
+        assert_eq!((report.outcomes["policy"], report.outcomes["inference_late"]), (4, 2));
         assert_eq!(report.verdicts["halt"]["inference_late"], 1);
-        assert_eq!((report.sent, tally.actions()), (2, 4));
-        assert_eq!(
-            report.withheld.into_iter().collect::<Vec<_>>(),
-            [("halt".to_owned(), 1), ("silent".to_owned(), 1), ("torn".to_owned(), 1)]
-        );
+        assert_eq!((report.sent, tally.actions()), (2, 6));
+        assert!(report.table().contains("sent 2, withheld as halt 1, withheld as past_epoch 1, "));
+        let withheld: Vec<_> = report.withheld.iter().map(|(why, count)| (why.as_str(), *count)).collect();
+        assert_eq!(withheld, [("halt", 1), ("past_epoch", 1), ("silent", 1), ("too_old", 1), ("torn", 1)]);
         let latency = report.latency_ns;
-        assert_eq!((latency.inference.count, latency.inference.max), (2, 120));
+        assert_eq!((latency.inference.count, latency.inference.max), (4, 120));
         assert_eq!(
             (latency.tick_to_action.count, latency.tick_to_action.max, latency.queue.max),
-            (4, 250, 50)
+            (6, 250, 50)
         );
     }
 

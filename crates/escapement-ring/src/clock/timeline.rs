@@ -1,5 +1,6 @@
 //! The arithmetic of a disciplined counter, without the counter, and its publication to other threads.
 
+use super::ClockFault;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Fixed-point fraction bits of a rate in nanoseconds per counter tick.
@@ -11,6 +12,10 @@ const MAX_SLEW_PPM: i128 = 1_000;
 /// An error above this is corrected by a step, forwards only: the virtual machine was paused, and no slew
 /// would catch up.
 const STEP_NS: u64 = 1_000_000;
+
+/// A clock further ahead than this of the kernel's is at fault. The largest slew would take ten seconds to
+/// remove it, and meanwhile every stamp lies in the future of other processes.
+const MAX_AHEAD_NS: u64 = 10_000_000;
 
 /// The arithmetic of a disciplined counter, without the counter, so that tests can use any counter.
 ///
@@ -37,6 +42,15 @@ impl Timeline {
     #[inline]
     pub(super) fn at(&self, count: u64) -> u64 {
         reading(self.anchor_count, self.anchor_ns, self.rate, count)
+    }
+
+    /// Returns why the counter cannot be corrected at this pair of readings.
+    pub(super) fn check(&self, count: u64, true_ns: u64) -> Result<(), ClockFault> {
+        if count < self.anchor_count {
+            return Err(ClockFault::WentBack);
+        }
+        let ahead = self.at(count).saturating_sub(true_ns);
+        if ahead > MAX_AHEAD_NS { Err(ClockFault::Ahead { ns: ahead }) } else { Ok(()) }
     }
 
     pub(super) fn correct(&mut self, count: u64, true_ns: u64) {
@@ -178,6 +192,20 @@ mod tests {
         let mut timeline = Timeline::new((0, 0), (26_000, 10_000));
         timeline.correct(52_000, 10_000_000_000);
         assert_eq!(timeline.at(52_000), 10_000_000_000);
+    }
+
+    /// A counter that was reset, as by a suspend, stands still at its anchor. The check names it.
+    #[test]
+    fn a_counter_that_went_back_or_ran_ahead_is_a_fault() {
+        let timeline = Timeline::new((0, 0), (26_000_000, 10_000_000));
+        assert_eq!(timeline.check(52_000_000, 20_000_000), Ok(()));
+        assert_eq!(timeline.check(25_999_999, 20_000_000), Err(ClockFault::WentBack));
+        let reads = timeline.at(52_000_000);
+        assert_eq!(timeline.check(52_000_000, reads - MAX_AHEAD_NS), Ok(()));
+        let fault = timeline.check(52_000_000, reads - MAX_AHEAD_NS - 1);
+        assert_eq!(fault, Err(ClockFault::Ahead { ns: MAX_AHEAD_NS + 1 }));
+        // A clock that is behind is stepped forwards.
+        assert_eq!(timeline.check(52_000_000, 20_000_000_000), Ok(()));
     }
 
     proptest! {

@@ -66,7 +66,7 @@ impl ActionLog {
             header.ts_commit_ns,
             header.queue_ns,
             header.inference_ns,
-            received.condition.name(),
+            received.present.condition.name(),
             u8::from(received.may_be_sent()),
         );
         self.file.write_all(self.line.as_bytes())
@@ -185,9 +185,18 @@ pub fn check_log(path: &Path) -> Result<LogSummary, LogError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Condition;
+    use super::super::{Condition, Present};
     use super::*;
+    use crate::clock::Nanos;
     use crate::wire::{ActionHeader, Outcome, Reason};
+
+    const PRESENT: Present = Present {
+        condition: Condition::Armed,
+        generation: 9,
+        epoch: 0,
+        now: Nanos(0),
+        max_action_age: Nanos(0),
+    };
 
     fn received(ring_position: u64, position: u64) -> Received<'static> {
         Received {
@@ -196,7 +205,7 @@ mod tests {
             header: ActionHeader { position, sequence: position + 1, ..ActionHeader::default() },
             payload: &[],
             verdict: Some((Outcome::Policy, Reason::None)),
-            condition: Condition::Armed,
+            present: PRESENT,
         }
     }
 
@@ -214,7 +223,8 @@ mod tests {
 
     #[test]
     fn an_honest_log_with_a_frame_read_again_is_whole() {
-        let again = Received { condition: Condition::Silent { age: Default::default() }, ..received(1, 3) };
+        let silent = Present { condition: Condition::Silent { age: Nanos(1) }, ..PRESENT };
+        let again = Received { present: silent, ..received(1, 3) };
         let summary = logged(&[received(0, 2), received(1, 3), again, received(2, 5)]);
         assert_eq!((summary.read_again, summary.lost, summary.contradictions), (1, 0, 0));
         let [(9, ledger)] = summary.ledgers[..] else { panic!("{summary:?}") };

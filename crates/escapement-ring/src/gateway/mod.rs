@@ -1,7 +1,8 @@
 //! The consuming end of an agent's action ring, for order gateways written in Rust.
 //!
-//! A dead agent cannot send a safe default. So a gateway must read the state word and the heartbeat before
-//! *each* send. [`Gateway::take`] does that, and [`Received::may_be_sent`] returns the result. The gateway
+//! A dead agent cannot send a safe default, and an action that lay in the ring while the gateway was stopped
+//! is an order of the past. So a gateway must read the state word, the heartbeat, the epoch and the clock
+//! before *each* send. [`Gateway::take`] does that, and [`Received::check`] returns the result. The gateway
 //! also keeps the [`Ledger`], and can log every action before it leaves the ring ([`ActionLog`]). With the
 //! log an auditor can prove that no action was lost or came twice, whichever process was killed.
 //!
@@ -11,19 +12,21 @@
 //! ```
 //! use escapement_ring::clock::{ManualClock, Nanos};
 //! use escapement_ring::directory::RingFile;
-//! use escapement_ring::gateway::Gateway;
+//! use escapement_ring::gateway::{Gateway, Limits};
 //! use escapement_ring::ring::{HeapRegion, ProtocolViolation};
 //!
 //! // Rings for 3 features and 2 action elements. A real gateway attaches to the agent's:
-//! // `Gateway::attach(&AgentDirectory::new(None, "eth"), Nanos::from_millis(100))?`.
+//! // `Gateway::attach(&AgentDirectory::new(None, "eth"), limits)?`.
 //! let actions = HeapRegion::ring(RingFile::Actions.spec(2, 8, 1))?;
 //! let observations = HeapRegion::ring(RingFile::Observations.spec(3, 8, 1))?;
 //! let clock = ManualClock::new(Nanos(1));
-//! let mut gateway = Gateway::over(actions, observations, clock, Nanos::from_millis(100))?;
+//! let limits = Limits { heartbeat_timeout: Nanos::from_millis(100), max_action_age: Nanos::from_millis(5) };
+//! let mut gateway = Gateway::over(actions, observations, clock, limits)?;
 //!
 //! let taken = gateway.take(|action| {
-//!     if action.may_be_sent() {
-//!         // Send the order here. The action leaves the ring after this closure has returned `Ok`.
+//!     match action.check() {
+//!         Ok(()) => {} // Send the order here. The action leaves the ring after the closure returned `Ok`.
+//!         Err(withheld) => println!("not sent: {}", withheld.name()),
 //!     }
 //!     Ok::<_, ProtocolViolation>(action.header.sequence)
 //! })?;
@@ -31,18 +34,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod check;
 mod ledger;
 mod log;
 
+pub use check::{Condition, Limits, MAX_COMMIT_SKEW, Present, Received, Withheld};
 pub use ledger::{Account, Ledger};
 pub use log::{ActionLog, LogError, LogSummary, check_log};
 
-use crate::clock::{Clock, MonotonicClock, Nanos};
+use crate::clock::{Clock, MonotonicClock};
 use crate::directory::{AgentDirectory, DirectoryError, RingFile};
 use crate::ring::{
     Consumer, Header, HeapRegion, MIN_CAPACITY, Peek, Producer, ProtocolViolation, Region, Spec,
 };
-use crate::wire::{ActionHeader, AgentState, Outcome, Reason, StateWord};
+use crate::wire::{ActionHeader, Outcome, Reason};
 use zerocopy::IntoBytes;
 
 /// One agent's gateway. There must be one at a time: hold [`Role::Tap`](crate::directory::Role::Tap) while it
@@ -54,7 +59,7 @@ pub struct Gateway<C: Clock = MonotonicClock> {
     observations: Region,
     generation: u64,
     clock: C,
-    heartbeat_timeout: Nanos,
+    limits: Limits,
     ledger: Ledger,
     payload: Box<[f32]>,
     /// Both ends of a ring that nobody else sees, for [`Gateway::keep_warm`].
@@ -80,78 +85,15 @@ pub enum AttachError {
     },
 }
 
-/// The agent's condition before a send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Armed and alive: actions may be sent.
-    Armed,
-    /// Not armed: alive, or ended in order.
-    NotArmed {
-        /// The state; `None` for a number that this version does not know.
-        state: Option<AgentState>,
-        /// The reason beside it.
-        reason: Option<Reason>,
-    },
-    /// The heartbeat is older than the timeout: the agent is dead, stopped, or without a core. Nothing that
-    /// it left in the ring may be sent.
-    Silent {
-        /// How old the heartbeat is.
-        age: Nanos,
-    },
-}
-
-impl Condition {
-    /// The name in reports: the state's, or `silent`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Armed => AgentState::Armed.name(),
-            Self::NotArmed { state, .. } => state.map_or("unknown", AgentState::name),
-            Self::Silent { .. } => "silent",
-        }
-    }
-
-    /// Returns whether the agent has stopped or halted.
-    pub fn has_ended(&self) -> bool {
-        matches!(self, Self::NotArmed { state: Some(AgentState::Stopped | AgentState::Halted), .. })
-    }
-}
-
-/// One frame of the action ring, copied out of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Received<'a> {
-    /// Distinguishes this ring from earlier ones of the same name.
-    pub generation: u64,
-    /// Position in the action ring.
-    pub ring_position: u64,
-    /// The frame's header.
-    pub header: ActionHeader,
-    /// The action itself, one element per dimension.
-    pub payload: &'a [f32],
-    /// Outcome and reason. `None` if the frame is torn: its checksum does not match, or its numbers are
-    /// unknown.
-    pub verdict: Option<(Outcome, Reason)>,
-    /// The agent's condition, read after the frame was copied.
-    pub condition: Condition,
-}
-
-impl Received<'_> {
-    /// Returns whether the action may be sent: the frame is whole, it is not the record of a halt, and the
-    /// agent is armed and alive.
-    pub fn may_be_sent(&self) -> bool {
-        self.condition == Condition::Armed
-            && self.verdict.is_some_and(|(outcome, _)| outcome != Outcome::Halt)
-    }
-}
-
 impl Gateway<MonotonicClock> {
     /// Attaches to the rings of an agent.
     ///
     /// # Errors
     /// Fails if a ring does not exist or is not usable, or if the two are not a pair.
-    pub fn attach(directory: &AgentDirectory, heartbeat_timeout: Nanos) -> Result<Self, AttachError> {
+    pub fn attach(directory: &AgentDirectory, limits: Limits) -> Result<Self, AttachError> {
         let actions = directory.attach(RingFile::Actions)?;
         let observations = directory.attach(RingFile::Observations)?;
-        Self::over(actions, observations, MonotonicClock, heartbeat_timeout)
+        Self::over(actions, observations, MonotonicClock, limits)
     }
 }
 
@@ -164,7 +106,7 @@ impl<C: Clock> Gateway<C> {
         actions: Region,
         observations: Region,
         clock: C,
-        heartbeat_timeout: Nanos,
+        limits: Limits,
     ) -> Result<Self, AttachError> {
         let (spec, other) = (*actions.spec(), observations.spec().generation);
         if spec.generation != other {
@@ -186,7 +128,7 @@ impl<C: Clock> Gateway<C> {
             observations,
             generation: spec.generation,
             clock,
-            heartbeat_timeout,
+            limits,
             ledger,
             payload,
             dry: (committing, taking),
@@ -212,7 +154,7 @@ impl<C: Clock> Gateway<C> {
             header,
             payload: &self.payload,
             verdict,
-            condition: condition(&self.header, self.clock.now(), self.heartbeat_timeout),
+            present: Present::read(&self.header, &self.limits, || self.clock.now()),
         };
         let result = receive(&received)?;
         match verdict {
@@ -239,12 +181,12 @@ impl<C: Clock> Gateway<C> {
         if let Ok(Some(Read { peek, .. })) = read_next(consumer, &mut self.payload) {
             peek.release();
         }
-        std::hint::black_box(self.condition());
+        std::hint::black_box(Present::read(&self.header, &self.limits, || self.clock.now()));
     }
 
     /// The agent's condition now.
     pub fn condition(&self) -> Condition {
-        condition(&self.header, self.clock.now(), self.heartbeat_timeout)
+        Condition::of(&self.header, self.clock.now(), self.limits.heartbeat_timeout)
     }
 
     /// The number of starts of an agent on these rings.
@@ -293,21 +235,6 @@ fn read_next<'a>(
         _ => None,
     };
     Ok(Some(Read { peek, header, verdict }))
-}
-
-fn condition(header: &Header, now: Nanos, heartbeat_timeout: Nanos) -> Condition {
-    let StateWord { state, reason } = StateWord::from_numbers(header.state());
-    if !matches!(state, Some(AgentState::Armed | AgentState::Draining)) {
-        return Condition::NotArmed { state, reason };
-    }
-    let age = now.since(Nanos(header.producer_heartbeat_ns()));
-    if age > heartbeat_timeout {
-        return Condition::Silent { age };
-    }
-    match state {
-        Some(AgentState::Armed) => Condition::Armed,
-        _ => Condition::NotArmed { state, reason: None },
-    }
 }
 
 #[cfg(all(test, not(loom)))]

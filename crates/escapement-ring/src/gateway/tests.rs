@@ -1,11 +1,14 @@
 //! The gateway against an action ring that a test writes.
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{ManualClock, Nanos};
 use crate::ring::{HeapRegion, Producer};
+use crate::wire::AgentState;
 use std::cell::Cell;
 
 const TIMEOUT: Nanos = Nanos::from_millis(100);
+const MAX_AGE: Nanos = Nanos::from_millis(150);
+const LIMITS: Limits = Limits { heartbeat_timeout: TIMEOUT, max_action_age: MAX_AGE };
 
 struct Agent {
     actions: Region,
@@ -31,14 +34,21 @@ impl Agent {
     }
 
     fn gateway(&self) -> Gateway<ManualClock> {
-        Gateway::over(self.actions.clone(), self.observations.clone(), self.clock.clone(), TIMEOUT).unwrap()
+        Gateway::over(self.actions.clone(), self.observations.clone(), self.clock.clone(), LIMITS).unwrap()
     }
 
     fn answer(&mut self, position: u64) {
-        self.write(
-            ActionHeader { position, outcome: Outcome::Policy.number(), ..ActionHeader::default() },
-            0,
-        );
+        self.write(ActionHeader { position, ..self.good() }, 0);
+    }
+
+    /// An action of the present epoch that is committed now.
+    fn good(&self) -> ActionHeader {
+        ActionHeader {
+            outcome: Outcome::Policy.number(),
+            epoch: self.actions.header().epoch() as u32,
+            ts_commit_ns: self.clock.now().0,
+            ..ActionHeader::default()
+        }
     }
 
     fn write(&mut self, header: ActionHeader, damage: u32) {
@@ -58,7 +68,7 @@ fn take(gateway: &mut Gateway<ManualClock>) -> Option<(u64, &'static str, bool)>
         .take(|received| {
             Ok::<_, ProtocolViolation>((
                 received.header.position,
-                received.condition.name(),
+                received.present.condition.name(),
                 received.may_be_sent(),
             ))
         })
@@ -99,7 +109,7 @@ fn the_record_of_a_halt_is_not_sent() {
 fn a_torn_frame_and_unknown_numbers_are_counted_and_never_sent() {
     let mut agent = Agent::new();
     let mut gateway = agent.gateway();
-    let good = ActionHeader { outcome: Outcome::Policy.number(), ..ActionHeader::default() };
+    let good = agent.good();
     agent.write(good, 1);
     agent.write(ActionHeader { outcome: 77, ..good }, 0);
     agent.write(ActionHeader { reason: 7_777, ..good }, 0);
@@ -159,7 +169,7 @@ fn a_late_gateway_accounts_for_what_it_sees() {
 fn rings_of_two_generations_are_no_pair() {
     let agent = Agent::new();
     let other = HeapRegion::ring(RingFile::Observations.spec(4, 8, 2)).unwrap();
-    let result = Gateway::over(agent.actions.clone(), other, agent.clock.clone(), TIMEOUT);
+    let result = Gateway::over(agent.actions.clone(), other, agent.clock.clone(), LIMITS);
     assert!(matches!(result, Err(AttachError::NotAPair { observations: 2, actions: 1 })));
 }
 
@@ -178,4 +188,83 @@ fn keeping_warm_takes_nothing_and_accounts_for_nothing() {
         assert_eq!(take(&mut gateway), None);
     }
     assert_eq!((gateway.account().actions, gateway.account().torn), (20, 0));
+}
+
+/// Why the next action is not sent.
+fn why(gateway: &mut Gateway<ManualClock>) -> Result<(), Withheld> {
+    gateway.take(|received| Ok::<_, ProtocolViolation>(received.check())).unwrap().expect("an action")
+}
+
+#[test]
+fn an_action_is_sent_up_to_its_age_limit_and_not_after() {
+    let mut agent = Agent::new();
+    let mut gateway = agent.gateway();
+    agent.answer(0);
+    agent.answer(1);
+    agent.clock.advance(MAX_AGE);
+    agent.beat();
+    assert_eq!(why(&mut gateway), Ok(()));
+    agent.clock.advance(Nanos(1));
+    let age = MAX_AGE.plus(Nanos(1));
+    assert_eq!(why(&mut gateway), Err(Withheld::TooOld { age }));
+    // The neighbour: an action that is committed now.
+    agent.answer(2);
+    assert_eq!(why(&mut gateway), Ok(()));
+}
+
+/// A gateway that was stopped for three seconds beside a living agent sends nothing of that time.
+#[test]
+fn a_stopped_gateway_sends_nothing_of_the_past() {
+    let mut agent = Agent::new();
+    let mut gateway = agent.gateway();
+    for position in 0..6 {
+        agent.answer(position);
+        agent.clock.advance(Nanos::from_millis(500));
+    }
+    agent.beat();
+    for _ in 0..6 {
+        assert!(matches!(why(&mut gateway), Err(Withheld::TooOld { .. })));
+    }
+}
+
+#[test]
+fn an_action_of_an_earlier_epoch_is_not_sent() {
+    let mut agent = Agent::new();
+    let mut gateway = agent.gateway();
+    let header = agent.actions.header();
+    agent.answer(0);
+    let epoch = header.begin_epoch(header.state(), AgentState::Armed.number()).unwrap();
+    agent.answer(1);
+    assert_eq!(why(&mut gateway), Err(Withheld::PastEpoch { frame: 0, current: epoch }));
+    assert_eq!(why(&mut gateway), Ok(()));
+}
+
+#[test]
+fn a_commit_ahead_of_the_clock_has_no_age() {
+    let mut agent = Agent::new();
+    let mut gateway = agent.gateway();
+    let now = agent.clock.now();
+    let limit = now.plus(MAX_COMMIT_SKEW);
+    agent.write(ActionHeader { ts_commit_ns: limit.0, ..agent.good() }, 0);
+    agent.write(ActionHeader { ts_commit_ns: limit.0 + 1, ..agent.good() }, 0);
+    agent.write(ActionHeader { ts_commit_ns: u64::MAX, ..agent.good() }, 0);
+    assert_eq!(why(&mut gateway), Ok(()));
+    let ahead = MAX_COMMIT_SKEW.plus(Nanos(1));
+    assert_eq!(why(&mut gateway), Err(Withheld::StampedAhead { ahead }));
+    assert!(matches!(why(&mut gateway), Err(Withheld::StampedAhead { .. })));
+}
+
+/// The mapped ring was laid out again in place: what lies in it is not what the gateway attached to.
+#[test]
+fn a_ring_of_another_generation_is_not_sent_from() {
+    let action = Agent::new();
+    let mut gateway = action.gateway();
+    let header = action.good();
+    let present = Present::read(&gateway.header, &LIMITS, || action.clock.now());
+    let verdict = Some((Outcome::Policy, Reason::None));
+    let received = Received { generation: 1, ring_position: 0, header, payload: &[], verdict, present };
+    assert_eq!((received.check(), present.generation), (Ok(()), 1));
+    let again = Received { present: Present { generation: 2, ..present }, ..received };
+    assert_eq!(again.check(), Err(Withheld::OtherGeneration { current: 2 }));
+    assert_eq!(take(&mut gateway), None);
 }

@@ -1,6 +1,6 @@
 //! The shared words beside the positions: heartbeats, and the state that a gateway reads before it sends.
 
-use super::layout::{BUNDLE_HASH, CONSUMER_HEARTBEAT, EPOCH, PRODUCER_HEARTBEAT, STATE};
+use super::layout::{BUNDLE_HASH, CONSUMER_HEARTBEAT, EPOCH, GENERATION, PRODUCER_HEARTBEAT, STATE};
 use super::region::Region;
 use super::state_word;
 use crate::sync::Ordering;
@@ -112,6 +112,13 @@ impl Header {
     /// How often a daemon has started on this ring.
     pub fn epoch(&self) -> u64 {
         self.region.word(EPOCH).load(Ordering::Relaxed)
+    }
+
+    /// The generation that the header page names now. It changes only if somebody lays the ring out again
+    /// while it is mapped.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.region.word(GENERATION).load(Ordering::Relaxed)
     }
 
     /// Sets the SHA-256 of the policy that answers.

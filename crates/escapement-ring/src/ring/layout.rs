@@ -35,6 +35,7 @@ pub(super) const CONSUMER_POSITION: usize = 256;
 pub(super) const PRODUCER_HEARTBEAT: usize = 384;
 pub(super) const CONSUMER_HEARTBEAT: usize = 512;
 pub(super) const STATE: usize = 640;
+pub(super) const GENERATION: usize = offset_of!(FixedHeader, generation);
 pub(super) const EPOCH: usize = 648;
 pub(super) const BUNDLE_HASH: usize = 656;
 

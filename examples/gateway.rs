@@ -48,8 +48,8 @@ fn run(directory: &Path, count: u64) -> Result<(u64, u64), Box<dyn std::error::E
     while sent + withheld < count {
         gateway.beat();
         let taken = gateway.take(|action| {
-            // `check` makes every check: checksum, outcome, the agent's state and heartbeat, epoch, generation
-            // and age. It judges what was read after the action was copied out of the ring.
+            // `check` makes every check: checksum, outcome, the agent's state and heartbeat, epoch,
+            // generation and age. It judges what was read after the action was copied out of the ring.
             match action.check() {
                 // Your order goes out here, built from `action.payload`.
                 Ok(()) => sent += 1,

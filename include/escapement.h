@@ -179,7 +179,8 @@ static inline enum escapement_withheld escapement_check(struct escapement_region
         return ESCAPEMENT_WITHHELD_SILENT;
     if (*(const volatile uint64_t *)&region->generation != generation)
         return ESCAPEMENT_WITHHELD_OTHER_GENERATION;
-    if (action->epoch != atomic_load_explicit(&region->epoch, memory_order_relaxed))
+    /* The frame has the low half of the number. */
+    if (action->epoch != (uint32_t)atomic_load_explicit(&region->epoch, memory_order_relaxed))
         return ESCAPEMENT_WITHHELD_PAST_EPOCH;
     uint64_t committed = action->ts_commit_ns;
     if (committed > now_ns)

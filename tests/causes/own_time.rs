@@ -67,8 +67,8 @@ fn a_plan_that_is_too_big_for_its_deadline() {
     let measured = Rig::with_policy(&[&keys[..], &[("deadline.inference_us", "1000000")]].concat(), &[]);
     let p50 = measured.warm_up()["p50"].as_u64().expect("a number");
     assert_eq!(measured.process.stop().0.code(), Some(0));
-    // A tenth of what this machine needs. Beside a neighbour that uses the memory, the plan takes several times as
-    // long as alone, so a limit nearer to this measurement could fit the next one.
+    // A tenth of what this machine needs. Beside a neighbour that uses the memory, the plan takes several
+    // times as long as alone, so a limit nearer to this measurement could fit the next one.
     let limit = Duration::from_micros((p50 / 10_000).max(1));
     let deadline = limit.as_micros().to_string();
     let mut rig = Rig::with_policy(&[&keys[..], &[("deadline.inference_us", &deadline)]].concat(), &[]);

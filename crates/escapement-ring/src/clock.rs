@@ -310,7 +310,8 @@ impl Clock for TscClock {
     fn discipline(&mut self) -> Result<(), ClockFault> {
         let (mut count, mut true_ns) = Self::paired_reading();
         if self.timeline.check(count, true_ns).is_err() {
-            // The thread may have been stopped between the two readings of a pair, so a fault must show twice.
+            // The thread may have been stopped between the two readings of a pair, so a fault must show
+            // twice.
             (count, true_ns) = Self::paired_reading();
             self.timeline.check(count, true_ns)?;
         }

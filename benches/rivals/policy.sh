@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the comparison of policy engines in one run on one core: Escapement, RTNeural, ONNX Runtime, tract, libtorch.
 #
-# Usage: benches/rivals/policy.sh [--core N] [--calls N]
+# Usage: benches/rivals/policy.sh [--core N] [--calls N] [--rate N]...
 #
 # Run scripts/libtorch.sh once before, or set LIBTORCH. Without either, libtorch is left out, with a message. On Debian,
 # RTNeural is fetched through apt. Elsewhere set RTNEURAL to a checkout with its submodules, or it is left out.

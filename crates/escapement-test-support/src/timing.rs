@@ -77,6 +77,39 @@ impl Timer {
         }
         sample.0.sort_unstable_by(f64::total_cmp);
     }
+
+    /// Times `calls` calls whose starts are `gap` apart, and spins in between, as an engine does that polls.
+    ///
+    /// With `keep_warm`, an untimed call follows each such time of spinning, unless the next timed call is nearer
+    /// than that.
+    pub fn sample_paced(
+        &self,
+        sample: &mut Sample,
+        calls: usize,
+        gap: Duration,
+        keep_warm: Option<Duration>,
+        call: &mut impl FnMut(),
+    ) {
+        let ticks = |time: Duration| (time.as_nanos() as f64 * self.ticks_per_ns) as u64;
+        let (gap, keep_warm) = (ticks(gap), keep_warm.map(ticks));
+        let mut due = now();
+        for _ in 0..calls {
+            due = now().max(due + gap);
+            let mut quiet_since = now();
+            while now() < due {
+                if let Some(quiet) = keep_warm
+                    && now() - quiet_since >= quiet
+                    && now() + quiet < due
+                {
+                    call();
+                    quiet_since = now();
+                }
+                std::hint::spin_loop();
+            }
+            sample.0.push(self.time(call));
+        }
+        sample.0.sort_unstable_by(f64::total_cmp);
+    }
 }
 
 /// Durations in nanoseconds, ascending once sampled.
@@ -96,6 +129,11 @@ impl Sample {
     /// Returns whether there are no durations.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Returns the share of durations above a limit in nanoseconds.
+    pub fn share_above(&self, limit: f64) -> f64 {
+        (self.0.len() - self.0.partition_point(|&duration| duration <= limit)) as f64 / self.0.len() as f64
     }
 
     /// Returns the smallest duration that at least this share of the calls did not exceed.

@@ -182,7 +182,8 @@ impl Received<'_> {
         if generation != self.generation {
             return Err(Withheld::OtherGeneration { current: generation });
         }
-        if u64::from(self.header.epoch) != epoch {
+        // The frame has the low half of the number.
+        if self.header.epoch != epoch as u32 {
             return Err(Withheld::PastEpoch { frame: self.header.epoch, current: epoch });
         }
         let committed = Nanos(self.header.ts_commit_ns);

@@ -7,9 +7,14 @@ use std::os::unix::fs::MetadataExt;
 /// Returns the process that holds the daemon's lock in the state directory; `None` if none does. Takes no
 /// lock itself, so that it cannot get in the way of a daemon that starts.
 pub fn lock_holder(state: &StateDirectory) -> Option<u32> {
-    let inode = std::fs::symlink_metadata(state.path().join("daemon.lock")).ok()?.ino();
+    let lock = std::fs::symlink_metadata(state.path().join("daemon.lock")).ok()?;
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| holder_of(line, inode))
+    // The inode alone may be that of another file system. A process of another user is never the daemon.
+    let is_owners = |pid: &u32| {
+        let process = std::fs::metadata(format!("/proc/{pid}"));
+        process.is_ok_and(|process| [0, lock.uid()].contains(&process.uid()))
+    };
+    locks.lines().filter_map(|line| holder_of(line, lock.ino())).find(is_owners)
 }
 
 /// A line is `1: FLOCK  ADVISORY  WRITE 4711 00:1a:131 0 EOF`: the process, and device and inode of the file.

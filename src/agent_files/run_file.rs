@@ -1,12 +1,16 @@
 //! `daemon.json` in the directory of an agent's rings: the daemon's process, its state directory and its
 //! configuration. Commands that are given only an agent's name find these there.
 
+use super::lock_holder::lock_holder;
+use super::replace::replace_file;
+use super::state::StateDirectory;
 use escapement_ring::directory::AgentDirectory;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 const NAME: &str = "daemon.json";
 
@@ -47,15 +51,22 @@ impl RunFile {
     /// # Errors
     /// Fails if it cannot be written.
     pub fn write(&self, directory: &AgentDirectory) -> io::Result<()> {
-        let path = directory.path().join(NAME);
-        let temporary = path.with_extension("json.new");
-        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
-        std::fs::rename(&temporary, path)
+        replace_file(&directory.path().join(NAME), &serde_json::to_vec(self)?)
     }
 
     /// Reads the file in the directory; `None` if there is none that can be read.
     pub fn read(directory: &AgentDirectory) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(directory.path().join(NAME)).ok()?).ok()
+    }
+
+    /// Whether nobody but root and the caller's own user can have written the file in the directory.
+    pub fn is_only_ours(directory: &AgentDirectory) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        let is_ours = |path: &Path| {
+            let found = std::fs::symlink_metadata(path);
+            found.is_ok_and(|found| [0, own].contains(&found.uid()) && found.mode() & 0o022 == 0)
+        };
+        is_ours(directory.path()) && is_ours(&directory.path().join(NAME))
     }
 
     /// The daemon, if it is alive.
@@ -71,6 +82,18 @@ impl RunFile {
 }
 
 impl LiveDaemon {
+    /// The process that holds the daemon's lock in the state directory, as the kernel says. `None` if none
+    /// does, the caller may not look there, or it is no daemon: a re-arm holds the lock as well, and does not
+    /// catch the kill switch's signal.
+    pub fn holder_of(state: &StateDirectory) -> Option<Self> {
+        let holder = lock_holder(state)?;
+        let pid = Pid::from_raw(i32::try_from(holder).ok()?)?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Asked again after the handle was opened, so that both are about the same process.
+        let is_same = lock_holder(state) == Some(holder);
+        (is_same && catches(holder, Signal::USR2)).then_some(Self { handle })
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
@@ -78,6 +101,14 @@ impl LiveDaemon {
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.handle, signal)?)
     }
+}
+
+/// Whether a process has a handler for a signal. One that has none would die of it.
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// When a process started, and whether it still runs.

@@ -5,10 +5,12 @@
 
 use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
 use escapement_ring::shm::{RoleLock, ShmError};
-use rustix::fs::FlockOperation;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Where state directories are for agents that run as root.
@@ -18,6 +20,8 @@ const USER_ROOT: &str = ".local/state/escapement";
 /// The agent's user may write, and its group may read.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: u32 = 0o640;
+/// Directories above are shared by agents of several users, so everybody may pass through them.
+const PARENT_MODE: u32 = 0o755;
 const REARM_LOCK: &str = "rearm.lock";
 /// How long to wait before a held lock is tried again.
 const RETRY_AFTER: Nanos = Nanos::from_millis(1);
@@ -99,17 +103,39 @@ impl StateDirectory {
         &self.path
     }
 
-    /// Makes the directory if it is missing, and checks that it can be written.
+    /// Makes the directory if it is missing, and those above it.
     ///
     /// # Errors
-    /// Fails if it cannot be made or written: an agent without a place for its latch must not start.
+    /// Fails if it cannot be made.
     pub fn create(&self) -> Result<(), StateError> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(DIRECTORY_MODE);
-        builder.create(&self.path).map_err(StateError::new(&self.path, "create the state directory"))?;
-        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        rustix::fs::access(&self.path, access)
-            .map_err(|error| StateError::new(&self.path, "write to the state directory")(error.into()))
+        let error = |action| StateError::new(&self.path, action);
+        if let Some(parent) = self.path.parent() {
+            let mut above = DirBuilder::new();
+            above.recursive(true).mode(PARENT_MODE);
+            above.create(parent).map_err(error("create the directories above the state directory"))?;
+        }
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(&self.path) {
+            Ok(()) => Ok(()),
+            Err(_) if self.path.is_dir() => Ok(()),
+            Err(failed) => Err(error("create the state directory")(failed)),
+        }
+    }
+
+    /// Shows that a halt could be kept, by writing, syncing and removing a file beside the latch's place.
+    ///
+    /// # Errors
+    /// Fails if that cannot be done, for whatever reason: a missing permission, a full disk, no inode left.
+    /// An agent whose latch could not be written must not be armed.
+    pub fn prove_writable(&self) -> Result<(), StateError> {
+        let error = StateError::new(&self.path, "write a file there, as a halt would");
+        let probe = || {
+            let mut file = tempfile::Builder::new().prefix(".probe").tempfile_in(&self.path)?;
+            file.write_all(b"a halt could be kept here\n")?;
+            file.as_file().sync_all()?;
+            file.close()
+        };
+        probe().map_err(error)?;
+        self.sync()
     }
 
     /// Locks the state directory for the calling process, without waiting. The daemon holds this lock while
@@ -122,7 +148,7 @@ impl StateDirectory {
     /// Fails with [`ShmError::Held`] if another process holds it.
     pub fn acquire(&self) -> Result<RoleLock, ShmError> {
         // Made here if it is missing, so that the lock's file gets the directory's owner.
-        drop(self.open("daemon.lock", OpenOptions::new().append(true).create(true)));
+        drop(self.open("daemon.lock", OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE));
         RoleLock::acquire(&self.path, "daemon")
     }
 
@@ -136,8 +162,8 @@ impl StateDirectory {
         let path = self.path.join(REARM_LOCK);
         let error = |action| StateError::new(&path, action);
         let file = self
-            .open(REARM_LOCK, OpenOptions::new().append(true).create(true))
-            .or_else(|_| self.open(REARM_LOCK, OpenOptions::new().read(true)))
+            .open(REARM_LOCK, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
+            .or_else(|_| self.open(REARM_LOCK, OFlags::RDONLY))
             .map_err(error("open the lock"))?;
         let started = MonotonicClock.now();
         loop {
@@ -153,17 +179,40 @@ impl StateDirectory {
 
     /// Opens a file in the directory, and gives it the directory's owner if the caller is root. Root may pull
     /// the kill switch, and the daemon of another user must be able to use the same files afterwards.
-    pub(crate) fn open(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
-        let flags = libc::O_NOFOLLOW;
-        let file = options.mode(FILE_MODE).custom_flags(flags).open(self.path.join(name))?;
+    ///
+    /// The directory is opened once. File and owner come from that descriptor, so nobody can exchange the
+    /// path between two steps.
+    ///
+    /// # Errors
+    /// Fails if the path does not lead to a directory of its own, or the file is a symlink, has a second
+    /// name, or is no regular file.
+    pub(crate) fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let directory = self.open_itself()?;
+        // A FIFO in the file's place must not be waited for.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let found = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("not a regular file"));
+        }
+        // A second name would make it somebody else's file as well.
+        if found.st_nlink > 1 {
+            return Err(io::Error::other("the file has a second name"));
+        }
         if rustix::process::geteuid().is_root() {
-            let directory = std::fs::metadata(&self.path)?;
-            let own = file.metadata()?;
-            if (own.uid(), own.gid()) != (directory.uid(), directory.gid()) {
-                std::os::unix::fs::fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
+            let above = rustix::fs::fstat(&directory)?;
+            if (found.st_uid, found.st_gid) != (above.st_uid, above.st_gid) {
+                let (user, group) = (above.st_uid, above.st_gid);
+                std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
             }
         }
-        Ok(file)
+        Ok(File::from(file))
+    }
+
+    /// Opens the directory itself, for the names in it only.
+    fn open_itself(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(&self.path, flags, Mode::empty())
     }
 
     /// Makes files that were created, renamed or removed in the directory survive a crash of the machine.

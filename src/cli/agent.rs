@@ -3,7 +3,12 @@
 use super::exit::{ExitCode, Failure};
 use crate::config;
 use escapement_ring::directory::AgentDirectory;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+
+/// Where the configurations of a machine's agents lie. A file there that only root can write is believed by
+/// every command.
+pub(super) const REGISTRY: &str = "/etc/escapement";
 
 /// Which agent.
 #[derive(Debug, clap::Args)]
@@ -56,6 +61,29 @@ impl AgentArguments {
         Ok(Named { name: one_directory(name)?, root: self.root.clone(), state_root: None })
     }
 
+    /// As [`AgentArguments::named`]; a bare name is looked up among the machine's agents. Also returns
+    /// whether a configuration said it.
+    ///
+    /// # Errors
+    /// As there, and if the machine's configuration of that agent is refused.
+    pub(super) fn registered(&self) -> Result<(Named, bool), Failure> {
+        let named = self.named()?;
+        if self.config.is_some() || self.root.is_some() {
+            return Ok((named, self.config.is_some()));
+        }
+        let path = Path::new(REGISTRY).join(format!("{}.toml", named.name));
+        // Somebody who may not read it goes by what is his own.
+        if !is_roots_own(&path) || std::fs::File::open(&path).is_err() {
+            return Ok((named, false));
+        }
+        let config = config::load(&path)?;
+        if config.name != named.name {
+            let message = format!("{}: names the agent {}, not {}", path.display(), config.name, named.name);
+            return Err(Failure::new(ExitCode::Config, message));
+        }
+        Ok((Named { name: config.name, root: config.root, state_root: config.state_root }, true))
+    }
+
     /// The agent's directory, for a feed or gateway.
     ///
     /// # Errors
@@ -64,11 +92,12 @@ impl AgentArguments {
         let named = self.named()?;
         Ok(AgentDirectory::new(named.root.as_deref(), &named.name))
     }
+}
 
-    /// Whether the agent is named by its configuration.
-    pub(super) fn is_configured(&self) -> bool {
-        self.config.is_some()
-    }
+/// Whether root owns the file, and nobody else may write it.
+fn is_roots_own(path: &Path) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|file| file.is_file() && file.uid() == 0 && file.mode() & 0o022 == 0)
 }
 
 /// Checks that a name is one path component. Anything else would lead out of the root.

@@ -50,6 +50,8 @@ pub enum ExitCode {
     Hung = 81,
     /// A mapped file was truncated.
     BusError = 82,
+    /// The agent is halted, and nothing keeps that where its next start looks.
+    NotKept = 83,
 }
 
 impl ExitCode {
@@ -70,6 +72,7 @@ impl ExitCode {
         Self::Halted,
         Self::Hung,
         Self::BusError,
+        Self::NotKept,
     ];
 
     /// The code of another `escapement` process; `None` for a number that is not in the table.

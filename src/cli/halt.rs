@@ -11,16 +11,22 @@
 //! that hangs, is stopped, or is not there at all.
 //!
 //! An agent that is halted already keeps its first reason. If the caller may not write the state directory,
-//! the state word and the signal halt the agent, and the daemon (or its next start) writes the latch.
+//! the state word and the signal halt the agent, and `halt` waits for the daemon to write the latch. If no
+//! latch is on disk at the end, or it is not certain that the next start looks where it lies, the exit code
+//! is 83 and the message says what holds and what does not.
 //!
 //! A `rearm` at the same time lifts the halt that it found, and not this one: `halt` waits for it, and halts
 //! again. If that re-arm does not end in time, the exit code is 75. Once `halt` has ended with 0, the agent
 //! is halted until a re-arm that begins afterwards.
 
 use super::CommandResult;
-use super::agent::Order;
+use super::agent::{Order, REGISTRY};
 use super::exit::{ExitCode, Failure};
 use crate::halt::{EngageError, Engagement, Latch, LatchWriter, engage};
+use escapement_ring::clock::Nanos;
+
+/// How long to wait for a daemon to write the latch.
+const PATIENCE: Nanos = Nanos::from_millis(2_000);
 
 /// Halt an agent at once, and keep it halted
 #[derive(Debug, clap::Args)]
@@ -35,12 +41,30 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     let name = &agent.name;
     let latch = Latch::of(&agent.state).path().display().to_string();
     match engage(agent.target(), &arguments.order.reason) {
+        Ok(Engagement::Latched { .. }) if !agent.state_is_certain => {
+            let doubt = format!(
+                "{name}: halted; latch {latch}; IT IS NOT CERTAIN that the next start looks there: neither a \
+                 configuration in {REGISTRY} nor a run file of its last daemon names its state directory; halt it \
+                 with --config FILE"
+            );
+            return Err(Failure::new(ExitCode::NotKept, doubt));
+        }
         Ok(Engagement::Latched { is_first: true }) => println!("{name}: halted; latch {latch}"),
         Ok(Engagement::Latched { is_first: false }) => {
             println!("{name}: halted already, and the first reason stands; latch {latch}");
         }
         Ok(Engagement::WordOnly { latch_writer, error }) => {
-            println!("{name}: halted by its state word; {} ({error})", words_for(latch_writer));
+            let is_expected = latch_writer != LatchWriter::NextStart;
+            if is_expected && Latch::of(&agent.state).is_explained_within(PATIENCE) {
+                println!("{name}: halted; the daemon wrote the latch {latch} ({error})");
+            } else {
+                let who = words_for(latch_writer);
+                let doubt = format!(
+                    "{name}: halted by its state word; NO LATCH KEEPS THE HALT: {error}; {who}; until then a reboot or \
+                     the loss of the rings lifts it"
+                );
+                return Err(Failure::new(ExitCode::NotKept, doubt));
+            }
         }
         Err(EngageError::RearmUnderWay(error)) => {
             let doubt = format!("{name}: a re-arm under way may lift this halt: {error}");
@@ -60,8 +84,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
 
 const fn words_for(latch_writer: LatchWriter) -> &'static str {
     match latch_writer {
-        LatchWriter::SignalledDaemon => "the daemon was told and keeps the latch",
-        LatchWriter::Daemon => "the daemon sees it and keeps the latch",
-        LatchWriter::NextStart => "no daemon runs; the next start keeps the latch",
+        LatchWriter::SignalledDaemon => "the daemon was told to write it, and no latch is to be seen",
+        LatchWriter::Daemon => "the daemon must see the word and write it, and no latch is to be seen",
+        LatchWriter::NextStart => "no daemon runs; the next start sees the word and writes it",
     }
 }

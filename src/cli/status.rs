@@ -61,7 +61,7 @@ enum Answer {
 }
 
 fn ask(agent: &Located) -> Answer {
-    if agent.daemon.is_none() {
+    if !agent.is_listed {
         return lock_holder(&agent.state).map_or(Answer::NoDaemon, Answer::Unreachable);
     }
     match ask_daemon(&agent.directory, &ControlRequest::Status {}, PATIENCE) {

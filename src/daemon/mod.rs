@@ -98,6 +98,7 @@ pub fn run(
     let role = directory.acquire(Role::Daemon)?;
     let state = StateDirectory::new(config.state_root.as_deref(), &config.name);
     state.create()?;
+    state.prove_writable()?;
     let state_role = state.acquire().map_err(DirectoryError::from)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let run_file = RunFile::of_this_process(absolute(state.path()), absolute(file))

@@ -1,6 +1,7 @@
 //! Gathers what the status page says about the agent.
 
 use super::load::Deployment;
+use crate::agent_files::replace_file;
 use crate::bundle::hex;
 use crate::config::AgentConfig;
 use crate::evidence::MissReport;
@@ -242,7 +243,5 @@ impl Status {
 
 /// Writes a status page beside the rings, completely or not at all.
 pub(super) fn write(path: &Path, page: &StatusPage) -> std::io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    std::fs::write(&temporary, serde_json::to_vec_pretty(&page.to_json())?)?;
-    std::fs::rename(&temporary, path)
+    replace_file(path, &serde_json::to_vec_pretty(&page.to_json())?)
 }

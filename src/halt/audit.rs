@@ -4,8 +4,9 @@
 use super::latch::Halt;
 use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
@@ -128,10 +129,9 @@ impl Audit {
     fn write(&self, lines: &[AuditLine]) -> Result<(File, bool), StateError> {
         let path = self.directory.path().join(NAME);
         let error = |action| StateError::new(&path, action);
-        let mut options = OpenOptions::new();
         let mut file = self
             .directory
-            .open(NAME, options.read(true).append(true).create(true))
+            .open(NAME, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)
             .map_err(error("open the audit file"))?;
         let length = file.metadata().map_err(error("look up its size"))?.len();
         let mut last = [b'\n'];

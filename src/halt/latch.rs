@@ -6,9 +6,10 @@
 
 use super::user::User;
 use crate::agent_files::{StateDirectory, StateError};
-use rustix::fs::{FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW};
+use escapement_ring::clock::{Clock, MonotonicClock, Nanos};
+use rustix::fs::{FlockOperation, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ const NOW: Timestamps = Timestamps {
     last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
     last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
 };
+/// How long to wait before an expected latch is looked for again.
+const LOOK_AGAIN_AFTER: Nanos = Nanos::from_millis(2);
 /// Longer than any explanation. Of a longer file, which is damaged, only this much is read.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -135,6 +138,21 @@ impl Latch {
         !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Waits for another process to write the explained latch, and makes it survive a crash of the machine.
+    /// Returns whether it is there.
+    pub fn is_explained_within(&self, patience: Nanos) -> bool {
+        let begun = MonotonicClock.now();
+        loop {
+            if matches!(self.read(), LatchState::Halted(_)) {
+                return self.keep().is_ok();
+            }
+            if MonotonicClock.now().since(begun) >= patience {
+                return false;
+            }
+            MonotonicClock.sleep_until(MonotonicClock.now().plus(LOOK_AGAIN_AFTER));
+        }
+    }
+
     /// Reads what it says.
     pub fn read(&self) -> LatchState {
         let path = self.path();
@@ -167,7 +185,7 @@ impl Latch {
     /// # Errors
     /// Fails if the file is not there and cannot be made.
     pub fn engage(&self) -> Result<Option<Engaged>, StateError> {
-        match self.directory.open(NAME, OpenOptions::new().write(true).create_new(true)) {
+        match self.directory.open(NAME, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
             Ok(file) => {
                 // The lock says that a living process is about to explain the latch. On a file system without
                 // locks the halt stands all the same.
@@ -183,7 +201,7 @@ impl Latch {
 
     /// Takes over an empty latch whose maker is gone. Returns `None` for any other latch.
     pub fn adopt(&self) -> Option<Engaged> {
-        let file = self.directory.open(NAME, OpenOptions::new().write(true)).ok()?;
+        let file = self.directory.open(NAME, OFlags::WRONLY).ok()?;
         let is_empty = || file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
         let is_orphaned = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         // Its maker explains it before releasing the lock, so its length is read again under the lock.
@@ -224,9 +242,8 @@ impl Latch {
     /// # Errors
     /// Fails if it cannot be written or synced.
     pub fn prepare(&self, halt: &Halt) -> Result<(), StateError> {
-        let mut options = OpenOptions::new();
         self.directory
-            .open(PREPARED, options.write(true).create(true).truncate(true))
+            .open(PREPARED, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
             .and_then(|file| {
                 file.write_all_at(&halt.to_line(), 0)?;
                 file.sync_all()

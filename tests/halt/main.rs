@@ -380,7 +380,7 @@ fn without_a_place_for_the_latch_nothing_starts() {
     }
     let (status, stderr) = Process::spawn(command).wait();
     assert_eq!(status.code(), Some(77), "{stderr}");
-    assert!(stderr.contains("write to the state directory"), "{stderr}");
+    assert!(stderr.contains("write a file there"), "{stderr}");
 }
 
 /// A supervisor that blocks on a log line would no longer answer requests.

@@ -80,8 +80,8 @@ impl Timer {
 
     /// Times `calls` calls whose starts are `gap` apart, and spins in between, as an engine does that polls.
     ///
-    /// With `keep_warm`, an untimed call follows each such time of spinning, unless the next timed call is nearer
-    /// than that.
+    /// With `keep_warm`, an untimed call follows each such time of spinning, unless the next timed call is
+    /// nearer than that.
     pub fn sample_paced(
         &self,
         sample: &mut Sample,

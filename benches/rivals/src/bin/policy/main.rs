@@ -1,10 +1,11 @@
 //! Escapement's native backend beside other engines: the same networks, in one run, on one pinned core, one
 //! call at a time.
 //!
-//! `policy MODELS [--core N] [--calls N] [--rate N]...`, where `models.py` wrote MODELS. Every engine must first reproduce
-//! PyTorch's output. For bf16 weights the tolerance is that of their rounding. Then the engines take turns,
-//! so that a disturbance of the machine affects all of them. With `--rate`, a table for each rate follows: calls so
-//! many times a second, with spinning in between. Escapement has two rows there, without and with keep-warm.
+//! `policy MODELS [--core N] [--calls N] [--rate N]...`, where `models.py` wrote MODELS. Every engine must
+//! first reproduce PyTorch's output. For bf16 weights the tolerance is that of their rounding. Then the
+//! engines take turns, so that a disturbance of the machine affects all of them. With `--rate`, a table for
+//! each rate follows: calls so many times a second, with spinning in between. Escapement has two rows there,
+//! without and with keep-warm.
 
 mod engine;
 #[cfg(feature = "torch")]
@@ -31,7 +32,8 @@ use network::{Files, NETWORKS, Network};
 const TURNS: usize = 10;
 /// How long an engine is measured in one turn of a paced table.
 const PACED_TURN: Duration = Duration::from_millis(300);
-/// The quiet time before Escapement is kept warm in the paced tables: what `keep_warm_us = "auto"` picks for it.
+/// The quiet time before Escapement is kept warm in the paced tables: what `keep_warm_us = "auto"` picks for
+/// it.
 const KEEP_WARM: Duration = Duration::from_micros(10);
 
 struct Options {
@@ -109,7 +111,8 @@ fn back_to_back(timer: &Timer, options: &Options, network: &Network, engines: &m
     print_table(&rows, rows[0].1.quantile(0.5), rows[0].1.quantile(0.999));
 }
 
-/// Measures the engines `rate` times a second and prints their table. Ratios are to Escapement with keep-warm.
+/// Measures the engines `rate` times a second and prints their table. Ratios are to Escapement with
+/// keep-warm.
 fn paced(timer: &Timer, network: &Network, engines: &mut [Box<dyn Engine>], rate: usize) {
     let gap = Duration::from_secs(1) / rate as u32;
     let calls = (PACED_TURN.as_nanos() / gap.as_nanos()).max(1) as usize;

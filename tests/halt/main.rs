@@ -1,6 +1,7 @@
 //! Halt, latch, kill switch and re-arm in the real program: who may halt, what keeps the halt, and what lifts
 //! it.
 
+mod diverted;
 mod killed;
 mod notice;
 mod race;

@@ -171,7 +171,7 @@ static inline enum escapement_withheld escapement_check(struct escapement_region
         return ESCAPEMENT_WITHHELD_OUTCOME;
     if (last_sent != NULL && action->position <= *last_sent)
         return ESCAPEMENT_WITHHELD_REPEATED;
-    /* The state comes first: whoever sees an epoch's `armed` also sees that epoch's number. */
+    /* The state is read first. The daemon writes the epoch before it writes `armed`. */
     if ((uint32_t)atomic_load_explicit(&region->state, memory_order_acquire) != ESCAPEMENT_STATE_ARMED)
         return ESCAPEMENT_WITHHELD_NOT_ARMED;
     uint64_t heartbeat = atomic_load_explicit(&region->producer_heartbeat_ns, memory_order_relaxed);

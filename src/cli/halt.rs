@@ -43,9 +43,9 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
     match engage(agent.target(), &arguments.order.reason) {
         Ok(Engagement::Latched { .. }) if !agent.state_is_certain => {
             let doubt = format!(
-                "{name}: halted; latch {latch}; IT IS NOT CERTAIN that the next start looks there: neither a \
-                 configuration in {REGISTRY} nor a run file of its last daemon names its state directory; halt it \
-                 with --config FILE"
+                "{name}: halted; latch {latch}; IT IS NOT CERTAIN that the next start looks there: \
+                 no configuration in {REGISTRY} and no daemon.json names its state directory; \
+                 halt it with --config FILE"
             );
             return Err(Failure::new(ExitCode::NotKept, doubt));
         }
@@ -60,8 +60,8 @@ pub(super) fn run(arguments: &Arguments) -> CommandResult {
             } else {
                 let who = words_for(latch_writer);
                 let doubt = format!(
-                    "{name}: halted by its state word; NO LATCH KEEPS THE HALT: {error}; {who}; until then a reboot or \
-                     the loss of the rings lifts it"
+                    "{name}: halted by its state word; NO LATCH KEEPS THE HALT: {error}; {who}; \
+                     until then a reboot or the loss of the rings lifts it"
                 );
                 return Err(Failure::new(ExitCode::NotKept, doubt));
             }

@@ -62,8 +62,8 @@ impl AgentArguments {
 
 fn not_believed(name: &str, directory: &AgentDirectory) -> Failure {
     let message = format!(
-        "{name}: {}: others may write there, so its daemon.json is not believed; name the agent with --config FILE, \
-         or put its configuration at {REGISTRY}/{name}.toml",
+        "{name}: {}: others may write there, so its daemon.json is not believed; \
+         name the agent with --config FILE, or put its configuration at {REGISTRY}/{name}.toml",
         directory.path().display()
     );
     Failure::new(ExitCode::Permission, message)

@@ -10,7 +10,7 @@ use crate::config::AgentConfig;
 use crate::os::forbid_files;
 use crate::policy::WeightChoice;
 use escapement_engine::{PolicyChange, PolicyExtras};
-use escapement_ring::clock::MachineClock;
+use escapement_ring::clock::{MachineClock, Nanos};
 use std::sync::Arc;
 
 /// Reads the daemon's configuration file again. The error says what is wrong with the file.
@@ -128,10 +128,12 @@ fn with_a_new_policy(
     let (keep_warm, shortest) = (config.settings.keep_warm, config.settings.deadlines.shortest());
     let measured = policies.measure(&MachineClock::new(), config.warm_up, bounds, keep_warm, shortest)?;
     check_tail(&config.settings, Some(measured.tail))?;
+    let call = Some(Nanos(measured.latency_ns.p50));
     let measured = Some(MeasuredPolicy { tail: measured.tail, latency_ns: measured.latency_ns });
     let change = PolicyChange {
         policies,
         sha256,
+        call,
         warm_up_calls: if served_by_torch { TORCH_WARM_UP_CALLS } else { 0 },
         on_thread: served_by_torch
             .then(|| -> Box<dyn FnMut() + Send> { Box::new(move || sandbox.confine()) }),

@@ -3,6 +3,7 @@
 use super::LatencyError;
 use crate::evidence::Interval;
 use crate::policy::Policy;
+use escapement_engine::StateCopy;
 use escapement_engine::telemetry::{Histogram, Percentiles};
 use escapement_ring::clock::{Clock, Nanos};
 
@@ -18,7 +19,7 @@ pub(super) struct Caller<'a> {
     pub(super) observation: Box<[f32]>,
     action: Box<[f32]>,
     /// The carried states, while the policy is called to stay warm.
-    states: Box<[f32]>,
+    states: StateCopy,
 }
 
 impl<'a> Caller<'a> {
@@ -30,14 +31,12 @@ impl<'a> Caller<'a> {
         assert!(!observations.is_empty(), "there is nothing to call the policy with");
         policy.enter_thread()?;
         policy.reset();
-        let mut elements = 0;
-        each_state(policy, |state| elements += state.len());
         Ok(Self {
             observations,
             calls: 0,
             observation: vec![0.0; policy.dimensions().observation].into(),
             action: vec![0.0; policy.dimensions().action].into(),
-            states: vec![0.0; elements].into(),
+            states: StateCopy::for_policies([&mut *policy]),
             policy,
         })
     }
@@ -87,29 +86,10 @@ impl<'a> Caller<'a> {
     #[inline]
     pub(super) fn call_to_stay_warm(&mut self, clock: &impl Clock) -> (Nanos, Nanos) {
         let begun = clock.now();
-        let mut rest = &mut self.states[..];
-        each_state(self.policy, |state| {
-            let (here, after) = std::mem::take(&mut rest).split_at_mut(state.len());
-            here.copy_from_slice(state);
-            rest = after;
-        });
+        self.states.save([&mut *self.policy]);
         // The same call has succeeded before. If it fails now, the next timed one will tell.
         let _ = self.policy.infer(&self.observation, &mut self.action);
-        let mut rest = &self.states[..];
-        each_state(self.policy, |state| {
-            let (here, after) = rest.split_at(state.len());
-            state.copy_from_slice(here);
-            rest = after;
-        });
+        self.states.restore([&mut *self.policy]);
         (begun, clock.now())
-    }
-}
-
-#[inline]
-fn each_state(policy: &mut dyn Policy, mut each: impl FnMut(&mut [f32])) {
-    let mut index = 0;
-    while let Some(state) = policy.state_mut(index) {
-        each(state);
-        index += 1;
     }
 }

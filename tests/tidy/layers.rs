@@ -32,6 +32,7 @@ pub const HEIGHTS: &[(&str, &str, u32)] = &[
     ("escapement-engine", "policies", 0),
     ("escapement-engine", "progress", 0),
     ("escapement-engine", "resume", 0),
+    ("escapement-engine", "state_copy", 0),
     ("escapement-engine", "telemetry", 0),
     ("escapement-engine", "input_check", 1),
     ("escapement-engine", "record", 1),

@@ -86,6 +86,7 @@ impl<C: Clock> Engine<C> {
             }
         });
         update.dry.succeed(&mut self.dry, update.change.is_some());
+        update.dry.plan(&pipeline.settings);
         std::mem::swap(&mut self.dry, &mut update.dry);
         update.outcome = UpdateOutcome::Applied;
         true

@@ -12,12 +12,13 @@
 use super::admission::Admission;
 use super::carried_state::{CarriedState, CarryRules};
 use super::input_check::InputCheck;
+use super::keep_warm::{DrySpan, KeepWarm, fits};
 use super::pipeline::Session;
 use super::policies::Policies;
 use super::private_responder::{Answers, PrivateResponder, private_ring};
 use super::settings::Settings;
+use super::state_copy::StateCopy;
 use crate::telemetry::{FeatureCounts, KeepWarmMeter};
-use escapement_policy::Policy;
 use escapement_ring::clock::Nanos;
 use escapement_ring::ring::{Consumer, Producer};
 use escapement_ring::wire::{AgentState, KIND_OBSERVATION, ObservationHeader, Reason, payload_bytes};
@@ -26,9 +27,15 @@ use zerocopy::IntoBytes;
 
 /// Every so many dry runs, one takes the paths of an observation that is refused and of a halt.
 pub(super) const RARE_PATHS_EVERY: u64 = 64;
-/// Dry runs of a new policy that are made to learn how long they take, and how far apart they are.
+/// Dry runs that are made to learn how long they take, if that is not known.
 pub(super) const TRIALS: u64 = 15;
-const TRIAL_EVERY: Nanos = Nanos::from_millis(1);
+/// After a trial, the next one is made not before this many times its length. So trials of any length take
+/// little of the engine's time, and short ones come so close together that the last ones are warm.
+const TRIAL_SHARE: u64 = 16;
+/// If dry runs turn out too long for the deadline, new trials are made after this time. Each time that these
+/// fail too, it doubles, up to the longest.
+const RETRY_AFTER: Nanos = Nanos::from_millis(1_000);
+const RETRY_AFTER_AT_MOST: Nanos = Nanos::from_millis(60_000);
 
 /// What an engine needs to run dry. Made before the real-time boundary.
 pub(super) struct DryRun {
@@ -39,16 +46,33 @@ pub(super) struct DryRun {
     /// The observation that dry runs answer: the last real one that the policy answered.
     pub(super) sample: Box<[f32]>,
     /// Where the carried states are kept meanwhile.
-    pub(super) states: Box<[f32]>,
+    pub(super) states: StateCopy,
     /// False if a call of this policy may leave more behind than its carried states.
     pub(super) is_allowed: bool,
+    /// What a call of the policy takes, as measured; `None` if it was not.
+    pub(super) call: Option<Nanos>,
     pub(super) length: TypicalLength,
+    /// How long the last one took.
+    last: Nanos,
+    /// When the next one is due; `None` if it must not run dry. It is worked out after each dry run and with
+    /// each update, so that an idle pass only compares.
+    due: Option<Due>,
+    retry_after: Nanos,
     pub(super) runs: u64,
     /// When the engine was last busy: with an observation, or with a dry run.
     pub(super) busy_until: Nanos,
     /// When it last ran dry.
     pub(super) ran_at: Nanos,
     pub(super) meter: Arc<KeepWarmMeter>,
+}
+
+/// Both times must have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due {
+    /// Since the engine was last busy.
+    idle_for: Nanos,
+    /// Since the last dry run.
+    apart: Nanos,
 }
 
 /// A running estimate of the median, which a single long run moves by one step only: by 1/64 of itself up or
@@ -99,6 +123,7 @@ impl DryRun {
             carried: None,
             lost_tick: None,
             policy_answered: false,
+            dry_before: DrySpan::default(),
             halted: None,
         };
         Self {
@@ -107,9 +132,13 @@ impl DryRun {
             feed,
             answers,
             sample: vec![0.0; width].into(),
-            states: Box::default(),
+            states: StateCopy::default(),
             is_allowed: false,
+            call: None,
             length: TypicalLength::default(),
+            last: Nanos(0),
+            due: None,
+            retry_after: RETRY_AFTER,
             runs: 0,
             busy_until: Nanos(0),
             ran_at: Nanos(0),
@@ -117,10 +146,11 @@ impl DryRun {
         }
     }
 
-    /// Prepares for dry runs of these policies.
-    pub(super) fn serve(&mut self, policies: &mut Policies) {
-        self.states = vec![0.0; policies.state_elements()].into();
+    /// Prepares for dry runs of these policies. `call` is what a call takes, if that was measured.
+    pub(super) fn serve(&mut self, policies: &mut Policies, call: Option<Nanos>) {
+        self.states = StateCopy::for_policies(policies.both());
         self.is_allowed = policies.can_run_dry();
+        self.call = call;
     }
 
     /// Uses the limits of this input check, with counts of its own, and these rules for carried states.
@@ -142,25 +172,62 @@ impl DryRun {
         if !policy_changed {
             std::mem::swap(&mut self.states, &mut previous.states);
             self.is_allowed = previous.is_allowed;
+            self.call = previous.call;
             self.length = previous.length;
+            self.last = previous.last;
         }
     }
 
     /// Returns whether a dry run is due at `now`.
     #[inline]
-    pub(super) fn is_due(&self, settings: &Settings, now: Nanos) -> bool {
-        if !self.is_allowed {
-            return false;
-        }
-        let length = self.length.get();
-        let shortest = settings.deadlines.shortest();
-        let Some(interval) = settings.keep_warm.interval(length.unwrap_or_default(), shortest) else {
-            return false;
+    pub(super) fn is_due(&self, now: Nanos) -> bool {
+        let due =
+            |due: Due| now.since(self.busy_until) >= due.idle_for && now.since(self.ran_at) >= due.apart;
+        self.due.is_some_and(due)
+    }
+
+    /// Returns whether a dry run may ever be due as things are.
+    pub(super) fn is_ever_due(&self) -> bool {
+        self.due.is_some()
+    }
+
+    /// Takes in how long a run took that was not one of the rare paths.
+    #[inline]
+    pub(super) fn add_length(&mut self, length: Nanos) {
+        self.last = length;
+        self.length.add(length.0);
+    }
+
+    /// Works out when the next dry run is due under these settings.
+    #[inline]
+    pub(super) fn plan(&mut self, settings: &Settings) {
+        let (setting, shortest) = (settings.keep_warm, settings.deadlines.shortest());
+        let call_fits = self.call.is_none_or(|call| fits(call, shortest));
+        self.due = if setting == KeepWarm::Off || !self.is_allowed || !call_fits {
+            None
+        } else if let Some(length) = self.length.get() {
+            match setting.interval(length, shortest) {
+                Some(idle_for) => {
+                    self.retry_after = RETRY_AFTER;
+                    Some(Due { idle_for, apart: Nanos(0) })
+                }
+                None => Some(self.new_trials()),
+            }
+        } else {
+            // The trials are apart from each other, but not from the work: a stream without long pauses would
+            // never let them happen.
+            let apart = Nanos(self.last.0.saturating_mul(TRIAL_SHARE));
+            setting.interval(Nanos(0), shortest).map(|idle_for| Due { idle_for, apart })
         };
-        // The trials are apart from each other, but not from the work: a stream without long pauses would
-        // never let them happen.
-        let may_run = length.is_some() || now.since(self.ran_at) >= TRIAL_EVERY;
-        may_run && now.since(self.busy_until) >= interval
+    }
+
+    /// Forgets the length, which does not fit. It may have been that of a core that was disturbed or cold.
+    #[cold]
+    fn new_trials(&mut self) -> Due {
+        self.length = TypicalLength::default();
+        let apart = self.retry_after;
+        self.retry_after = Nanos(apart.0 * 2).min(RETRY_AFTER_AT_MOST);
+        Due { idle_for: KeepWarm::SHORTEST, apart }
     }
 
     /// Commits the observation that is answered next to the private ring.
@@ -194,66 +261,4 @@ impl DryRun {
             self.session.responder.with(|responder| responder.halted = None);
         }
     }
-}
-
-impl Policies {
-    /// Returns whether calls of both policies leave nothing behind but the carried states.
-    fn can_run_dry(&self) -> bool {
-        self.policy.can_run_dry() && self.fallback.as_ref().is_none_or(|fallback| fallback.can_run_dry())
-    }
-
-    /// The elements of all carried states.
-    fn state_elements(&mut self) -> usize {
-        let mut elements = 0;
-        self.each_state(|state| elements += state.len());
-        elements
-    }
-
-    /// Copies the carried states out.
-    #[inline]
-    pub(super) fn save_states(&mut self, saved: &mut [f32]) {
-        let mut rest = saved;
-        self.each_state(|state| {
-            if let Some((here, after)) = std::mem::take(&mut rest).split_at_mut_checked(state.len()) {
-                here.copy_from_slice(state);
-                rest = after;
-            }
-        });
-    }
-
-    /// Puts back what [`Policies::save_states`] copied.
-    #[inline]
-    pub(super) fn restore_states(&mut self, saved: &[f32]) {
-        let mut rest = saved;
-        self.each_state(|state| {
-            if let Some((here, after)) = rest.split_at_checked(state.len()) {
-                state.copy_from_slice(here);
-                rest = after;
-            }
-        });
-    }
-
-    #[inline]
-    fn each_state(&mut self, mut each: impl FnMut(&mut [f32])) {
-        let mut of_policy = |policy: &mut dyn Policy| {
-            let mut index = 0;
-            while let Some(state) = policy.state_mut(index) {
-                each(state);
-                index += 1;
-            }
-        };
-        of_policy(self.policy.as_mut());
-        if let Some(fallback) = &mut self.fallback {
-            of_policy(fallback.as_mut());
-        }
-    }
-}
-
-/// When a dry run began and ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DrySpan {
-    /// When it began.
-    pub begun: Nanos,
-    /// When it ended.
-    pub ended: Nanos,
 }

@@ -86,7 +86,7 @@
 //! | [`lease`] | how a right passes between two threads without a lock; it knows nothing of ticks |
 //! | [`telemetry`], [`noise`] | counters and histograms; a policy's reproducible noise |
 //! | `deadline`, `budget`, `checks`, `keep_warm`, `settings` | the rules of a tick, and of dry runs |
-//! | `admission`, `input_check`, `carried_state`, `policies` | what may reach a policy, and the policies |
+//! | `admission`, `input_check`, `carried_state`, `state_copy`, `policies` | what may reach a policy, and the policies |
 //! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
 //! | `private_responder` | the same on private rings, for runs that only keep code warm |
 //! | `progress`, `pipeline`, `guard`, `resume` | a tick's steps, and the guard |
@@ -141,6 +141,8 @@ mod run_dry;
 #[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
+mod state_copy;
+#[cfg(not(loom))]
 pub mod telemetry;
 #[cfg(not(loom))]
 mod tick;
@@ -162,15 +164,13 @@ pub use command::{Command, CommandWord};
 #[cfg(not(loom))]
 pub use deadline::Deadlines;
 #[cfg(not(loom))]
-pub use dry_run::DrySpan;
-#[cfg(not(loom))]
 pub use guard::{DeadlineGuard, GuardEnd, GuardEvent, GuardPoll, GuardWake};
 #[cfg(not(loom))]
 pub use idle::IdleStrategy;
 #[cfg(not(loom))]
 pub use input_check::{FeatureRange, InputCheck, InputCheckMode, InputCheckResult, InputCheckSpec};
 #[cfg(not(loom))]
-pub use keep_warm::{KeepWarm, expected_delay_ns};
+pub use keep_warm::{DrySpan, KeepWarm, expected_delay_ns};
 #[cfg(not(loom))]
 pub use policies::Policies;
 #[cfg(not(loom))]
@@ -183,6 +183,8 @@ pub use resume::EngineError;
 pub use run::{RunEnd, run};
 #[cfg(not(loom))]
 pub use settings::{Backlog, OnFull, OnGap, OnMiss, Settings};
+#[cfg(not(loom))]
+pub use state_copy::StateCopy;
 #[cfg(not(loom))]
 pub use tick::{Engine, Parts};
 #[cfg(not(loom))]

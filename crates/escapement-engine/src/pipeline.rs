@@ -7,6 +7,7 @@ use super::admission::{Admission, Frame};
 use super::carried_state::{CarriedState, StateReset};
 use super::checks::check_answer;
 use super::input_check::{InputCheck, InputCheckResult};
+use super::keep_warm::DrySpan;
 use super::policies::Policies;
 use super::progress::Progress;
 use super::responder::Responder;
@@ -49,6 +50,8 @@ pub(super) struct Session {
     pub(super) lost_tick: Option<LostTick>,
     /// Whether the last tick committed the policy's own action.
     pub(super) policy_answered: bool,
+    /// The dry run between the last look at the ring and the next one.
+    pub(super) dry_before: DrySpan,
     pub(super) halted: Option<Reason>,
 }
 
@@ -93,7 +96,9 @@ impl<C: Clock> Pipeline<C> {
         peek.read(0, header.as_mut_bytes());
         peek.read(ObservationHeader::BYTES, self.policies.observation.as_mut_bytes());
         let position = peek.position();
-        let tick = InFlight { observation: header, position, peeked, skipped, ..InFlight::default() };
+        let dry_before = std::mem::take(&mut self.session.dry_before);
+        let tick =
+            InFlight { observation: header, position, peeked, skipped, dry_before, ..InFlight::default() };
         Ok(Some((peek, tick)))
     }
 
@@ -268,6 +273,8 @@ impl<C: Clock> Pipeline<C> {
     #[cold]
     pub(super) fn settle(&mut self, observations: &mut Consumer, lost: LostTick) -> Progress {
         self.session.lost_tick = Some(lost);
+        // The policy was too slow for it, or would be for the next one like it: no observation to run dry on.
+        self.session.policy_answered = false;
         if !self.session.responder.recover() {
             return Progress::Waiting;
         }
@@ -299,6 +306,8 @@ impl<C: Clock> Pipeline<C> {
     /// Skips an observation, which is already released, because the gateway has left no room for its action.
     #[cold]
     pub(super) fn skip(&mut self, tick: &InFlight) -> Progress {
+        // It may have been refused, so it is no observation to run dry on.
+        self.session.policy_answered = false;
         let skip = |responder: &mut Responder| {
             responder.tick = *tick;
             responder.skip()

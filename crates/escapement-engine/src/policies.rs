@@ -27,6 +27,16 @@ impl Policies {
         Self { policy, fallback, observation, action: action(), spare: action() }
     }
 
+    /// Returns the policy and the fallback, if there is one.
+    pub(super) fn both(&mut self) -> impl Iterator<Item = &mut (dyn Policy + 'static)> {
+        std::iter::once(self.policy.as_mut()).chain(self.fallback.as_deref_mut())
+    }
+
+    /// Returns whether calls of both policies leave nothing behind but the carried states.
+    pub(super) fn can_run_dry(&self) -> bool {
+        self.policy.can_run_dry() && self.fallback.as_ref().is_none_or(|fallback| fallback.can_run_dry())
+    }
+
     /// Prepares the calling thread, which must be the one that serves, and calls each policy `calls` times.
     pub(super) fn enter_thread(&mut self, calls: u32) -> Result<(), PolicyError> {
         let _flush = FlushDenormals::enter();

@@ -28,6 +28,10 @@ pub struct TickRecord {
     pub deadline_ns: u64,
     /// From the policy's call to its return; zero if it was not called.
     pub inference_ns: u64,
+    /// When the dry run began that ended just before the peek; zero if there was none.
+    pub dry_begun_ns: u64,
+    /// When it ended; zero if there was none.
+    pub dry_ended_ns: u64,
     /// The number of observations skipped just before this one.
     pub skipped_before: u64,
     /// Number of the outcome; zero if there was no action.

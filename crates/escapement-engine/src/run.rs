@@ -1,7 +1,6 @@
 //! The duty cycle: tick, idle, heartbeat, until a command or a halt ends it.
 
 use super::command::{Command, CommandWord};
-use super::dry_run::DrySpan;
 use super::idle::{Idle, IdleStrategy};
 use super::progress::Progress;
 use super::tick::Engine;
@@ -46,8 +45,6 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
     let mut beaten = Nanos(0);
     let mut now = engine.clock().now();
     let mut disciplined = now;
-    // The dry run between the last look at the ring and the next one.
-    let mut dry = None;
     let mut draining = false;
     loop {
         let command = commands.get();
@@ -71,13 +68,12 @@ pub fn run<C: Clock>(engine: &mut Engine<C>, strategy: IdleStrategy, commands: &
             Progress::Done(done) => {
                 idle.reset();
                 now = done;
-                engine.note_answer(now, dry.take());
+                engine.note_answer(now);
             }
             Progress::Idle if command == Command::Drain => return RunEnd::Drained,
             Progress::Idle => {
                 was_idle = true;
-                dry = engine.keep_warm(now);
-                if let Some(DrySpan { ended, .. }) = dry {
+                if let Some(ended) = engine.keep_warm(now) {
                     now = ended;
                 } else {
                     idle.wait();

@@ -1,6 +1,7 @@
 //! An idle engine runs dry: see [`dry_run`](super::dry_run).
 
-use super::dry_run::{DrySpan, RARE_PATHS_EVERY};
+use super::dry_run::RARE_PATHS_EVERY;
+use super::keep_warm::DrySpan;
 use super::tick::Engine;
 use crate::telemetry::KeepWarmMeter;
 use escapement_ring::clock::{Clock, Nanos};
@@ -21,21 +22,26 @@ impl<C: Clock> Engine<C> {
     /// Notes that an observation got its outcome at `now`. If a dry run ended just before, part of the
     /// observation's wait may be due to it.
     #[inline]
-    pub(super) fn note_answer(&mut self, now: Nanos, after: Option<DrySpan>) {
+    pub(super) fn note_answer(&mut self, now: Nanos) {
         self.dry.busy_until = now;
-        if let Some(DrySpan { begun, ended }) = after {
-            let published =
-                self.pipeline.session.responder.with(|responder| responder.tick.observation.ts_publish_ns);
-            let delay = published.map_or(0, |published| ended.0.saturating_sub(published.max(begun.0)));
-            self.dry.meter.count_delay(delay);
+        let tick = self
+            .pipeline
+            .session
+            .responder
+            .with(|responder| (responder.tick.observation.ts_publish_ns, responder.tick.dry_before));
+        if let Some((published, DrySpan { begun, ended })) = tick {
+            self.dry.meter.count_delay(ended.0.saturating_sub(published.max(begun.0)));
         }
     }
 
-    /// Runs dry if the engine has been idle for long enough by `now`, and says from when to when it did.
+    /// Runs dry if the engine has been idle for long enough by `now`, and returns when that ended.
     #[inline]
-    pub(super) fn keep_warm(&mut self, now: Nanos) -> Option<DrySpan> {
-        let is_due = self.dry.is_due(&self.pipeline.settings, now) && self.is_between_ticks();
-        is_due.then(|| self.run_dry())
+    pub(super) fn keep_warm(&mut self, now: Nanos) -> Option<Nanos> {
+        let is_due = self.dry.is_due(now) && self.is_between_ticks();
+        let span = is_due.then(|| self.run_dry());
+        // An observation that is found next may have waited for its end.
+        self.pipeline.session.dry_before = span.unwrap_or_default();
+        span.map(|span| span.ended)
     }
 
     /// Runs dry once. The caller must be between ticks.
@@ -49,7 +55,7 @@ impl<C: Clock> Engine<C> {
             self.pipeline.session.policy_answered = false;
         }
         self.dry.publish(begun, takes_rare_paths);
-        self.pipeline.policies.save_states(&mut self.dry.states);
+        self.dry.states.save(self.pipeline.policies.both());
         // A lease is granted meanwhile, so that the guard notices a policy that hangs here as it does in a
         // tick. It cannot be claimed, because nothing is due.
         self.pipeline.session.responder.grant(Nanos(u64::MAX));
@@ -61,16 +67,17 @@ impl<C: Clock> Engine<C> {
         self.swap_sessions();
         let back = self.pipeline.session.responder.take_back();
         debug_assert!(back, "a lease without a deadline is never claimed");
-        self.pipeline.policies.restore_states(&self.dry.states);
+        self.dry.states.restore(self.pipeline.policies.both());
         self.dry.drain();
         self.dry.runs += 1;
         let ended = self.pipeline.clock.now();
         if !takes_rare_paths {
-            self.dry.length.add(ended.since(begun).0);
+            self.dry.add_length(ended.since(begun));
         }
         self.dry.busy_until = ended;
         self.dry.ran_at = ended;
         self.dry.meter.count_run(ended.since(begun), self.dry.length.get());
+        self.dry.plan(&self.pipeline.settings);
         DrySpan { begun, ended }
     }
 

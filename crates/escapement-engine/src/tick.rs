@@ -10,6 +10,7 @@ use super::budget::Budget;
 use super::carried_state::CarriedState;
 use super::dry_run::DryRun;
 use super::guard::{DeadlineGuard, GuardWake};
+use super::keep_warm::DrySpan;
 use super::pipeline::{Lease, Pipeline, Session};
 use super::policies::Policies;
 use super::progress::Progress;
@@ -106,7 +107,8 @@ impl<C: Clock> Engine<C> {
         });
         responder.set_shortest_deadline(settings.deadlines.shortest());
         let mut dry = DryRun::new(&settings);
-        dry.serve(&mut policies);
+        dry.serve(&mut policies, None);
+        dry.plan(&settings);
         let session = Session {
             responder,
             action_header,
@@ -116,6 +118,7 @@ impl<C: Clock> Engine<C> {
             carried: None,
             lost_tick: None,
             policy_answered: false,
+            dry_before: DrySpan::default(),
             halted: None,
         };
         let pipeline =

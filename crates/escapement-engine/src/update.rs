@@ -10,6 +10,7 @@ use super::policies::Policies;
 use super::settings::Settings;
 use crate::noise::Noise;
 use escapement_policy::PolicyError;
+use escapement_ring::clock::Nanos;
 use std::sync::Arc;
 
 /// One consistent set of settings. After [`Engine::apply`] it holds what was replaced.
@@ -48,6 +49,9 @@ pub struct PolicyChange {
     pub policies: Policies,
     /// The hash of the policy's bundle.
     pub sha256: [u8; 32],
+    /// The median of its calls, as measured; `None` if it was not. A policy whose calls are too long for the
+    /// deadline is never run dry.
+    pub call: Option<Nanos>,
     /// The number of calls on the engine's thread before the policy answers. Some backends prepare each
     /// thread.
     pub warm_up_calls: u32,
@@ -80,7 +84,7 @@ impl Update {
         let mut dry = DryRun::new(&settings);
         dry.set_rules(input_check.as_ref(), carry);
         if let Some(change) = &mut change {
-            dry.serve(&mut change.policies);
+            dry.serve(&mut change.policies, change.call);
         }
         Self {
             misses: Budget::new(settings.miss_budget),

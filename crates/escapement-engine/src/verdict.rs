@@ -1,5 +1,6 @@
 //! What is known of one tick, from the peek to the verdict, and the frame and the record that are made of it.
 
+use super::keep_warm::DrySpan;
 use super::record::TickRecord;
 use super::settings::Settings;
 use escapement_ring::clock::Nanos;
@@ -18,6 +19,8 @@ pub(super) struct InFlight {
     pub(super) deadline: Nanos,
     pub(super) skipped: u64,
     pub(super) flags: u32,
+    /// The dry run that ended just before the peek, if there was one.
+    pub(super) dry_before: DrySpan,
     /// True if the fallback policy's action may be sent.
     pub(super) fallback_is_good: bool,
 }
@@ -93,6 +96,8 @@ impl InFlight {
             ts_done_ns: 0,
             deadline_ns: self.deadline.0,
             inference_ns: found.inference_ns,
+            dry_begun_ns: self.dry_before.begun.0,
+            dry_ended_ns: self.dry_before.ended.0,
             skipped_before: self.skipped,
             outcome: 0,
             reason: 0,

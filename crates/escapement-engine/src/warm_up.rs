@@ -143,9 +143,9 @@ impl<C: Clock> Engine<C> {
     /// Makes the dry runs that show how long one takes. Observations that come fast may leave no pause for
     /// them later. `typical` is what a call of the policy takes.
     fn learn_dry_length(&mut self, typical: Nanos) {
-        let settings = &self.pipeline.settings;
-        let fits = settings.keep_warm.interval(typical, settings.deadlines.shortest()).is_some();
-        if fits && self.dry.is_allowed {
+        self.dry.call = Some(typical);
+        self.dry.plan(&self.pipeline.settings);
+        if self.dry.is_ever_due() {
             for _ in 0..TRIALS {
                 self.run_dry();
             }
@@ -172,7 +172,7 @@ impl<C: Clock> Engine<C> {
                     histogram.record(call.returned.since(call.called).0);
                     *faults += call.faults;
                     now = call.returned;
-                    self.note_answer(now, None);
+                    self.dry.busy_until = now;
                 }
                 Turn::Idle => now = self.idle_work(now),
             }
@@ -186,7 +186,7 @@ impl<C: Clock> Engine<C> {
     /// Does what the engine does while there is no observation. Returns when it was done.
     fn idle_work(&mut self, now: Nanos) -> Nanos {
         match self.keep_warm(now) {
-            Some(dry) => dry.ended,
+            Some(ended) => ended,
             None => {
                 core::hint::spin_loop();
                 self.pipeline.clock.now()
@@ -313,7 +313,7 @@ impl Policies {
         if let Some(mut pacer) = Pacer::new(spec, clock.now()) {
             // The policy has not answered an observation yet, so there are no carried states to save.
             let interval = keep_warm.interval(Nanos(latency_ns.p50), shortest_deadline);
-            let interval = interval.filter(|_| self.policy.can_run_dry());
+            let interval = interval.filter(|_| self.can_run_dry());
             let mut histogram = Histogram::new();
             let mut now = pacer.begun;
             let mut busy_until = now;

@@ -103,10 +103,8 @@ pub fn measure<P: Policy>(
     let mut action = vec![0.0; width];
     let mut turn = |policy: &mut P, calls: u64| -> Result<u64, Fault> {
         let action = &mut action[..policy.dimensions().action];
-        if calls > 1 {
-            // The other candidates have pushed the weights out of the cache.
-            policy.infer(observation, action)?;
-        }
+        // The other candidates have pushed the weights out of the cache. The engine calls a warm policy.
+        policy.infer(observation, action)?;
         let begun = now();
         for _ in 0..calls {
             policy.infer(observation, action)?;

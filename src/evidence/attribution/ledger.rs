@@ -251,6 +251,11 @@ impl Misses {
             }
         }
         self.last = Some((record.position, end));
+        if record.dry_ended_ns != 0 {
+            // A dry run is not a poll, however long it was on its core.
+            let dry = Interval::new(record.dry_begun_ns, record.dry_ended_ns);
+            self.timeline.extend(ThreadState::Busy, dry, 0);
+        }
         self.timeline.extend(ThreadState::Busy, Interval::new(record.ts_peek_ns, end), POLLED);
     }
 

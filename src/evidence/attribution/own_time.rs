@@ -46,8 +46,10 @@ pub(super) struct OwnTime {
     pub(super) in_call: u64,
     /// On the core, around the call.
     pub(super) around_call: u64,
-    /// Asleep by its own choice.
-    pub(super) asleep: u64,
+    /// Asleep by its own choice, in the call.
+    pub(super) asleep_in_call: u64,
+    /// The same, around the call.
+    pub(super) asleep_around_call: u64,
 }
 
 /// A call of fixed work that takes more than this many medians was slowed down by something else.
@@ -92,13 +94,14 @@ impl UsualTimes {
             // The deadline leaves no room for both. The larger one is to be looked at.
             return if usual_call > *around_ns { Cause::PolicySlow } else { Cause::Undetermined };
         }
-        let beyond_usual_around = own.around_call.saturating_sub(*around_ns);
-        let beyond_usual_call = (own.in_call + own.asleep).saturating_sub(usual_call);
-        let call_would_fit = own.in_call + own.asleep + around_ns <= limit;
+        let (call, around) = (own.in_call + own.asleep_in_call, own.around_call + own.asleep_around_call);
+        let beyond_usual_around = around.saturating_sub(*around_ns);
+        let beyond_usual_call = call.saturating_sub(usual_call);
+        let call_would_fit = call + around_ns <= limit;
         if beyond_usual_around > beyond_usual_call || call_would_fit {
             return if policy.work.around_call { Cause::CoreStalled } else { Cause::Undetermined };
         }
-        let sleep_decides = own.asleep > limit || own.in_call + own.around_call <= limit;
+        let sleep_decides = own.asleep_in_call > limit || own.in_call + around <= limit;
         if sleep_decides || own.in_call <= policy.explained_ns() {
             Cause::PolicySlow
         } else if policy.work.in_call {

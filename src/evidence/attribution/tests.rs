@@ -267,6 +267,27 @@ fn an_observation_behind_a_slow_one_was_queued_and_one_behind_lost_records_is_no
     assert_eq!(judged(&mut misses), [(109, Cause::Undetermined)]);
 }
 
+/// A dry run is on its core for longer than the time that counts as a poll.
+#[test]
+fn an_observation_that_waited_for_a_dry_run_did_not_wait_for_its_feed() {
+    let behind = |begun: u64, ended: u64| {
+        let mut misses = misses();
+        misses.note(&record(1, 1_000, 60, Reason::None));
+        let mut stale = record(2, 3_080, 0, Reason::Stale);
+        stale.ts_publish_ns = START + 2_960 * MICRO;
+        if ended > 0 {
+            stale.dry_begun_ns = START + begun * MICRO;
+            stale.dry_ended_ns = START + ended * MICRO;
+        }
+        misses.note(&stale);
+        judged(&mut misses)
+    };
+    assert_eq!(behind(2_950, 3_079), [(102, Cause::Queued)]);
+    // It came long before the dry run, while the engine polled.
+    assert_eq!(behind(3_060, 3_079), [(102, Cause::FeedStalled)]);
+    assert_eq!(behind(0, 0), [(102, Cause::FeedStalled)]);
+}
+
 #[test]
 fn deadlines_are_those_of_the_records_revision() {
     let mut misses = misses();

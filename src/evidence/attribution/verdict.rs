@@ -16,7 +16,7 @@
 //! An observation that was **stale** waited longer than it may. The engine polled for it all the time that it
 //! was on its core with nothing to do. So up to the last such poll the observation was not there, and the
 //! wait until then is the feed's. The time after that poll is time that was taken, faults, observations
-//! before it, and sleep between polls. The cause is the largest of these. (If removing one of them would have
+//! or a dry run before it, and sleep between polls. The cause is the largest of these. (If removing one of them would have
 //! met the limit, removing the largest would have.)
 //!
 //! The time that the **platform** took is known from two sources, and neither is exact. The guard sees when
@@ -30,7 +30,7 @@
 //! not change the cause, the cause stands. If it does, the miss is `undetermined`.
 
 use super::cause::Cause;
-use super::own_time::{OwnTime, UsualTimes};
+use super::own_time::{FixedWork, OwnTime, UsualTimes};
 use super::timeline::{Counted, Interval, Segment, StealEstimate, ThreadState, Timeline};
 
 /// A miss that is to be explained.
@@ -93,7 +93,7 @@ pub struct Evidence {
     pub minor_faults: u64,
     /// Page faults that needed the disk.
     pub major_faults: u64,
-    /// Waiting behind other observations.
+    /// Waiting behind other observations, or for the end of a dry run.
     pub queued_ns: u64,
     /// Waiting for the feed.
     pub feed_ns: u64,
@@ -232,6 +232,8 @@ struct Parts {
     /// The part of `on_core` that lies around the policy's call.
     around_call: u64,
     asleep: u64,
+    /// The part of `asleep` that lies around the policy's call.
+    asleep_around_call: u64,
     preempted: u64,
     platform: u64,
     fault: u64,
@@ -275,6 +277,7 @@ impl Parts {
                 self.queued += length;
             } else if segment.is(ThreadState::Asleep) {
                 self.asleep += length;
+                self.asleep_around_call += segment.interval.length_outside(call);
             } else {
                 self.on_core += length;
                 self.around_call += segment.interval.length_outside(call);
@@ -342,11 +345,15 @@ impl Parts {
 
     fn cause_of_lateness(self, lateness: &Lateness<'_>) -> Cause {
         let Lateness { limit, is_called, usual, counted } = *lateness;
-        let is_fixed = usual.is_some_and(|usual| usual.policy.work.in_call);
-        // Fixed work does not sleep: its thread was stopped.
-        let (asleep, stopped) = if is_fixed { (0, self.asleep) } else { (self.asleep, 0) };
+        // Fixed work does not sleep: its thread was stopped. What is around the call may be a fallback that
+        // does sleep.
+        let is_fixed = |of: fn(&FixedWork) -> bool| usual.is_some_and(|usual| of(&usual.policy.work));
+        let own_sleep = |slept: u64, is_fixed: bool| if is_fixed { 0 } else { slept };
+        let asleep_in_call = own_sleep(self.asleep - self.asleep_around_call, is_fixed(|work| work.in_call));
+        let asleep_around_call = own_sleep(self.asleep_around_call, is_fixed(|work| work.around_call));
+        let asleep = asleep_in_call + asleep_around_call;
         let own = self.on_core + asleep;
-        let taken = self.preempted + self.platform + stopped;
+        let taken = self.preempted + self.platform + (self.asleep - asleep);
         let (machine, cause) =
             if self.fault > taken { (self.fault, Cause::PageFault) } else { (taken, Cause::CoreTaken) };
         if machine == 0 && own <= limit {
@@ -358,7 +365,8 @@ impl Parts {
         }
         // What the hypervisor took may have come from either place.
         let around_call = self.around_call.min(self.on_core);
-        let own = OwnTime { is_called, in_call: self.on_core - around_call, around_call, asleep };
+        let in_call = self.on_core - around_call;
+        let own = OwnTime { is_called, in_call, around_call, asleep_in_call, asleep_around_call };
         usual.map_or(Cause::Undetermined, |usual| usual.cause_of(own, limit, &counted))
     }
 

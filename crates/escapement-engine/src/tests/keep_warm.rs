@@ -1,7 +1,9 @@
 //! Dry runs: nothing that anybody can read shows that there were any.
 
 use super::super::{CarryRule, CarryRules, FeatureRange, InputCheck, InputCheckMode, InputCheckSpec};
-use super::super::{Command, CommandWord, IdleStrategy, PolicyExtras, RunEnd, Update, run};
+use super::super::{
+    Command, CommandWord, IdleStrategy, OnFull, PolicyExtras, RunEnd, StateCopy, Update, run,
+};
 use super::*;
 use crate::noise::{Distribution, Noise};
 use crate::telemetry::{FeatureCounts, KeepWarmSnapshot};
@@ -99,7 +101,8 @@ fn left_after(observations: u64, mut idle: impl FnMut(&mut Rig)) -> Left {
     });
     rig.engine.pipeline.policies.policy = Box::new(Recurrent::new());
     let Engine { pipeline, dry, .. } = &mut rig.engine;
-    dry.serve(&mut pipeline.policies);
+    dry.serve(&mut pipeline.policies, None);
+    dry.plan(&pipeline.settings);
     let extras = extras();
     let features = extras.input_check.as_ref().expect("a check").counts();
     rig.engine.set_extras(extras);
@@ -189,7 +192,7 @@ fn planted_bug_a_dry_run_that_counts_on_the_real_counters_is_found() {
 fn planted_bug_a_dry_run_that_does_not_put_the_states_back_is_found() {
     let cold = left_after(100, |_| ());
     let warm = left_after(100, |rig| {
-        rig.engine.dry.states = Box::default();
+        rig.engine.dry.states = StateCopy::default();
         rig.engine.run_dry();
     });
     assert_ne!((warm.states, warm.sent), (cold.states, cold.sent));
@@ -238,7 +241,8 @@ fn idle_for(
     let calls = Arc::default();
     rig.engine.pipeline.policies.policy = Box::new(Timed(clock.clone(), Arc::clone(&calls), can_run_dry));
     let Engine { pipeline, dry, .. } = &mut rig.engine;
-    dry.serve(&mut pipeline.policies);
+    dry.serve(&mut pipeline.policies, None);
+    dry.plan(&pipeline.settings);
     let commands = CommandWord::new();
     let until = clock.now().plus(Nanos(passed));
     let end = std::thread::scope(|scope| {
@@ -277,15 +281,92 @@ fn an_engine_does_not_run_dry_if_it_must_not() {
     assert_eq!((calls, figures.runs), (0, 0), "the policy keeps more than its states");
 }
 
-/// Dry runs of 4 us and more do not fit a deadline of 10 us. Fifteen of them find that out.
+fn tight(settings: &mut Settings) {
+    settings.keep_warm = KeepWarm::Auto;
+    settings.deadlines.inference = Nanos(10_000);
+}
+
+/// Lets an engine of this policy be idle for so many milliseconds, a look every 10 us, and returns how often
+/// it ran dry. The first `long_ones` calls take 4 us, the others half a microsecond.
+fn idle_ms(milliseconds: u64, long_ones: u64) -> u64 {
+    struct Shrinking(ScriptedClock, u64);
+    impl Policy for Shrinking {
+        fn dimensions(&self) -> Dimensions {
+            WIDTHS
+        }
+        fn backend(&self) -> &'static str {
+            "shrinking"
+        }
+        fn infer(&mut self, _: &[f32], action: &mut [f32]) -> Result<(), Fault> {
+            self.0.manual.advance(Nanos(if self.1 > 0 { 4_000 } else { 500 }));
+            self.1 = self.1.saturating_sub(1);
+            action.fill(0.0);
+            Ok(())
+        }
+        fn can_run_dry(&self) -> bool {
+            true
+        }
+    }
+    let mut rig = Rig::new(tight);
+    rig.engine.pipeline.policies.policy = Box::new(Shrinking(rig.clock.clone(), long_ones));
+    let Engine { pipeline, dry, .. } = &mut rig.engine;
+    dry.serve(&mut pipeline.policies, None);
+    dry.plan(&pipeline.settings);
+    for _ in 0..milliseconds * 100 {
+        rig.clock.manual.advance(Nanos(10_000));
+        rig.engine.keep_warm(rig.clock.manual.now());
+    }
+    rig.engine.keep_warm_meter().snapshot().runs
+}
+
+/// Dry runs of 4 us and more do not fit a deadline of 10 us. Fifteen of them find that out. Fifteen more are
+/// made a second later, and then two seconds later.
 #[test]
 fn dry_runs_that_do_not_fit_the_deadline_end_with_the_trials() {
-    let tight = |settings: &mut Settings| {
-        settings.keep_warm = KeepWarm::Auto;
-        settings.deadlines.inference = Nanos(10_000);
+    for (milliseconds, expected) in [(900, 15), (2_900, 30), (4_000, 45)] {
+        assert_eq!(idle_ms(milliseconds, u64::MAX), expected, "{milliseconds} ms");
+    }
+}
+
+/// The core was disturbed, or so cold that no dry run fitted. That does not last.
+#[test]
+fn dry_runs_begin_again_when_they_fit_again() {
+    assert_eq!(idle_ms(900, 15), 15);
+    let runs = idle_ms(1_100, 15);
+    assert!(runs > 1_000, "{runs}");
+}
+
+/// What a call takes is known from the warm-up or from the measurement before a reload.
+#[test]
+fn a_policy_whose_call_does_not_fit_is_never_run_dry() {
+    let mut rig = Rig::new(tight);
+    rig.engine.pipeline.policies.policy = Box::new(Recurrent::new());
+    for (call, is_ever_due) in [(Some(Nanos(2_500)), true), (Some(Nanos(2_501)), false), (None, true)] {
+        let Engine { pipeline, dry, .. } = &mut rig.engine;
+        dry.serve(&mut pipeline.policies, call);
+        dry.plan(&pipeline.settings);
+        assert_eq!(rig.engine.dry.is_ever_due(), is_ever_due, "{call:?}");
+    }
+}
+
+/// A refused, skipped or late observation is not one that the policy has answered.
+#[test]
+fn dry_runs_answer_what_the_policy_has_answered_and_nothing_else() {
+    let mut rig = Rig::new(|settings| settings.on_full = OnFull::Drop);
+    let sampled = |rig: &mut Rig, payload: f32| {
+        let mut published = rig.ordinary();
+        published.payload.fill(payload);
+        assert!(rig.publish(&published));
+        assert!(matches!(rig.engine.tick(), Progress::Done(_)));
+        rig.record().expect("a tick has a record");
     };
-    let (_, figures) = idle_for(SECOND, 1_000, true, tight);
-    assert_eq!(figures.runs, 15, "{figures:?}");
+    for _ in 0..CAPACITY {
+        sampled(&mut rig, 0.25);
+    }
+    // The action ring is full now.
+    sampled(&mut rig, 0.5);
+    rig.engine.run_dry();
+    assert!(!rig.engine.dry.sample.contains(&0.5), "{:?}", rig.engine.dry.sample);
 }
 
 /// A stream whose pauses are shorter than the time between two trials still gets them.
@@ -294,12 +375,13 @@ fn a_steady_stream_does_not_keep_the_trials_from_happening() {
     let mut rig = Rig::new(|settings| settings.keep_warm = KeepWarm::Auto);
     rig.engine.pipeline.policies.policy = Box::new(Recurrent::new());
     let Engine { pipeline, dry, .. } = &mut rig.engine;
-    dry.serve(&mut pipeline.policies);
+    dry.serve(&mut pipeline.policies, None);
+    dry.plan(&pipeline.settings);
     for _ in 0..100 {
         let published = rig.ordinary();
         rig.answer(&published);
         let now = rig.clock.manual.now();
-        rig.engine.note_answer(now, None);
+        rig.engine.note_answer(now);
         assert_eq!(rig.engine.keep_warm(now), None, "it has just been busy");
         rig.clock.manual.advance(Nanos(500_000));
         rig.engine.keep_warm(rig.clock.manual.now());
@@ -339,8 +421,9 @@ fn the_delay_of_an_observation_is_counted() {
         let mut published = rig.ordinary();
         published.age = age;
         assert!(rig.publish(&published));
+        rig.engine.pipeline.session.dry_before = span;
         let Progress::Done(now) = rig.engine.tick() else { panic!("it is answered") };
-        rig.engine.note_answer(now, Some(span));
+        rig.engine.note_answer(now);
         let counted = rig.engine.keep_warm_meter().snapshot().since(&before);
         assert_eq!((counted.delay_ns, counted.delayed), (delay, u64::from(delay > 0)), "age {age}");
         rig.sent();
@@ -352,7 +435,8 @@ fn an_update_keeps_the_figures_and_the_observation() {
     let mut rig = Rig::new(|settings| settings.keep_warm = KeepWarm::Every(Nanos(1)));
     rig.engine.pipeline.policies.policy = Box::new(Recurrent::new());
     let Engine { pipeline, dry, .. } = &mut rig.engine;
-    dry.serve(&mut pipeline.policies);
+    dry.serve(&mut pipeline.policies, None);
+    dry.plan(&pipeline.settings);
     let mut published = rig.ordinary();
     published.payload = vec![0.5, 0.25, -0.5];
     rig.answer(&published);

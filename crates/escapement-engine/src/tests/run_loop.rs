@@ -246,7 +246,8 @@ fn the_engine_stays_warm_between_paced_calls_as_it_will_later() {
     let calls = |keep_warm| {
         let mut rig = ticking(|settings| settings.keep_warm = keep_warm);
         rig.engine.pipeline.policies.policy = Box::new(escapement_policy::Null::new(NARROW));
-        rig.engine.dry.serve(&mut rig.engine.pipeline.policies);
+        rig.engine.dry.serve(&mut rig.engine.pipeline.policies, None);
+        rig.engine.dry.plan(&rig.engine.pipeline.settings);
         rig.engine.warm_up(paced(u64::MAX / 2), |_| ()).unwrap();
         rig.engine.keep_warm_meter().snapshot().runs
     };

@@ -87,7 +87,7 @@ impl Policy for Successor {
 
 fn successor(answer: Result<f32, ()>, revision: u32) -> Update {
     let policies = Policies::new(Box::new(Successor(answer)), None);
-    let change = PolicyChange { policies, sha256: [7; 32], warm_up_calls: 3, on_thread: None };
+    let change = PolicyChange { policies, sha256: [7; 32], call: None, warm_up_calls: 3, on_thread: None };
     Update::new(set(revision, |_| ()), PolicyExtras::default(), Some(change), revision)
 }
 

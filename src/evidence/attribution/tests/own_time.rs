@@ -120,6 +120,19 @@ fn a_stall_outside_the_call_is_the_cores() {
     assert_eq!(tick(&[], (110, 119), 120, policy(9, 12, beside_torch)), Cause::Undetermined);
 }
 
+/// A fallback may sleep; the plan beside it does not.
+#[test]
+fn a_fallback_that_sleeps_is_not_a_core_that_was_taken() {
+    let asleep = [(ThreadState::Asleep, 1, 109)];
+    let beside_torch = FixedWork { in_call: true, around_call: false };
+    assert_eq!(tick(&asleep, (110, 119), 120, policy(9, 12, beside_torch)), Cause::Undetermined);
+    // Nothing around the call sleeps here, so something stopped the thread.
+    assert_eq!(tick(&asleep, (110, 119), 120, policy(9, 12, NATIVE)), Cause::CoreTaken);
+    // In the call of a plan it did not sleep either.
+    let in_call = [(ThreadState::Asleep, 10, 110)];
+    assert_eq!(tick(&in_call, (5, 119), 120, policy(9, 12, beside_torch)), Cause::CoreTaken);
+}
+
 #[test]
 fn a_call_and_the_work_around_it_that_do_not_fit_together() {
     // 99 us and 2 us are more than 100 us: the larger part is to blame.

@@ -54,7 +54,7 @@ impl ArmedMeter {
         let shortest = settings.deadlines.shortest();
         let typical = Some(figures.typical_ns).filter(|typical| *typical > 0);
         let is_off = settings.keep_warm == KeepWarm::Off;
-        let interval = typical.and_then(|typical| settings.keep_warm.interval(Nanos(typical), shortest));
+        let interval = figures.interval_ns.filter(|_| !is_off);
         let why_off = match typical {
             _ if is_off || interval.is_some() => None,
             Some(typical) => Some(format!(
@@ -62,11 +62,10 @@ impl ArmedMeter {
                 typical as f64 / 1e3,
                 shortest.0 / 1_000
             )),
-            None if figures.runs == 0 => Some(
-                "the engine has not been idle, or a call of the policy may leave more behind than its states"
+            None => Some(
+                "a call of the policy is too long for the deadline, or may leave more behind than its states"
                     .to_owned(),
             ),
-            None => None,
         };
         KeepWarmStatus {
             setting: match settings.keep_warm {
@@ -74,7 +73,7 @@ impl ArmedMeter {
                 KeepWarm::Auto => "auto".to_owned(),
                 KeepWarm::Every(interval) => format!("{} us", interval.0 / 1_000),
             },
-            interval_us: interval.map(|interval| interval.0 as f64 / 1e3),
+            interval_us: interval.map(|interval| interval as f64 / 1e3),
             why_off,
             dry_runs: figures.runs,
             typical_ns: typical,

@@ -98,6 +98,9 @@ fn natural_misses_are_never_blamed_on_a_plan_that_fits() {
     misses["recent"].as_array().expect("a list").iter().for_each(|miss| println!("{miss}"));
     let fits = warm_up["p50"].as_u64() <= Some(deadline * 1_000 / 2);
     assert!(fits, "the plan does not fit: set a longer deadline");
+    // Without observations nothing was tried.
+    let answered = status["counters"]["observations"].as_u64().expect("a number");
+    assert!(answered >= 100, "{answered} observations in {seconds} s");
     assert_eq!(misses["by_cause"]["policy_slow"], 0);
     assert!(rig.process.try_wait().is_none(), "the agent has ended");
 }

@@ -32,9 +32,10 @@ pub(super) const TRIALS: u64 = 15;
 /// After a trial, the next one is made not before this many times its length. So trials of any length take
 /// little of the engine's time, and short ones come so close together that the last ones are warm.
 const TRIAL_SHARE: u64 = 16;
-/// If dry runs turn out too long for the deadline, new trials are made after this time. Each time that these
-/// fail too, it doubles, up to the longest.
-const RETRY_AFTER: Nanos = Nanos::from_millis(1_000);
+/// If dry runs turn out too long for the deadline, new trials are made after this time: a millisecond in which
+/// the machine is slow must not let the core go cold for longer. Each time that the trials fail too, it
+/// doubles, up to the longest.
+const RETRY_AFTER: Nanos = Nanos::from_millis(1);
 const RETRY_AFTER_AT_MOST: Nanos = Nanos::from_millis(60_000);
 
 /// What an engine needs to run dry. Made before the real-time boundary.
@@ -175,6 +176,8 @@ impl DryRun {
             self.call = previous.call;
             self.length = previous.length;
             self.last = previous.last;
+        } else {
+            self.meter.forget_typical();
         }
     }
 
@@ -219,6 +222,8 @@ impl DryRun {
             let apart = Nanos(self.last.0.saturating_mul(TRIAL_SHARE));
             setting.interval(Nanos(0), shortest).map(|idle_for| Due { idle_for, apart })
         };
+        let wait_for_trials = self.length.samples == 0 && self.runs > 0;
+        self.meter.set_interval(self.due.filter(|_| !wait_for_trials).map(|due| due.idle_for));
     }
 
     /// Forgets the length, which does not fit. It may have been that of a core that was disturbed or cold.

@@ -18,6 +18,8 @@ pub struct KeepWarmMeter {
     longest: Counter,
     /// The typical length; zero while it is not known.
     typical: Counter,
+    /// One more than the time without work before the next run; zero if none is due.
+    interval: Counter,
     delayed: Counter,
     delay: Counter,
 }
@@ -31,6 +33,8 @@ pub struct KeepWarmSnapshot {
     pub total_ns: u64,
     /// The median of their lengths, as estimated while they run; zero while it is not known.
     pub typical_ns: u64,
+    /// The time without work before the next run; `None` if none is due, or if trials wait for their turn.
+    pub interval_ns: Option<u64>,
     /// The longest one.
     pub longest_ns: u64,
     /// Observations that came during a dry run.
@@ -55,6 +59,17 @@ impl KeepWarmMeter {
         self.typical.set(typical.map_or(0, |typical| typical.0));
     }
 
+    /// Says how long the engine is idle before the next run.
+    #[inline]
+    pub(crate) fn set_interval(&self, interval: Option<Nanos>) {
+        self.interval.set(interval.map_or(0, |interval| interval.0.saturating_add(1)));
+    }
+
+    /// Forgets the typical length, which was that of another policy.
+    pub(crate) fn forget_typical(&self) {
+        self.typical.set(0);
+    }
+
     /// Counts an observation that waited for the end of a dry run, if the delay is not zero.
     #[inline]
     pub(crate) fn count_delay(&self, nanos: u64) {
@@ -70,6 +85,7 @@ impl KeepWarmMeter {
             runs: self.runs.get(),
             total_ns: self.nanos.get(),
             typical_ns: self.typical.get(),
+            interval_ns: self.interval.get().checked_sub(1),
             longest_ns: self.longest.get(),
             delayed: self.delayed.get(),
             delay_ns: self.delay.get(),

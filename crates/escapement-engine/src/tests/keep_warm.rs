@@ -320,20 +320,23 @@ fn idle_ms(milliseconds: u64, long_ones: u64) -> u64 {
 }
 
 /// Dry runs of 4 us and more do not fit a deadline of 10 us. Fifteen of them find that out. Fifteen more are
-/// made a second later, and then two seconds later.
+/// made after a pause, which doubles each time.
 #[test]
 fn dry_runs_that_do_not_fit_the_deadline_end_with_the_trials() {
-    for (milliseconds, expected) in [(900, 15), (2_900, 30), (4_000, 45)] {
-        assert_eq!(idle_ms(milliseconds, u64::MAX), expected, "{milliseconds} ms");
+    // Fifteen trials and their pauses take a millisecond, and the pauses between the trials 1, 2, 4 ms.
+    for (milliseconds, expected) in [(1, 15), (3, 30), (6, 45), (900, 150), (5_000, 195)] {
+        let runs = idle_ms(milliseconds, u64::MAX);
+        // One in 64 takes the path of an observation that the policy does not see, and says nothing.
+        assert!((expected..=expected + expected / 32).contains(&runs), "{milliseconds} ms: {runs}");
     }
 }
 
 /// The core was disturbed, or so cold that no dry run fitted. That does not last.
 #[test]
 fn dry_runs_begin_again_when_they_fit_again() {
-    assert_eq!(idle_ms(900, 15), 15);
-    let runs = idle_ms(1_100, 15);
-    assert!(runs > 1_000, "{runs}");
+    assert_eq!(idle_ms(1, 15), 15);
+    let runs = idle_ms(10, 15);
+    assert!(runs > 300, "{runs}");
 }
 
 /// What a call takes is known from the warm-up or from the measurement before a reload.

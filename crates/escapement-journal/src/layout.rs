@@ -158,7 +158,7 @@ pub struct TickBody {
     pub revision: u32,
     /// The bits that the action's frame carries.
     pub flags: u32,
-    /// CRC-32C of the policy's carried state before the tick; zero without one.
+    /// A hash of the policy's carried state before the tick; zero without one.
     pub state_hash: u32,
     /// The flags of the observation's frame.
     pub observation_flags: u32,
@@ -236,7 +236,10 @@ pub const fn record_bytes(observation: usize, action: usize) -> usize {
 
 /// Declares an enum whose numbers stand in segments and are never reused.
 macro_rules! numbers {
-    ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $number:literal, $text:literal;)* }) => {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $($(#[$of:meta])* $variant:ident = $number:literal, $text:literal;)* }
+    ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u16)]
@@ -292,7 +295,7 @@ numbers! {
         /// The clock: `values` are the wall clock's offset from UTC as two's complement and its error bound,
         /// both in nanoseconds; all ones if not known.
         Clock = 6, "clock";
-        /// Why the tick `sequence` missed its deadline; `code` is the cause, `values[0]` the tick's position.
+        /// Why the tick `sequence` missed its deadline; `code` is the cause.
         Cause = 7, "cause";
     }
 }

@@ -1,7 +1,7 @@
 //! L1. The journal: what an agent saw, what it answered, and when, in files that tell damage from truth.
 //!
 //! A journal is a directory of *segments*. A segment is a file of a fixed size with a header and records of
-//! one width. Each record holds a CRC-32C over itself, seeded with the one before it, so that a record that is
+//! one width. Each record holds a CRC-32C over itself, seeded with the one before it. So a record that is
 //! changed, moved or left out is noticed. `docs/FORMATS-journal.md` has every byte.
 //!
 //! The crate knows nothing of rings, policies or engines. It stores what it is given.
@@ -36,12 +36,14 @@
 //! | `segment` | the reader of one segment: whole records, and where damage is |
 //! | `journal` | the segments of a directory, in order, and what is wrong between them |
 //! | `open` | what a new writer finds: cuts the last segment after its last whole record |
+//! | `spec` | what a writer is told, and what it says of losses and failures |
 //! | `writer` | appends, commits, rotates, removes what is too old |
 
 mod journal;
 mod layout;
 mod open;
 mod segment;
+mod spec;
 mod storage;
 mod writer;
 
@@ -55,5 +57,6 @@ pub use layout::{
 };
 pub use open::OpenReport;
 pub use segment::{Ending, HeaderError, Item, Items, Record, Segment};
+pub use spec::{Deployment, Facts, Instants, Losses, Retention, WriterError, WriterSpec};
 pub use storage::{DirectoryStorage, Entry, Storage, StoredFile};
-pub use writer::{Deployment, Facts, Instants, Losses, Retention, Writer, WriterError, WriterSpec};
+pub use writer::Writer;

@@ -53,7 +53,8 @@ impl<'a> Segment<'a> {
     /// Checks the header.
     ///
     /// # Errors
-    /// Fails if this is not a segment, or if its header is damaged. Nothing of the file can be relied on then.
+    /// Fails if this is not a segment, or if its header is damaged. Nothing of the file can be relied on
+    /// then.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, HeaderError> {
         let short = HeaderError::Short { bytes: bytes.len() };
         let (header, rest) = SegmentHeader::read_from_prefix(bytes).map_err(|_| short.clone())?;

@@ -3,9 +3,8 @@
 use rustix::fs::{FallocateFlags, FlockOperation};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// A place for segments.
 pub trait Storage {
@@ -188,8 +187,8 @@ pub fn list(path: &Path) -> io::Result<Vec<Entry>> {
 }
 
 fn modified_ns(metadata: &std::fs::Metadata) -> u64 {
-    let since = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_nanos() as u64)
+    // A file of before 1970 counts as old.
+    (metadata.mtime().max(0) as u64) * 1_000_000_000 + metadata.mtime_nsec() as u64
 }
 
 /// Allocates the blocks of the file, so that a full disk is noticed now. A file system that cannot do that

@@ -32,8 +32,8 @@ pub(super) const TRIALS: u64 = 15;
 /// After a trial, the next one is made not before this many times its length. So trials of any length take
 /// little of the engine's time, and short ones come so close together that the last ones are warm.
 const TRIAL_SHARE: u64 = 16;
-/// If dry runs turn out too long for the deadline, new trials are made after this time: a millisecond in which
-/// the machine is slow must not let the core go cold for longer. Each time that the trials fail too, it
+/// If dry runs turn out too long for the deadline, new trials are made after this time: a millisecond in
+/// which the machine is slow must not let the core go cold for longer. Each time that the trials fail too, it
 /// doubles, up to the longest.
 const RETRY_AFTER: Nanos = Nanos::from_millis(1);
 const RETRY_AFTER_AT_MOST: Nanos = Nanos::from_millis(60_000);

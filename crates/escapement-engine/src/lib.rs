@@ -86,7 +86,8 @@
 //! | [`lease`] | how a right passes between two threads without a lock; it knows nothing of ticks |
 //! | [`telemetry`], [`noise`] | counters and histograms; a policy's reproducible noise |
 //! | `deadline`, `budget`, `checks`, `keep_warm`, `settings` | the rules of a tick, and of dry runs |
-//! | `admission`, `input_check`, `carried_state`, `state_copy`, `policies` | what may reach a policy, and the policies |
+//! | `admission`, `input_check` | what may reach a policy |
+//! | `carried_state`, `state_copy`, `policies` | the policies, and their carried states |
 //! | `record`, `verdict`, `responder` | the facts of a tick, and what answers it, which the guard may claim |
 //! | `private_responder` | the same on private rings, for runs that only keep code warm |
 //! | `progress`, `pipeline`, `guard`, `resume` | a tick's steps, and the guard |

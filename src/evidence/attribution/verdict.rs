@@ -15,9 +15,9 @@
 //!
 //! An observation that was **stale** waited longer than it may. The engine polled for it all the time that it
 //! was on its core with nothing to do. So up to the last such poll the observation was not there, and the
-//! wait until then is the feed's. The time after that poll is time that was taken, faults, observations
-//! or a dry run before it, and sleep between polls. The cause is the largest of these. (If removing one of them would have
-//! met the limit, removing the largest would have.)
+//! wait until then is the feed's. The time after that poll is time that was taken, faults, observations or a
+//! dry run before it, and sleep between polls. The cause is the largest of these. (If removing one of them
+//! would have met the limit, removing the largest would have.)
 //!
 //! The time that the **platform** took is known from two sources, and neither is exact. The guard sees when
 //! its own core stood still, which need not be when the engine's did. The hypervisor says how much it took

@@ -4,8 +4,9 @@
 //! process is the feed and the gateway of a daemon, which is the real binary with the example policy and
 //! serves on the last core. Rounds without and with keep-warm take turns, so that a disturbance of the
 //! machine affects both. A tick is the time from the peek of an observation to the commit of its action, as
-//! the frames say. The deadlines are out of the way. Prints percentiles and sample counts, and asserts no
-//! time. Under `cargo test --benches` it runs small.
+//! the frames say. A response is the time from the feed's stamp to that commit, so what an observation waits
+//! for a dry run is in it. The deadlines are out of the way. Prints percentiles and sample counts, and
+//! asserts no time. Under `cargo test --benches` it runs small.
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::directory::RingFile;
@@ -32,6 +33,7 @@ const DEADLINE: u64 = 100_000;
 struct Seen {
     ticks: Histogram,
     inference: Histogram,
+    responses: Histogram,
     late: u64,
     /// The revision of the settings in the last frame.
     generation: u32,
@@ -39,7 +41,8 @@ struct Seen {
 
 impl Seen {
     fn new() -> Self {
-        Self { ticks: Histogram::new(), inference: Histogram::new(), late: 0, generation: 0 }
+        let [ticks, inference, responses] = std::array::from_fn(|_| Histogram::new());
+        Self { ticks, inference, responses, late: 0, generation: 0 }
     }
 
     fn add(&mut self, frame: &ActionHeader) {
@@ -47,6 +50,7 @@ impl Seen {
         let tick = frame.ts_commit_ns - frame.ts_publish_ns - frame.queue_ns;
         self.ticks.record(tick);
         self.inference.record(frame.inference_ns);
+        self.responses.record(frame.ts_commit_ns - frame.ts_publish_ns);
         self.generation = frame.generation;
         self.late += u64::from(tick > DEADLINE);
     }
@@ -192,16 +196,28 @@ fn keys(backend: &str, core: Option<usize>) -> Vec<(&'static str, String)> {
 }
 
 fn report(backend: &str, rounds: u32, seen: &BTreeMap<(usize, usize), Seen>) {
-    println!("{backend}, {rounds} rounds, times in ns from peek to commit, and of the policy alone");
+    println!("{backend}, {rounds} rounds, times in ns: of the tick, of the policy's call, of the response");
     println!(
-        "{:>12} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8}",
-        "rate", "keep-warm", "p50", "p99", "p99.9", "max", "count", ">100 us", "p50", "p99.9"
+        "{:>12} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8}",
+        "rate",
+        "keep-warm",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "count",
+        ">100 us",
+        "call p50",
+        "p99.9",
+        "resp. p50",
+        "p99.9"
     );
     let rate = |index: usize| RATES[index].map_or("back to back".to_owned(), |rate| rate.to_string());
     for ((index, setting), seen) in seen {
         let (all, inference) = (seen.ticks.percentiles(), seen.inference.percentiles());
+        let responses = seen.responses.percentiles();
         println!(
-            "{:>12} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7.3} % {:>8} {:>8}",
+            "{:>12} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7.3} % {:>8} {:>8} {:>8} {:>8}",
             rate(*index),
             SETTINGS[*setting].0,
             all.p50,
@@ -211,7 +227,9 @@ fn report(backend: &str, rounds: u32, seen: &BTreeMap<(usize, usize), Seen>) {
             all.count,
             seen.late as f64 / all.count as f64 * 100.0,
             inference.p50,
-            inference.p999
+            inference.p999,
+            responses.p50,
+            responses.p999
         );
     }
     let warm_back_to_back = seen[&(0, 1)].ticks.percentiles().p50.max(1) as f64;

@@ -1,10 +1,10 @@
 //! By how much dry runs delay observations that arrive at random: what `status` expects, beside what the
 //! engine counted.
 //!
-//! `cargo bench --bench dry_run_delay [-- --seconds N]`. This process is the feed and the gateway of a daemon,
-//! which is the real binary. It serves a network of 32-WIDTH-WIDTH-3 on the last core, for three widths. The
-//! gaps between observations are exponential, 1 ms on average. The deadlines are out of the way. Asserts no
-//! time. Under `cargo test --benches` it runs small.
+//! `cargo bench --bench dry_run_delay [-- --seconds N]`. This process is the feed and the gateway of a
+//! daemon, which is the real binary. It serves a network of 32-WIDTH-WIDTH-3 on the last core, for three
+//! widths. The gaps between observations are exponential, 1 ms on average. The deadlines are out of the way.
+//! Asserts no time. Under `cargo test --benches` it runs small.
 
 use escapement::clock::{Clock, MachineClock, Nanos};
 use escapement::directory::RingFile;

@@ -38,14 +38,14 @@ pub(super) struct Status {
 /// The figures of the dry runs since the agent was armed.
 pub(super) struct ArmedMeter {
     meter: Arc<KeepWarmMeter>,
-    before: KeepWarmSnapshot,
+    before: Box<KeepWarmSnapshot>,
     begun: Nanos,
 }
 
 impl ArmedMeter {
     /// Begins now. The engine's thread must call it before it runs the loop.
     pub(super) fn begin(meter: Arc<KeepWarmMeter>) -> Self {
-        Self { begun: MonotonicClock.now(), before: meter.snapshot(), meter }
+        Self { begun: MonotonicClock.now(), before: Box::new(meter.snapshot()), meter }
     }
 
     fn status(&self, settings: &Settings, counters: &Counters, now: Nanos) -> KeepWarmStatus {
@@ -55,17 +55,18 @@ impl ArmedMeter {
         let typical = Some(figures.typical_ns).filter(|typical| *typical > 0);
         let is_off = settings.keep_warm == KeepWarm::Off;
         let interval = figures.interval_ns.filter(|_| !is_off);
-        let why_off = match typical {
-            _ if is_off || interval.is_some() => None,
-            Some(typical) => Some(format!(
-                "a dry run takes {:.1} us, too much for a deadline of {} us",
-                typical as f64 / 1e3,
+        let too_long = |what: &str, nanos: u64| {
+            format!(
+                "{what} takes {:.1} us, too much for a deadline of {} us",
+                nanos as f64 / 1e3,
                 shortest.0 / 1_000
-            )),
-            None => Some(
-                "a call of the policy is too long for the deadline, or may leave more behind than its states"
-                    .to_owned(),
-            ),
+            )
+        };
+        let why_off = match (figures.too_long_call_ns, typical) {
+            _ if is_off || interval.is_some() => None,
+            (Some(call), _) => Some(too_long("a call of the policy", call)),
+            (None, Some(typical)) => Some(too_long("a dry run", typical)),
+            (None, None) => Some("a call of the policy may leave more behind than its states".to_owned()),
         };
         KeepWarmStatus {
             setting: match settings.keep_warm {

@@ -205,8 +205,9 @@ impl DryRun {
     #[inline]
     pub(super) fn plan(&mut self, settings: &Settings) {
         let (setting, shortest) = (settings.keep_warm, settings.deadlines.shortest());
-        let call_fits = self.call.is_none_or(|call| fits(call, shortest));
-        self.due = if setting == KeepWarm::Off || !self.is_allowed || !call_fits {
+        let too_long_call = self.call.filter(|call| !fits(*call, shortest));
+        self.meter.set_too_long_call(too_long_call);
+        self.due = if setting == KeepWarm::Off || !self.is_allowed || too_long_call.is_some() {
             None
         } else if let Some(length) = self.length.get() {
             match setting.interval(length, shortest) {

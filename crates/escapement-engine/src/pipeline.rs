@@ -50,7 +50,7 @@ pub(super) struct Session {
     pub(super) lost_tick: Option<LostTick>,
     /// Whether the last tick committed the policy's own action.
     pub(super) policy_answered: bool,
-    /// The dry run between the last look at the ring and the next one.
+    /// The dry run between the last look at the ring and the next one, until that observation is answered.
     pub(super) dry_before: DrySpan,
     pub(super) halted: Option<Reason>,
 }
@@ -96,7 +96,7 @@ impl<C: Clock> Pipeline<C> {
         peek.read(0, header.as_mut_bytes());
         peek.read(ObservationHeader::BYTES, self.policies.observation.as_mut_bytes());
         let position = peek.position();
-        let dry_before = std::mem::take(&mut self.session.dry_before);
+        let dry_before = self.session.dry_before;
         let tick =
             InFlight { observation: header, position, peeked, skipped, dry_before, ..InFlight::default() };
         Ok(Some((peek, tick)))

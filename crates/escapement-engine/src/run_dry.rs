@@ -24,13 +24,12 @@ impl<C: Clock> Engine<C> {
     #[inline]
     pub(super) fn note_answer(&mut self, now: Nanos) {
         self.dry.busy_until = now;
-        let tick = self
-            .pipeline
-            .session
-            .responder
-            .with(|responder| (responder.tick.observation.ts_publish_ns, responder.tick.dry_before));
-        if let Some((published, DrySpan { begun, ended })) = tick {
-            self.dry.meter.count_delay(ended.0.saturating_sub(published.max(begun.0)));
+        let DrySpan { begun, ended } = std::mem::take(&mut self.pipeline.session.dry_before);
+        if ended > Nanos(0) {
+            let published =
+                self.pipeline.session.responder.with(|responder| responder.tick.observation.ts_publish_ns);
+            let delay = published.map_or(0, |published| ended.0.saturating_sub(published.max(begun.0)));
+            self.dry.meter.count_delay(delay);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a new writer finds: it cuts the last segment after its last whole record, and continues the numbers.
 //!
-//! A writer never appends to a segment of another process. So what is damaged in the middle of an old segment
-//! stays as it is, for whoever examines it.
+//! A writer never appends to a segment of another process. Damage in the middle of an old segment stays as it
+//! is, because it is evidence.
 
 use super::segment::{Ending, HeaderError, Item, Segment};
 use super::storage::{Entry, Storage, segment_number};

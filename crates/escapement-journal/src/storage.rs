@@ -1,6 +1,6 @@
 //! The files that a writer needs. A trait, so that tests can make a disk full, slow or broken.
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -79,6 +79,8 @@ pub struct Entry {
 const EXTENSION: &str = ".journal";
 /// The name's end of a segment that is not complete.
 const INCOMPLETE: &str = ".journal.new";
+/// A link in a file's place is not followed: it would make the writer change another file.
+const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
 const LOCK: &str = "journal.lock";
 
 /// Returns the name of a segment.
@@ -109,7 +111,8 @@ impl DirectoryStorage {
     pub fn create(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         let mut options = OpenOptions::new();
-        let lock = options.write(true).create(true).truncate(false).mode(0o640).open(path.join(LOCK))?;
+        options.write(true).create(true).truncate(false).mode(0o640);
+        let lock = options.custom_flags(NO_LINK).open(path.join(LOCK))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             if error == rustix::io::Errno::WOULDBLOCK {
                 io::Error::new(io::ErrorKind::WouldBlock, "another writer has this journal")
@@ -132,7 +135,8 @@ impl Storage for DirectoryStorage {
         let incomplete = self.path.join(format!("{}{INCOMPLETE}", name.trim_end_matches(EXTENSION)));
         let make = || {
             let mut options = OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o640).open(&incomplete)?;
+            options.write(true).create(true).truncate(true).mode(0o640);
+            let file = options.custom_flags(NO_LINK).open(&incomplete)?;
             allocate(&file, bytes)?;
             file.write_all_at(start, 0)?;
             file.sync_all()?;
@@ -160,7 +164,7 @@ impl Storage for DirectoryStorage {
     }
 
     fn cut(&mut self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        let file = OpenOptions::new().write(true).custom_flags(NO_LINK).open(self.path.join(name))?;
         file.set_len(bytes)?;
         file.sync_all()
     }

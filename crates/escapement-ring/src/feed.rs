@@ -135,7 +135,7 @@ impl<C: Clock> Feed<C> {
     /// # Panics
     /// Panics if `payload` does not have the ring's dimension.
     pub fn keep_warm(&mut self, payload: &[f32]) {
-        // Before the rings change places: whoever catches the panic must not find the private one in use.
+        // Checked before the rings change places. A caller that catches the panic still has the real ring.
         assert_eq!(payload.len(), self.dimension, "the payload has the ring's dimension");
         let (next_sequence, restart) = (self.next_sequence, self.restart);
         std::mem::swap(&mut self.producer, &mut self.dry.0);

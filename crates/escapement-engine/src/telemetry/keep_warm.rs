@@ -20,6 +20,8 @@ pub struct KeepWarmMeter {
     typical: Counter,
     /// One more than the time without work before the next run; zero if none is due.
     interval: Counter,
+    /// What a call of the policy takes if that alone is too long for the deadline; else zero.
+    too_long_call: Counter,
     delayed: Counter,
     delay: Counter,
 }
@@ -35,6 +37,8 @@ pub struct KeepWarmSnapshot {
     pub typical_ns: u64,
     /// The time without work before the next run; `None` if none is due, or if trials wait for their turn.
     pub interval_ns: Option<u64>,
+    /// What a call of the policy takes if that alone is too long for the deadline.
+    pub too_long_call_ns: Option<u64>,
     /// The longest one.
     pub longest_ns: u64,
     /// Observations that came during a dry run.
@@ -65,6 +69,12 @@ impl KeepWarmMeter {
         self.interval.set(interval.map_or(0, |interval| interval.0.saturating_add(1)));
     }
 
+    /// Says that a call of the policy alone is too long for the deadline, or that it is not.
+    #[inline]
+    pub(crate) fn set_too_long_call(&self, call: Option<Nanos>) {
+        self.too_long_call.set(call.map_or(0, |call| call.0));
+    }
+
     /// Forgets the typical length, which was that of another policy.
     pub(crate) fn forget_typical(&self) {
         self.typical.set(0);
@@ -86,6 +96,7 @@ impl KeepWarmMeter {
             total_ns: self.nanos.get(),
             typical_ns: self.typical.get(),
             interval_ns: self.interval.get().checked_sub(1),
+            too_long_call_ns: Some(self.too_long_call.get()).filter(|call| *call > 0),
             longest_ns: self.longest.get(),
             delayed: self.delayed.get(),
             delay_ns: self.delay.get(),

@@ -352,7 +352,7 @@ fn a_policy_whose_call_does_not_fit_is_never_run_dry() {
     }
 }
 
-/// A refused, skipped or late observation is not one that the policy has answered.
+/// The policy has not seen an observation that was skipped.
 #[test]
 fn dry_runs_answer_what_the_policy_has_answered_and_nothing_else() {
     let mut rig = Rig::new(|settings| settings.on_full = OnFull::Drop);
